@@ -1,0 +1,1 @@
+"""What the right answer was. Knows the pipeline only through its public face."""

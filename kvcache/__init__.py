@@ -1,0 +1,1 @@
+"""Keys, values and positions of chunks. Knows no text and no index."""

@@ -1,0 +1,427 @@
+"""The words that pass between rooms. Knows no model, no file format and no index, and loads no torch.
+
+One currency runs through everything: **character offsets into the canonical text of a document**. A reader makes that
+text once; chunks, citations, evaluation spans and highlights all refer to it and can all be checked against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ElementKind = Literal["heading", "paragraph", "table", "list", "caption", "figure", "code"]
+ELEMENT_KINDS: tuple[str, ...] = get_args(ElementKind)
+
+PUBLIC = "*"
+"""The principal that stands for everybody: a document readable by ``*`` needs no identity to be found."""
+
+
+def digest(*parts: str) -> str:
+    """128-bit hex name of some strings; the parts are length-prefixed, so ``("ab", "c")`` and ``("a", "bc")`` differ."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        state.update(len(encoded).to_bytes(8, "little"))
+        state.update(encoded)
+    return state.hexdigest()
+
+
+class Span(NamedTuple):
+    """Half-open range of characters ``[start, end)`` in the canonical text of one document."""
+
+    start: int
+    end: int
+
+    def __len__(self) -> int:  # the length of the range, not of the pair
+        return self.end - self.start
+
+    def of(self, text: str) -> str:
+        """The characters this span covers in ``text``."""
+        return text[self.start : self.end]
+
+    def overlaps(self, other: Span) -> bool:
+        """Whether the two ranges share at least one character."""
+        return self.start < other.end and other.start < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One piece of layout: a heading, a paragraph, a table, ... Elements stand in reading order and do not overlap.
+
+    ``level`` is 1-6 for headings. ``page`` counts from 1. ``bbox`` is ``(left, top, right, bottom)`` in points from the
+    top left corner of the page. ``rows`` are the spans of a table's rows inside ``span``; the first ``num_header_rows``
+    of them are its head. ``source`` names the place in the original file (``Sheet1!A1:C9``, ``slide 3``, ``line 12``).
+    """
+
+    span: Span
+    kind: ElementKind
+    level: int | None = None
+    page: int | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    rows: tuple[Span, ...] = ()
+    num_header_rows: int = 0
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text that was read once and never changes: every offset in the system refers to ``text``.
+
+    ``id`` is ``Document.id_of(source)``; ``principals`` are the identities that may find it (``("*",)``: everybody;
+    ``()``: nobody). ``meta`` holds plain JSON values only.
+    """
+
+    id: str
+    source: str
+    text: str
+    elements: tuple[Element, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    principals: tuple[str, ...] = (PUBLIC,)
+
+    @staticmethod
+    def id_of(source: str) -> str:
+        """The id of the document that comes from ``source``: stable over edits of its content."""
+        return digest("document", source)
+
+    @property
+    def content_hash(self) -> str:
+        """Changes with the text, the layout or the metadata; not with the place the document was read from."""
+        layout = json.dumps([_plain(element) for element in self.elements], separators=(",", ":"))
+        return digest("content", self.text, layout, json.dumps(self.meta, sort_keys=True, default=str))
+
+
+def _plain(element: Element) -> list[Any]:
+    return [*element.span, element.kind, element.level, element.page, element.bbox, element.rows, element.num_header_rows,
+            element.source]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of one document: ``document.text[span.start:span.end] == text``, always.
+
+    ``context`` holds words that are *not* in the span but help to find the chunk (titles, heading path, repeated table
+    head, a summary); indexes read ``indexed_text``, citations read ``text``.
+    """
+
+    id: str
+    doc_id: str
+    span: Span
+    text: str
+    context: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, document: Document, span: Span, context: str = "", meta: Mapping[str, Any] | None = None) -> Chunk:
+        """The chunk that ``span`` cuts out of ``document``. Raises ``ValueError`` if the span is not inside the text."""
+        if not 0 <= span.start < span.end <= len(document.text):
+            raise ValueError(f"span {tuple(span)} is empty or outside the text of {document.source!r} ({len(document.text)} characters)")
+        text = span.of(document.text)
+        name = digest("chunk", document.id, text, f"{span.start}:{span.end}", context)
+        return cls(name, document.id, span, text, context, dict(meta or {}))
+
+    @property
+    def indexed_text(self) -> str:
+        """What indexes and rerankers read: the context, a line break, the text."""
+        return f"{self.context}\n{self.text}" if self.context else self.text
+
+
+class Placed(NamedTuple):
+    """Score and rank (from 1) of a hit in one stage."""
+
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk found for a query. Higher ``score`` is better everywhere; ``why`` tells what each stage thought of it."""
+
+    chunk: Chunk
+    score: float
+    why: Mapping[str, Placed] = field(default_factory=dict)
+
+    def placed(self, stage: str, score: float, rank: int) -> Hit:
+        """A new hit with ``score``, and with the stage's verdict added to ``why``."""
+        return Hit(self.chunk, score, {**self.why, stage: Placed(score, rank)})
+
+
+def rescored(stage: str, ranked: Iterable[tuple[Hit, float]]) -> list[Hit]:
+    """Hits with the stage's scores, best first (ties: chunk id), each with its rank in ``why``."""
+    ordered = sorted(ranked, key=lambda pair: (-pair[1], pair[0].chunk.id))
+    return [hit.placed(stage, score, rank) for rank, (hit, score) in enumerate(ordered, start=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A checked quotation: ``document.text[start:end] == quote``. ``number`` is the ``[n]`` printed in the answer."""
+
+    number: int
+    doc_id: str
+    source: str
+    chunk_id: str
+    start: int
+    end: int
+    quote: str
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost. Adding two adds every counter."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    lm_calls: int = 0
+    dropped_citations: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.lm_calls + other.lm_calls,
+            self.dropped_citations + other.dropped_citations,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Text, checked citations, the hits it was made from, and what it cost. ``abstained``: the sources do not answer."""
+
+    query: str
+    text: str
+    citations: tuple[Citation, ...]
+    hits: tuple[Hit, ...]
+    usage: Usage
+    seconds: Mapping[str, float]
+    abstained: bool = False
+
+
+# What a generator and the pipeline stream ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StageEvent:
+    """A stage of the chain is done: its name, what it found, how long it took."""
+
+    stage: str
+    hits: tuple[Hit, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """The next piece of the answer; the pieces joined are the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CitationEvent:
+    """A quotation that the generator offers; the pipeline passes it on only if it is found verbatim in the document."""
+
+    citation: Citation
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """What the generator used, and whether it declined to answer. The last event of every generator."""
+
+    usage: Usage
+    abstained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEvent:
+    """The whole answer. The last event of ``Rag.stream``."""
+
+    answer: Answer
+
+
+Event = StageEvent | TextEvent | CitationEvent | UsageEvent | AnswerEvent
+
+
+# What components must be able to do ------------------------------------------------------------------------------------
+
+
+class Chunker(Protocol):
+    """Cuts a document into chunks: in order, deterministic, every span exact; lossless where its docstring says so."""
+
+    def chunk(self, document: Document) -> list[Chunk]: ...
+
+
+class Tokenizer(Protocol):
+    """Cuts text into the tokens of one named vocabulary, for size limits and offsets. Adds no special tokens."""
+
+    @property
+    def name(self) -> str: ...
+
+    def spans(self, text: str) -> list[Span]:
+        """The characters of each token, in order."""
+        ...
+
+    def count(self, text: str) -> int:
+        """How many tokens ``text`` has."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Text to one vector each, L2-normalised float32. ``fingerprint`` names the weights and the settings that matter."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """``(texts, dim)``."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """``(texts, dim)``."""
+        ...
+
+
+class Matches(NamedTuple):
+    """Keys found for one query with their scores, best first: ``keys`` int64 ``(n,)``, ``scores`` float32 ``(n,)``."""
+
+    keys: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+class Segment(Protocol):
+    """An immutable part of an index: built once, written once, read from memory-mapped files."""
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """The keys of its chunks, ascending, ``(num_chunks,)``."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes plain files into an existing empty folder. The caller makes them durable."""
+        ...
+
+
+class Reader(Protocol):
+    """An index as it stood at one commit. Never changes, so a search needs no lock."""
+
+    def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
+        """At most ``k`` matches per query, best first, ties by ascending key.
+
+        ``allow[key]`` says whether a key may appear (keys past its end may not); it is applied *before* the top k are
+        taken. ``None`` allows every live key. Deleted keys never appear either way.
+        """
+        ...
+
+
+class Index(Protocol):
+    """One way to find chunks. Holds options and models, never chunks: those live in segments.
+
+    The catalog gives every chunk an int64 key that is never used again. Nothing is ever changed in place: adding makes a
+    new segment, deleting takes a key out of ``live``, compaction merges segments; the catalog commits all indexes at once.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that must be equal for two segments to be searched together (model, tokeniser, ...)."""
+        ...
+
+    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk]) -> Segment:
+        """A segment of ``chunks``; ``keys`` ascend."""
+        ...
+
+    def load(self, folder: Path) -> Segment:
+        """Opens what ``Segment.save`` wrote. Raises ``rag.errors.DamagedIndex`` if the files do not fit together."""
+        ...
+
+    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Segment:
+        """One segment with the live keys of all ``segments``; encodes nothing again."""
+        ...
+
+    def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Reader:
+        """A view of these segments in which only keys with ``live[key]`` exist."""
+        ...
+
+
+class Fusion(Protocol):
+    """Makes one ranking of several. ``rankings``: index name -> hits, best first."""
+
+    def fuse(self, rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]: ...
+
+
+class Reranker(Protocol):
+    """Orders hits anew: returns a permutation of them or a prefix of one. Selectors keep to the same protocol (a subset)."""
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]: ...
+
+
+class Generator(Protocol):
+    """Answers from hits, as a stream that ends with a ``UsageEvent``."""
+
+    def prepare(self, chunks: Sequence[Chunk]) -> None:
+        """Called once per ingested batch (a generator that precomputes chunk KV does it here). May do nothing."""
+        ...
+
+    def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
+        """Yields ``TextEvent`` and ``CitationEvent``, then one ``UsageEvent``."""
+        ...
+
+
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a language model wrote for one prompt; ``finish`` is ``stop`` (it ended) or ``length`` (cut at max_tokens)."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish: Literal["stop", "length"]
+
+
+class TokenLogprobs(NamedTuple):
+    """Per token of a text: its characters and its natural-log probability given all tokens before it (first: nan)."""
+
+    spans: tuple[Span, ...]
+    logprobs: tuple[float, ...]
+
+
+class LM(Protocol):
+    """A causal language model. Rerankers, generators, LLM chunkers and judges see only this."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
+        """Greedy continuation of each prompt; the text ends before the first stop string."""
+        ...
+
+    def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:
+        """The pieces of ``complete([prompt])`` as they come, then the ``Completion``."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
+        """Natural-log probability of each choice as the continuation of each prompt, ``(prompts, choices)``.
+
+        All spellings of a choice (with and without a leading space, capitalised) count together.
+        """
+        ...
+
+    def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]: ...

@@ -1,0 +1,1 @@
+"""Files -> documents. Knows formats and bytes; knows no chunk and no index."""

@@ -1,0 +1,113 @@
+"""Which word of a configuration names which class. Knows no class: the table holds strings, so nothing heavy loads.
+
+A component is a plain class; the keywords of its ``__init__`` are its options. Parameters named after a model kind
+(``encoder``, ``tokenizer``, ``lm``, ...) are not options: the pipeline builds those once and hands them in.
+Plugins of others add words through the entry point group ``rag.plugins``: each entry point names a mapping
+``{kind: {word: "package.module:Class"}}``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from rag.errors import ConfigError
+
+TABLE: Mapping[str, Mapping[str, str]] = {
+    "encoder": {
+        "sentence-transformers": "rag.retrievers.encoder:SentenceTransformersEncoder",
+    },
+    "tokenizer": {
+        "huggingface": "rag.tokenizer:HuggingFaceTokenizer",
+        "words": "rag.tokenizer:WordTokenizer",
+    },
+    "lm": {
+        "transformers": "rag.lm:TransformersLM",
+        "openai": "rag.lm_openai:OpenAILM",
+    },
+    "chunker": {
+        "fixed": "rag.chunkers.fixed:FixedChunker",
+        "sentence": "rag.chunkers.sentence:SentenceChunker",
+        "recursive": "rag.chunkers.recursive:RecursiveChunker",
+        "structure": "rag.chunkers.structure:StructureChunker",
+    },
+    "index": {
+        "faiss": "rag.retrievers.dense:FaissIndex",
+        "bm25": "rag.retrievers.bm25:BM25Index",
+    },
+    "fusion": {
+        "rrf": "rag.retrievers.fuse:ReciprocalRankFusion",
+        "convex": "rag.retrievers.fuse:ConvexFusion",
+    },
+    "reranker": {
+        "cross-encoder": "rag.rerankers.cross_encoder:CrossEncoderReranker",
+        "pointwise": "rag.rerankers.pointwise:PointwiseReranker",
+    },
+    "selector": {
+        "top": "rag.rerankers.top:TopSelector",
+    },
+    "generator": {
+        "extractive": "rag.extractive:ExtractiveGenerator",
+        "lm": "rag.generate:LMGenerator",
+    },
+}
+
+MODEL_KINDS: Mapping[str, str] = {"encoder": "encoder", "tokenizer": "tokenizer", "lm": "lm", "judge": "lm"}
+"""Names under ``models:`` in a configuration (and of injected parameters) -> registry kind."""
+
+
+@cache
+def table() -> Mapping[str, Mapping[str, str]]:
+    """The built-in words and those of installed plugins. Raises ``ConfigError`` if a plugin takes a word that is taken."""
+    words = {kind: dict(entries) for kind, entries in TABLE.items()}
+    for plugin in entry_points(group="rag.plugins"):
+        for kind, entries in plugin.load().items():
+            for word, target in entries.items():
+                if kind not in words:
+                    raise ConfigError(f"plugin {plugin.name!r} adds to the unknown kind {kind!r}; known kinds: {', '.join(words)}")
+                if word in words[kind]:
+                    raise ConfigError(f"plugin {plugin.name!r} takes the {kind} word {word!r}, which names {words[kind][word]}")
+                words[kind][word] = target
+    return words
+
+
+def component(kind: str, word: str) -> type[Any]:
+    """The class that ``word`` names. Raises ``ConfigError`` with the allowed words (and the nearest) if there is none."""
+    known = table()[kind]
+    if word not in known:
+        raise ConfigError(f"unknown {kind} {word!r}{did_you_mean(word, known)}; allowed: {', '.join(sorted(known))}")
+    module, _, name = known[word].partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def options(cls: type[Any]) -> dict[str, inspect.Parameter]:
+    """The keywords of ``cls.__init__`` that a configuration may set."""
+    return {name: parameter for name, parameter in _parameters(cls).items() if name not in MODEL_KINDS}
+
+
+def wanted_models(cls: type[Any]) -> dict[str, bool]:
+    """The models that ``cls`` takes -> whether it cannot do without."""
+    return {
+        name: parameter.default is inspect.Parameter.empty
+        for name, parameter in _parameters(cls).items()
+        if name in MODEL_KINDS
+    }
+
+
+def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
+    if cls.__init__ is object.__init__:
+        return {}
+    parameters = dict(inspect.signature(cls.__init__).parameters)
+    parameters.pop("self", None)
+    return parameters
+
+
+def did_you_mean(word: str, known: Mapping[str, Any] | list[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

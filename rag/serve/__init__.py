@@ -1,0 +1,1 @@
+"""The pipeline over HTTP. Knows requests and responses; the pipeline does the work."""

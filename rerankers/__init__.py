@@ -1,0 +1,1 @@
+"""One query and a few hits -> fewer, better ordered hits. Knows no corpus."""
