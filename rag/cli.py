@@ -1,0 +1,275 @@
+"""The command ``rag``: arguments in, exit code out. Knows typer; the pipeline does the work, ``rag.terminal`` the printing.
+
+Exit codes: 0 done, 1 something failed (a file, a lock, a damaged index), 2 the call or the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from rag import __version__
+from rag.errors import ConfigError, RagError
+
+app = typer.Typer(
+    name="rag", help="Answers with checked citations from your own documents, on your own hardware.", no_args_is_help=True,
+    rich_markup_mode="rich", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+index_app = typer.Typer(help="Look after an index.", no_args_is_help=True)
+config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
+eval_app = typer.Typer(help="Measure quality.", no_args_is_help=True)
+app.add_typer(index_app, name="index")
+app.add_typer(config_app, name="config")
+app.add_typer(eval_app, name="eval")
+
+IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="RAG_CONFIG", help="YAML configuration; default: the index's own.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+WhereOption = Annotated[str | None, typer.Option("--where", "-w", help="Filter, such as \"year >= 2020 and lang = 'en'\".")]
+AsOption = Annotated[list[str] | None, typer.Option("--as", help="Who asks: a principal such as user:ann (repeatable).")]
+DEFAULT_INDEX = Path("rag.index")
+_debug = False
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+    if version:
+        typer.echo(f"ragstone {__version__}")
+        raise typer.Exit()
+
+
+def _open(index: Path, config: Path | None, *, must_exist: bool = True) -> Any:
+    from rag.pipeline import Rag
+
+    rag = Rag.open(index, config)
+    if must_exist:
+        _ = rag.catalog
+    return rag
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="Where to write the configuration.")] = Path("rag.yaml")) -> None:
+    """Write a commented configuration to start from."""
+    from rag.starter import STARTER
+
+    if path.exists():
+        raise ConfigError(f"{path} exists already; it was left as it is")
+    path.write_text(STARTER, encoding="utf-8")
+    typer.echo(f"wrote {path}; next: rag ingest FOLDER --config {path}")
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    index: IndexOption = DEFAULT_INDEX,
+    config: ConfigOption = None,
+    include: Annotated[list[str] | None, typer.Option(help="Only files that match this glob (repeatable).")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="No files that match this glob (repeatable).")] = None,
+    hidden: Annotated[bool, typer.Option(help="Take hidden files too.")] = False,
+    readers: Annotated[list[str] | None, typer.Option("--readers", help="Who may find these documents (repeatable; default: everybody).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring an index in step with files and folders: new, edited, renamed and removed ones."""
+    from rag import terminal
+
+    rag = _open(index, config, must_exist=False)
+    with terminal.ingest_progress(quiet=as_json) as on_progress:
+        report = rag.ingest(
+            paths, include=include or (), exclude=exclude or (), hidden=hidden, readers=readers or ("*",), dry_run=dry_run,
+            on_progress=on_progress,
+        )  # fmt: skip
+    terminal.print_json(report) if as_json else terminal.print_report(report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    index: IndexOption = DEFAULT_INDEX,
+    config: ConfigOption = None,
+    where: WhereOption = None,
+    principals: AsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a question from the documents, with citations that were checked."""
+    from rag import terminal
+
+    rag = _open(index, config)
+    if as_json:
+        terminal.print_json(rag.ask(question, where=where, principals=principals or ()))
+    else:
+        terminal.print_stream(rag.stream(question, where=where, principals=principals or ()))
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    index: IndexOption = DEFAULT_INDEX,
+    config: ConfigOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    where: WhereOption = None,
+    principals: AsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the best chunks and what each stage thought of them."""
+    from rag import terminal
+
+    rag = _open(index, config)
+    hits = rag.search(query, k, where=where, principals=principals or ())
+    if as_json:
+        terminal.print_json(hits)
+    else:
+        with rag.catalog.reading() as read:
+            sources = {row.id: row.source for row in read.documents(sorted({hit.chunk.doc_id for hit in hits}))}
+        terminal.print_hits(hits, sources)
+
+
+@app.command()
+def chat(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, principals: AsOption = None) -> None:
+    """Ask one question after the other (each stands alone); an empty line or Ctrl-D ends."""
+    from rag import terminal
+
+    rag = _open(index, config)
+    while True:
+        try:
+            question = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        terminal.print_stream(rag.stream(question, principals=principals or ()))
+
+
+@app.command()
+def delete(
+    sources: Annotated[list[str], typer.Argument(help="Paths, sources or document ids.")], index: IndexOption = DEFAULT_INDEX
+) -> None:
+    """Remove documents from all results at once."""
+    number = _open(index, None).delete(sources)
+    typer.echo(f"{number} documents deleted; `rag index compact` removes their bytes")
+
+
+@app.command()
+def serve(
+    index: IndexOption = DEFAULT_INDEX,
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on.")] = None,
+) -> None:
+    """Serve search, answers (OpenAI-compatible) and uploads over HTTP."""
+    from rag.serve.server import run
+
+    run(_open(index, config, must_exist=False), host=host, port=port)
+
+
+@index_app.command()
+def stats(index: IndexOption = DEFAULT_INDEX) -> None:
+    """Counts and bytes, as JSON."""
+    from rag import terminal
+
+    terminal.print_json(_open(index, None).stats())
+
+
+@index_app.command()
+def verify(
+    index: IndexOption = DEFAULT_INDEX, repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is damaged.")] = False
+) -> None:
+    """Read every byte and name what is damaged."""
+    from rag.maintain import verify_folder
+
+    faults = verify_folder(index, repair=repair)
+    for fault in faults:
+        typer.echo(fault)
+    if faults:
+        raise typer.Exit(1)
+    typer.echo("no damage found")
+
+
+@index_app.command()
+def compact(index: IndexOption = DEFAULT_INDEX) -> None:
+    """Merge segments and remove deleted documents physically."""
+    from rag import terminal
+
+    terminal.print_json(_open(index, None).compact())
+
+
+@index_app.command()
+def rebuild(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None) -> None:
+    """Build all indexes anew from the catalog, after a change of models or settings."""
+    from rag import terminal
+
+    terminal.print_json(_open(index, config).rebuild())
+
+
+@config_app.command()
+def schema() -> None:
+    """JSON Schema of the configuration, with every word and option."""
+    from rag import config, terminal
+
+    terminal.print_json(config.schema())
+
+
+@config_app.command()
+def show(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None) -> None:
+    """The configuration in force, checked, as YAML."""
+    from rag import config as configuration
+
+    in_force = _open(index, config, must_exist=False).config
+    configuration.check(in_force)
+    typer.echo(configuration.dump(in_force), nl=False)
+
+
+@eval_app.command()
+def beir(
+    folder: Annotated[Path, typer.Argument(help="Folder with corpus.jsonl, queries.jsonl and qrels/.")],
+    index: Annotated[Path | None, typer.Option("--index", "-i", help="Where to keep the index; default: a temporary folder.")] = None,
+    config: ConfigOption = None,
+    split: Annotated[str, typer.Option(help="File under qrels/ to judge by.")] = "test",
+    as_json: JsonOption = False,
+) -> None:
+    """nDCG@10, recall and MRR with bootstrap intervals, per index and fused."""
+    from rag.eval.run import run_beir
+
+    report = run_beir(folder, index=index, config=config, split=split)
+    typer.echo(report.json() if as_json else report.table())
+
+
+def main() -> None:
+    """Runs the command; every expected failure is one line on stderr."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _fail("interrupted; what was committed stands", 1)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = _fail("interrupted; what was committed stands", 1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    except (ConfigError, ValueError, FileNotFoundError) as error:
+        code = _fail(str(error), 2)
+    except (RagError, OSError) as error:
+        code = _fail(str(error), 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    if _debug:
+        import traceback
+
+        traceback.print_exc()
+    typer.echo(f"error: {message}", err=True)
+    return code

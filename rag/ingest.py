@@ -1,0 +1,229 @@
+"""Bringing the index in step with documents: what is new, changed, renamed, gone. Knows no file format and no search.
+
+Documents are applied whole or not at all, in batches of bounded size: chunk, build one segment per index, commit. A chunk
+whose indexed text is unchanged keeps its key, so an edit encodes only what changed and a rename encodes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rag.catalog import Catalog, DocumentRow, Read
+from rag.core import Chunk, Chunker, Document, Generator, Index, digest
+from rag.segments import SegmentStore, build_all, due_merges
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BATCH_CHUNKS = 2048
+BATCH_CHARS = 8_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A source that was not ingested, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What an ingest did. ``failed``: could not be read (an older version stays as it was); ``skipped``: not meant to be read."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    failed: tuple[Refusal, ...] = ()
+    skipped: tuple[Refusal, ...] = ()
+    num_chunks_added: int = 0
+    num_chunks_deleted: int = 0
+    seconds: float = 0.0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an ingest is. ``num_files`` is 0 while it is not known."""
+
+    num_files_done: int
+    num_files: int
+    num_chunks_encoded: int
+    source: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """The report while it grows."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    failed: list[Refusal] = field(default_factory=list)
+    skipped: list[Refusal] = field(default_factory=list)
+    num_chunks_added: int = 0
+    num_chunks_deleted: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def report(self, *, dry_run: bool = False) -> IngestReport:
+        """The report as it stands."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "started"}
+        fixed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return IngestReport(**fixed, seconds=time.perf_counter() - self.started, dry_run=dry_run)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One document to apply. ``old_id``: the document whose chunks it may keep (itself, or the one it was renamed from)."""
+
+    document: Document
+    file_hash: str
+    stat: str
+    settings: str
+    old_id: str | None
+
+
+@dataclass(slots=True)
+class _Batch:
+    changes: list[tuple[Change, list[tuple[int | None, Chunk]], list[int]]] = field(default_factory=list)
+    num_new_chunks: int = 0
+    num_chars: int = 0
+    ids: set[str] = field(default_factory=set)
+
+
+class Ingestion:
+    """Applies changes to one index. The caller holds the writer's lock for as long as this object is used."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: SegmentStore,
+        indexes: Mapping[str, Index],
+        chunker: Chunker,
+        generator: Generator | None,
+        tally: Tally,
+        on_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._catalog, self._store, self._indexes = catalog, store, indexes
+        self._chunker, self._generator = chunker, generator
+        self._batch = _Batch()
+        self._tally, self._on_commit = tally, on_commit
+        with catalog.reading() as read:
+            store.sweep([row.name for row in read.segments()])
+
+    def apply(self, change: Change) -> None:
+        """Takes a document in; it is committed with its batch, at the latest by ``flush``."""
+        touched = {change.document.id, change.old_id or change.document.id}
+        if touched & self._batch.ids:
+            self.flush()  # the old chunks must be read as the earlier change leaves them
+        self._batch.ids |= touched
+        chunks = self._chunker.chunk(change.document)
+        with self._catalog.reading() as read:
+            placed, gone = _keep_keys(read, change.old_id, chunks)
+        self._batch.changes.append((change, placed, gone))
+        self._batch.num_new_chunks += sum(key is None for key, _ in placed)
+        self._batch.num_chars += len(change.document.text)
+        if self._batch.num_new_chunks >= BATCH_CHUNKS or self._batch.num_chars >= BATCH_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commits everything taken in so far. Raises ``OSError`` if the disk refuses; the last commit then still stands."""
+        batch, self._batch = self._batch, _Batch()
+        if not batch.changes:
+            return
+        import numpy as np
+
+        new_chunks = [chunk for _, placed, _ in batch.changes for key, chunk in placed if key is None]
+        with self._catalog.reading() as read:
+            first = int(read.meta("next_key"))
+        keys = np.arange(first, first + len(new_chunks), dtype=np.int64)
+        segments = build_all(self._store, self._indexes, keys, new_chunks) if new_chunks else []
+        try:
+            with self._catalog.writing() as write:
+                fresh = iter(write.take_keys(len(new_chunks)))
+                for change, placed, gone in batch.changes:
+                    if change.old_id and change.old_id != change.document.id:
+                        write.forget_document(change.old_id)
+                    write.delete_chunks(gone)
+                    write.put_document(_row(change, len(placed)), change.document)
+                    write.put_chunks([(next(fresh) if key is None else key, chunk) for key, chunk in placed])
+                for segment in segments:
+                    write.add_segment(segment)
+        except BaseException:
+            self._store.forget([segment.name for segment in segments])
+            raise
+        self._tally.num_chunks_added += len(new_chunks)
+        self._tally.num_chunks_deleted += sum(len(gone) for _, _, gone in batch.changes)
+        if self._generator is not None:
+            self._generator.prepare(new_chunks)
+        self._merge_due()
+        self._on_commit()
+
+    def delete(self, doc_ids: Sequence[str]) -> int:
+        """Removes documents in one commit; returns how many chunks went. Results no longer show them from this moment."""
+        with self._catalog.writing() as write:
+            num_chunks = sum(write.delete_document(doc_id) for doc_id in doc_ids)
+        self._tally.num_chunks_deleted += num_chunks
+        return num_chunks
+
+    def _merge_due(self) -> None:
+        with self._catalog.reading() as read:
+            rows, live = read.segments(), read.live()
+        for group in due_merges(rows):
+            self.merge([row.name for row in group], live)
+
+    def merge(self, names: Sequence[str], live: NDArray[np.bool_]) -> None:
+        """Replaces segments of one index by one segment with their live chunks, in one commit."""
+        with self._catalog.reading() as read:
+            rows = [row for row in read.segments() if row.name in set(names)]
+        merged = self._store.merged(rows, self._indexes[rows[0].index_name], live)
+        try:
+            with self._catalog.writing() as write:
+                write.drop_segments(names)
+                if merged is not None:
+                    write.add_segment(merged)
+        except BaseException:
+            if merged is not None:
+                self._store.forget([merged.name])
+            raise
+        self._store.forget(names)
+
+
+def _keep_keys(read: Read, old_id: str | None, chunks: Sequence[Chunk]) -> tuple[list[tuple[int | None, Chunk]], list[int]]:
+    """Each chunk with the key of an old chunk of the same indexed text (``None``: it is new), and the old keys nobody took."""
+    free: dict[str, list[int]] = {}
+    if old_id is not None:
+        for key, chunk in reversed(read.chunks_of(old_id)):
+            free.setdefault(digest(chunk.indexed_text), []).append(key)
+    placed: list[tuple[int | None, Chunk]] = []
+    for chunk in chunks:
+        keys = free.get(digest(chunk.indexed_text))
+        placed.append((keys.pop() if keys else None, chunk))
+    return placed, [key for keys in free.values() for key in keys]
+
+
+def _row(change: Change, num_chunks: int) -> DocumentRow:
+    document = change.document
+    return DocumentRow(
+        document.id, document.source, document.content_hash, change.file_hash, change.stat, change.settings,
+        document.meta, document.principals, num_chunks,
+    )  # fmt: skip
+
+
+def merge_everything(ingestion: Ingestion, catalog: Catalog, indexes: Iterable[str]) -> None:
+    """One segment per index, with live chunks only."""
+    for name in indexes:
+        with catalog.reading() as read:
+            rows, live = [row for row in read.segments() if row.index_name == name], read.live()
+            num_dead = sum(row.num_chunks for row in rows) - int(live.sum())
+        if len(rows) > 1 or num_dead:
+            ingestion.merge([row.name for row in rows], live)

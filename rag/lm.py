@@ -1,0 +1,384 @@
+"""Any causal language model that transformers loads: completion, streaming, choice scores. Knows no prompt of ours.
+
+Everything is greedy and stepped by hand, with one key-value cache per batch: ``generate`` would follow whatever sampling,
+penalties and warnings a model's folder asks for, and could not share one pass over a prompt among many choices.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag.core import Completion, Message, Prompt, Span, TokenLogprobs, digest
+from rag.errors import ModelError
+from rag.stops import Writer
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOGPROB_TOKENS = 512
+"""Positions per forward pass of ``logprobs``: a whole text at once would need (tokens, vocabulary) floats."""
+
+PLAIN_ROLES: Mapping[str, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
+PLAIN_STOP = "\nUser:"
+
+
+class TransformersLM:
+    """The causal LM at ``model`` (a folder or a hub id), loaded at first use from safetensors, without code of the model's own.
+
+    ``device``: a torch device; default: cuda if there is one, else cpu. ``dtype``: ``auto`` (as stored), ``float32``,
+    ``bfloat16`` or ``float16``. ``max_context_tokens``: prompt and completion together; default: what the model's
+    configuration says. ``chat_template``: render messages with the tokenizer's template; without one (or with ``False``) they are
+    written as ``System: ...``, ``User: ...``, ``Assistant:``, and ``\\nUser:`` ends the answer. In messages, strings of the
+    tokenizer's special tokens are made inert (a blank after their first character), so quoted text cannot open a role; a prompt
+    that is a ``str`` is taken as it is. ``batch_size``: rows per forward pass.
+
+    Raises ``ModelError`` if the model cannot be loaded or a prompt does not fit its context.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        device: str | None = None,
+        dtype: str = "auto",
+        max_context_tokens: int | None = None,
+        chat_template: bool = True,
+        batch_size: int = 8,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r}: allowed are {', '.join(DTYPES)}")
+        if max_context_tokens is not None and max_context_tokens < 2:
+            raise ValueError(f"max_context_tokens={max_context_tokens}: must be at least 2")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        self.model = model
+        self.device = device
+        self.dtype = dtype
+        self.max_context_tokens = max_context_tokens
+        self.chat_template = chat_template
+        self.batch_size = batch_size
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"TransformersLM({self.model!r}, device={self.device!r}, dtype={self.dtype!r})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights (for a folder: its configuration and the sizes of its files) and the settings that matter."""
+        folder = Path(self.model)
+        stored = ""
+        if folder.is_dir():
+            sizes = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
+            config = folder / "config.json"
+            stored = json.dumps(sizes) + (config.read_text("utf-8") if config.is_file() else "")
+        return "transformers:" + digest(self.model if not stored else folder.name, stored, self.dtype, str(self.chat_template))
+
+    # The model and its words --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=False)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise ModelError(f"cannot load the tokenizer of {self.model!r}: {error}") from error
+        if not tokenizer.is_fast:
+            raise ModelError(f"the tokenizer of {self.model!r} gives no character offsets (no tokenizer.json)")
+        return tokenizer
+
+    @cached_property
+    def _network(self) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
+        try:
+            network = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise ModelError(f"cannot load the model {self.model!r}: {error}") from error
+        return network.to(device).eval()
+
+    @cached_property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and completion together that the model takes; ``None`` if neither option nor configuration tells."""
+        if self.max_context_tokens is not None:
+            return self.max_context_tokens
+        with self._lock:
+            found = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 1 else None
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The length of ``prompt`` in the model's tokens, template included."""
+        with self._lock:
+            return len(self._ids(prompt))
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        ends: set[int] = set()
+        for source in (self._network.generation_config, self._network.config, self._tokenizer):
+            value = getattr(source, "eos_token_id", None)
+            ends.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+        return frozenset(ends)
+
+    @cached_property
+    def _has_template(self) -> bool:
+        return self.chat_template and bool(self._tokenizer.chat_template)
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        rendered = prompt if isinstance(prompt, str) else self._rendered(prompt)
+        if not isinstance(prompt, str) and self._has_template:  # the template writes the special tokens itself
+            return list(self._tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
+        return self._starts + list(self._tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The start token, if the tokenizer puts one before a text. An end token after it would end what is to be continued."""
+        bos = self._tokenizer.bos_token_id
+        return [bos] if bos is not None and self._tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [bos] else []
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        turns = [{"role": role, "content": self._inert(content)} for role, content in messages]
+        if not self._has_template:
+            return "\n\n".join(f"{PLAIN_ROLES[turn['role']]}: {turn['content']}" for turn in turns) + "\n\nAssistant:"
+        from jinja2.exceptions import TemplateError
+
+        try:
+            return self._template(turns)
+        except TemplateError:  # templates without a system role say so by raising
+            system = "\n\n".join(turn["content"] for turn in turns if turn["role"] == "system")
+            others = [turn for turn in turns if turn["role"] != "system"]
+            if not system or not others:
+                raise
+            others[0] = {"role": "user", "content": f"{system}\n\n{others[0]['content']}"}
+            return self._template(others)
+
+    def _template(self, turns: list[dict[str, str]]) -> str:
+        # models that can think aloud before they answer are asked not to; other templates ignore the word
+        rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        return str(rendered)
+
+    @cached_property
+    def _special_strings(self) -> tuple[str, ...]:
+        special = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        return tuple(sorted({text for text in special if len(text) > 1}, key=len, reverse=True))
+
+    def _inert(self, content: str) -> str:
+        for text in self._special_strings:
+            content = content.replace(text, f"{text[0]} {text[1:]}")
+        return content
+
+    # Completion ----------------------------------------------------------------------------------------------------------
+
+    def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
+        """Greedy continuation of each prompt, ``batch_size`` prompts at a time; the text ends before the first stop string."""
+        _check_max_tokens(max_tokens)
+        done: dict[int, Completion] = {}
+        with self._lock:
+            encoded = [self._fitting(prompt) for prompt in prompts]
+            order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))  # like lengths together: less padding
+            for begin in range(0, len(order), self.batch_size):
+                rows = order[begin : begin + self.batch_size]
+                writers = [self._writer(prompts[i], encoded[i], stop, max_tokens) for i in rows]
+                for _ in self._steps([encoded[i] for i in rows], writers):
+                    pass
+                done.update(zip(rows, (writer.completion() for writer in writers), strict=True))
+        return [done[i] for i in range(len(prompts))]
+
+    def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:
+        """The text of ``complete([prompt])`` piece by piece, a piece as soon as its characters are whole; then the completion."""
+        _check_max_tokens(max_tokens)
+        with self._lock:
+            ids = self._fitting(prompt)
+            writer = self._writer(prompt, ids, stop, max_tokens)
+        steps = self._steps([ids], [writer])
+        while True:
+            with self._lock:  # held per step: a slow reader of this stream blocks nobody
+                piece = next(steps, None)
+            if piece is None:
+                break
+            if piece[0]:
+                yield piece[0]
+        yield writer.completion()
+
+    def _writer(self, prompt: Prompt, ids: Sequence[int], stop: Sequence[str], max_tokens: int) -> Writer:
+        plain = not isinstance(prompt, str) and not self._has_template
+        room = max_tokens if self.context_tokens is None else min(max_tokens, self.context_tokens - len(ids))
+        return Writer(
+            self._tokenizer, self._ends, [*stop, PLAIN_STOP] if plain else stop, len(ids), room, strip=not isinstance(prompt, str)
+        )
+
+    def _fitting(self, prompt: Prompt) -> list[int]:
+        ids = self._ids(prompt)
+        if not ids:
+            raise ValueError("an empty prompt cannot be continued: the model needs at least one token")
+        if self.context_tokens is not None and len(ids) >= self.context_tokens:
+            raise ModelError(f"the prompt has {len(ids)} tokens; {self.model!r} takes {self.context_tokens} with the answer")
+        return ids
+
+    def _steps(self, rows: Sequence[Sequence[int]], writers: Sequence[Writer]) -> Iterator[list[str]]:
+        """One greedy token per unfinished row and step; yields the new text of each row."""
+        import torch
+
+        with torch.inference_mode():
+            logits, cache, mask = self._read(rows)
+        while True:
+            tokens = logits.argmax(-1).tolist()
+            yield [writer.push(token) for writer, token in zip(writers, tokens, strict=True)]
+            if all(writer.finish for writer in writers):
+                yield [writer.rest() for writer in writers]
+                return
+            with torch.inference_mode():
+                mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+                ids = torch.tensor(tokens, device=mask.device)[:, None]
+                logits, cache = self._forward(ids, mask, cache)
+                logits = logits[:, -1]
+
+    def _read(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, Any, torch.Tensor]:
+        """Left-pads and reads the prompts. Logits of the next token ``(rows, vocabulary)``, cache, mask ``(rows, tokens)``."""
+        import torch
+
+        longest = max(map(len, rows))
+        device = self._network.device
+        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+        logits, cache = self._forward(ids, mask, None, keep=1)
+        return logits[:, -1], cache, mask
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any, keep: int = 0) -> tuple[torch.Tensor, Any]:
+        """Float32 logits ``(rows, tokens, vocabulary)`` of ``ids`` after ``cache``; ``mask`` covers the cached tokens too.
+
+        ``keep=1`` computes the last position only, where the model can.
+        """
+        extra: dict[str, Any] = {}
+        if "position_ids" in self._accepts:
+            extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        if keep and "logits_to_keep" in self._accepts:
+            extra["logits_to_keep"] = keep
+        out = self._network(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+        return out.logits.float(), out.past_key_values
+
+    @cached_property
+    def _accepts(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self._network.forward).parameters)
+
+    # Probabilities -------------------------------------------------------------------------------------------------------
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
+        """Natural-log probability of each choice, ``(prompts, choices)``: the log of the sum over ``spellings(choice)``.
+
+        Each prompt is read once. Choices of one token come from that pass; longer ones continue its cache together. Raises
+        ``ValueError`` for no or empty choices.
+        """
+        if not choices or not all(choice.strip() for choice in choices):
+            raise ValueError(f"choices={list(choices)!r}: at least one is needed and none may be empty")
+        rows: list[list[float]] = []
+        with self._lock:
+            continuations = [self._continuations(choice) for choice in choices]
+            encoded = [self._fitting(prompt) for prompt in prompts]
+            order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+            for begin in range(0, len(order), self.batch_size):
+                rows += self._score_batch([encoded[i] for i in order[begin : begin + self.batch_size]], continuations)
+        placed = dict(zip(order, rows, strict=True))
+        return [placed[i] for i in range(len(prompts))]
+
+    def _continuations(self, choice: str) -> list[tuple[int, ...]]:
+        """The distinct token sequences of the choice's spellings; none extends another, so their probabilities add."""
+        anchor = "\n"
+        anchored = self._tokenizer(anchor, add_special_tokens=False)["input_ids"]
+        found: set[tuple[int, ...]] = set()
+        for spelling in spellings(choice):
+            # after an anchor: some tokenizers put a blank before whatever begins a text
+            ids = self._tokenizer(anchor + spelling, add_special_tokens=False)["input_ids"]
+            found.add(
+                tuple(
+                    ids[len(anchored) :]
+                    if ids[: len(anchored)] == anchored
+                    else self._tokenizer(spelling, add_special_tokens=False)["input_ids"]
+                )
+            )
+        return sorted(ids for ids in found if ids and not any(ids != other and ids[: len(other)] == other for other in found))
+
+    def _score_batch(self, rows: Sequence[Sequence[int]], continuations: Sequence[Sequence[tuple[int, ...]]]) -> list[list[float]]:
+        import torch
+
+        with torch.inference_mode():
+            logits, cache, mask = self._read(rows)
+            first = logits.log_softmax(-1)  # (rows, vocabulary)
+            sequences = sorted({ids for choice in continuations for ids in choice})
+            logprob = {ids: first[:, ids[0]] for ids in sequences}
+            long = [ids for ids in sequences if len(ids) > 1]
+            if long:
+                width = max(map(len, long)) - 1
+                tail = torch.tensor([list(ids[:-1]) + [0] * (width - len(ids) + 1) for ids in long], device=mask.device)
+                tail = tail.repeat(len(rows), 1)  # row-major: all sequences of a prompt stand together, as the cache repeats
+                cache.batch_repeat_interleave(len(long))
+                wide = torch.cat([mask.repeat_interleave(len(long), 0), mask.new_ones(len(tail), width)], dim=1)
+                after = self._forward(tail, wide, cache)[0].log_softmax(-1).unflatten(0, (len(rows), len(long)))
+                for j, ids in enumerate(long):
+                    for position, token in enumerate(ids[1:]):
+                        logprob[ids] = logprob[ids] + after[:, j, position, token]
+            scores = [torch.stack([logprob[ids] for ids in choice]).logsumexp(0) for choice in continuations]
+            return torch.stack(scores, dim=1).tolist()  # type: ignore[no-any-return]
+
+    def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
+        """Per token its characters and log-probability given the text before it (after the model's own start token, if any).
+
+        A text longer than the context is read in windows that overlap by half, so each token still sees at least half a
+        context; this is the only place where "all tokens before it" has an end.
+        """
+        found: list[TokenLogprobs] = []
+        with self._lock:
+            for text in texts:
+                encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+                spans = tuple(Span(*offset) for offset in encoded["offset_mapping"])
+                found.append(TokenLogprobs(spans, tuple(self._token_logprobs(self._starts, encoded["input_ids"]))))
+        return found
+
+    def _token_logprobs(self, start: list[int], ids: list[int]) -> list[float]:
+        room = (self.context_tokens or len(ids) + len(start)) - len(start)
+        known = [float("nan")][: len(ids)]
+        begin = 0
+        while len(known) < len(ids):
+            window = ids[begin : begin + room]
+            values = self._window_logprobs(start + window)[len(start) :]
+            known += values[len(known) - begin :]
+            begin = min(begin + max(1, room // 2), max(0, len(ids) - room)) if len(known) < len(ids) else begin
+        return known
+
+    def _window_logprobs(self, ids: Sequence[int]) -> list[float]:
+        """Log-probability of each token but the first (nan)."""
+        import torch
+
+        values = [float("nan")]
+        row = torch.tensor([list(ids)], device=self._network.device)
+        cache = None
+        with torch.inference_mode():
+            for begin in range(0, len(ids) - 1, LOGPROB_TOKENS):
+                end = min(begin + LOGPROB_TOKENS, len(ids) - 1)
+                logits, cache = self._forward(row[:, begin:end], torch.ones_like(row[:, :end]), cache)
+                values += logits[0].log_softmax(-1).gather(1, row[0, begin + 1 : end + 1, None])[:, 0].tolist()
+        return values
+
+
+def spellings(choice: str) -> list[str]:
+    """The ways a model may write ``choice``: as given, lower case, capitalised, upper case; each with and without a leading blank.
+
+    >>> spellings("yes")
+    ['yes', 'Yes', 'YES', ' yes', ' Yes', ' YES']
+    """
+    bare = choice.strip()
+    cased = dict.fromkeys([bare, bare.lower(), bare[:1].upper() + bare[1:], bare.upper()])
+    return [blank + word for blank in ("", " ") for word in cased]
+
+
+def _check_max_tokens(max_tokens: int) -> None:
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens={max_tokens}: must be at least 1")

@@ -1,0 +1,379 @@
+"""The whole chain behind one face: ``Rag``. Knows every room by its protocol and no room by its insides.
+
+    files -> read -> chunk -> indexes                                  (ingest)
+    question -> search each index -> fuse -> rerank -> select -> answer    (stages, stream, ask)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rag import config as configuration
+from rag import filter as filters
+from rag import maintain
+from rag.async_twins import AsyncTwins
+from rag.answering import Asked, answer_events
+from rag.catalog import Catalog, DocumentRow, Read
+from rag.config import Assembly, Config
+from rag.core import PUBLIC, Answer, AnswerEvent, Chunk, Document, Event, Hit, Index, Reranker, StageEvent, digest
+from rag.errors import DamagedIndex, IndexNotFound
+from rag.filter import Filter
+from rag.ingest import Change, Ingestion, IngestReport, Progress, Tally
+from rag.segments import SegmentStore
+from rag.snapshot import Snapshot, take
+from rag.storage import writer_lock
+
+READER_VERSION = "1"  # part of what decides whether a file must be read again
+
+
+class Rag(AsyncTwins):
+    """One index folder and the pipeline over it. Opening is cheap: models load when they are first needed.
+
+    Safe to use from several threads; several processes may read while one writes.
+    """
+
+    def __init__(self, folder: Path, assembly: Assembly, raw_config: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.config: Config = assembly.config
+        self.components = assembly
+        self._raw_config = raw_config
+        self._store = SegmentStore(folder / "segments")
+        self._catalog: Catalog | None = None
+        self._snapshot: Snapshot | None = None
+        self._built: dict[str, Any] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        *,
+        components: Mapping[str, Any] | None = None,
+    ) -> Rag:
+        """The index in ``folder``; if there is none yet, the first ``ingest`` makes it.
+
+        ``config``: a YAML file, a mapping or a ``Config``; by default the one the index was made with, else the built-in one.
+        ``components``: own objects instead of configured ones, by key (``{"encoder": mine, "generator": mine}``).
+        Raises ``ConfigError``, ``IndexMismatch`` or ``DamagedIndex``.
+        """
+        folder = Path(folder)
+        catalog = Catalog(folder / "catalog.sqlite") if (folder / "catalog.sqlite").exists() else None
+        raw = configuration.raw(config)
+        if config is None and catalog is not None:
+            with catalog.reading() as read:
+                raw = json.loads(read.meta("config"))
+        rag = cls(folder, Assembly(configuration.load(raw), components), raw)
+        rag._catalog = catalog
+        if catalog is not None:
+            maintain.check_small_catalog(catalog)
+        return rag
+
+    # Parts -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog. Raises ``IndexNotFound`` before the first ingest."""
+        if self._catalog is None:
+            with self._lock:
+                self._catalog = self._catalog or Catalog(self.folder / "catalog.sqlite")
+        return self._catalog
+
+    def _component(self, kind: str, key: str, block: configuration.Block) -> Any:
+        with self._lock:
+            if key not in self._built:
+                self._built[key] = self.components.build(kind, key, block)
+            return self._built[key]
+
+    @property
+    def indexes(self) -> dict[str, Index]:
+        """The configured indexes by name."""
+        return {name: self._component("index", f"indexes.{name}", block) for name, block in self.config.indexes.items()}
+
+    @property
+    def chunker(self) -> Any:
+        """The configured chunker."""
+        return self._component("chunker", "chunker", self.config.chunker)
+
+    @property
+    def generator(self) -> Any:
+        """The configured generator."""
+        return self._component("generator", "generator", self.config.generator)
+
+    @property
+    def rerankers(self) -> list[tuple[str, Reranker]]:
+        """The cascade, each with the name of its stage."""
+        return [
+            (f"rerank:{block.use}", self._component("reranker", f"rerankers[{number}]", block))
+            for number, block in enumerate(self.config.rerankers)
+        ]
+
+    # Writing -----------------------------------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        hidden: bool = False,
+        readers: Sequence[str] = (PUBLIC,),
+        meta: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IngestReport:
+        """Brings the index in step with files and folders: new, edited, renamed and removed files are all applied.
+
+        ``readers``: principals that may find these documents (``"*"``: everybody; ``"user:ann"``, ``"group:law"``).
+        ``meta``: laid over the metadata found in the files. Bad files are reported in ``failed``; the rest is ingested.
+        Raises ``FileNotFoundError`` for a path that does not exist and ``IndexLocked`` if another process is writing.
+        """
+        from rag.sync import Plan, sync
+
+        roots = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+        for root in roots:
+            if not root.exists() and not root.is_symlink():
+                raise FileNotFoundError(f"{root}: there is no such file or folder")
+        plan = Plan(roots, include, exclude, tuple(dict.fromkeys(readers)), meta, self._settings, maintain.limits(self.config),
+                    self.config.read.workers, hidden)  # fmt: skip
+        tally = Tally()
+        if dry_run:
+            with contextlib.suppress(IndexNotFound):
+                _ = self.catalog
+            sync(plan, self._catalog, None, tally, on_progress)
+        else:
+            with self._writing(tally) as ingestion:
+                sync(plan, self.catalog, ingestion, tally, on_progress)
+        return tally.report(dry_run=dry_run)
+
+    def ingest_documents(self, documents: Iterable[Any]) -> IngestReport:
+        """Adds or replaces documents that were read elsewhere: ours, or any LangChain loader's. Removes nothing.
+
+        A LangChain document needs a ``source`` in its metadata (or an id), since that is what names it here.
+        """
+        tally = Tally()
+        names: dict[str, int] = {}
+        with self._writing(tally) as ingestion:
+            for given in documents:
+                document = given if isinstance(given, Document) else maintain.adopt(given, names)
+                file_hash = document.content_hash
+                with self.catalog.reading() as read:
+                    known = next(read.documents([document.id]), None)
+                same = known and (known.file_hash, known.settings, known.principals) == (file_hash, self._settings, document.principals)
+                if same:
+                    tally.unchanged.append(document.source)
+                    continue
+                ingestion.apply(Change(document, file_hash, "", self._settings, known.id if known else None))
+                (tally.changed if known else tally.added).append(document.source)
+            ingestion.flush()
+        return tally.report()
+
+    def delete(self, sources: Sequence[str] | str, *, missing_ok: bool = False) -> int:
+        """Removes documents by source or id at once from all results; returns how many. ``compact`` removes the bytes.
+
+        Raises ``ValueError`` that names a source which is not there, before anything is removed.
+        """
+        wanted = [sources] if isinstance(sources, str) else list(sources)
+        with self._writing(Tally()) as ingestion:
+            with self.catalog.reading() as read:
+                rows = [maintain.find_document(read, source) for source in wanted]
+            if not missing_ok and None in rows:
+                raise ValueError(f"there is no document {wanted[rows.index(None)]!r} in {self.folder}")
+            ids = list({row.id for row in rows if row is not None})
+            if ids:
+                ingestion.delete(ids)
+        return len(ids)
+
+    def compact(self) -> dict[str, Any]:
+        """Merges all segments and removes deleted documents physically. Returns the new ``stats``."""
+        with self._writing(Tally()) as ingestion:
+            maintain.compact(self.catalog, ingestion, self.indexes)
+        return self.stats()
+
+    def rebuild(self, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+        """Builds every configured index anew from the catalog (after a change of models, or damage), in one commit."""
+        with self._writing(Tally(), check=False):
+            maintain.rebuild(self.catalog, self._store, self.indexes, on_progress)
+            with self.catalog.writing() as write:
+                write.set_meta("config", json.dumps(self._raw_config))
+        return self.stats()
+
+    def verify(self, *, repair: bool = False) -> list[str]:
+        """Reads every byte of the index; returns what is wrong, a line each. ``repair`` rebuilds damaged indexes from the catalog."""
+        found = maintain.verify(self.catalog, self._store)
+        if found and repair:
+            self.rebuild()
+            return maintain.verify(self.catalog, self._store)
+        return found
+
+    @contextlib.contextmanager
+    def _writing(self, tally: Tally, *, check: bool = True) -> Iterator[Ingestion]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with writer_lock(self.folder):
+            if self._catalog is None and not (self.folder / "catalog.sqlite").exists():
+                self._store.folder.mkdir(exist_ok=True)
+                prints = {name: index.fingerprint for name, index in self.indexes.items()}
+                meta = {"config": json.dumps(self._raw_config), "indexes": json.dumps(prints)}
+                self._catalog = Catalog.create(self.folder / "catalog.sqlite", meta)
+            if check:
+                maintain.reconcile(self.catalog, self.indexes)
+            try:
+                yield Ingestion(self.catalog, self._store, self.indexes, self.chunker, self.generator, tally)
+            finally:
+                self.catalog.checkpoint()
+
+    @property
+    def _settings(self) -> str:
+        """Changes with everything that decides how a file becomes chunks."""
+        models = {name: block.model_dump() for name, block in self.config.models.items() if name == "tokenizer"}
+        chunker = type(self.chunker).__qualname__
+        return digest(READER_VERSION, chunker, json.dumps([self.config.chunker.model_dump(), models], sort_keys=True, default=str))
+
+    # Searching ---------------------------------------------------------------------------------------------------------
+
+    def search(
+        self, query: str, k: int = 10, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()
+    ) -> list[Hit]:
+        """The best ``k`` chunks after fusion and reranking.
+
+        ``where``: a filter, see ``rag.filter``. ``principals``: who asks; documents that none of them (nor ``"*"``) may read
+        do not exist for the search. Raises ``ConfigError`` for a filter that cannot be read, ``ValueError`` for ``k`` < 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        *_, (_, (hits,), _) = self._stages([query], max(k, self.config.search.candidates), where, principals)
+        return hits[:k]
+
+    def search_each(self, queries: Sequence[str], k: int = 100) -> list[dict[str, list[Hit]]]:
+        """Per query: stage name -> hits, for every index, ``fused``, and ``reranked`` when there are rerankers."""
+        found: list[dict[str, list[Hit]]] = [{} for _ in queries]
+        names = {"fuse": "fused"}
+        for stage, batch, _ in self._stages(queries, k, None, ()):
+            for stages, hits in zip(found, batch, strict=True):
+                stages["reranked" if stage.startswith("rerank:") else names.get(stage, stage)] = hits
+        return found
+
+    def stages(
+        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()
+    ) -> Iterator[StageEvent]:
+        """Every stage from the indexes to the selection, with its hits and seconds: what evaluation, tracing and answers read."""
+        hits: list[Hit] = []
+        for stage, (hits,), seconds in self._stages([query], self.config.search.candidates, where, principals):
+            yield StageEvent(stage, tuple(hits), seconds)
+        started = time.perf_counter()
+        selector = self._component("selector", "select", self.config.select)
+        selected = selector.rerank(query, hits)
+        yield StageEvent("select", tuple(selected), time.perf_counter() - started)
+
+    def _stages(
+        self, queries: Sequence[str], k: int, where: Filter | str | Mapping[str, Any] | None, principals: Sequence[str]
+    ) -> Iterator[tuple[str, list[list[Hit]], float]]:
+        for query in queries:
+            if not isinstance(query, str) or not query.strip():
+                raise ValueError("the query is empty" if isinstance(query, str) else f"the query must be text, not {query!r}")
+        retrieved = self._retrieve(queries, k, filters.load(where), [PUBLIC, *principals])
+        yield from retrieved
+        batch = retrieved[0][1]
+        if len(retrieved) > 1:
+            started = time.perf_counter()
+            fusion = self._component("fusion", "fuse", self.config.fuse)
+            batch = [fusion.fuse({name: hits[n] for name, hits, _ in retrieved}) for n in range(len(queries))]
+            yield "fuse", batch, time.perf_counter() - started
+        for stage, reranker in self.rerankers:
+            started = time.perf_counter()
+            depth = self.config.search.rerank
+            batch = [reranker.rerank(query, hits[:depth]) for query, hits in zip(queries, batch, strict=True)]
+            yield stage, batch, time.perf_counter() - started
+
+    def _retrieve(
+        self, queries: Sequence[str], k: int, expression: Filter | None, principals: Sequence[str]
+    ) -> list[tuple[str, list[list[Hit]], float]]:
+        """One ranking per index, all of one commit: the read transaction covers search and hydration."""
+        try:
+            return self._retrieve_once(queries, k, expression, principals)
+        except DamagedIndex:
+            with self.catalog.reading() as read:
+                same_commit = self._snapshot is not None and self._snapshot.generation == read.generation
+            if same_commit:
+                raise
+            return self._retrieve_once(queries, k, expression, principals)  # a compaction took the files of the commit we read
+
+    def _retrieve_once(
+        self, queries: Sequence[str], k: int, expression: Filter | None, principals: Sequence[str]
+    ) -> list[tuple[str, list[list[Hit]], float]]:
+        stages = []
+        with self.catalog.reading() as read:
+            snapshot = self._current(read)
+            allow = snapshot.allow(read, principals, expression)
+            for name, reader in snapshot.readers.items():
+                started = time.perf_counter()
+                found = reader.search(queries, k, allow)
+                chunks = read.chunks(sorted({int(key) for matches in found for key in matches.keys}))
+                self._check_readers(read, snapshot, chunks.values(), principals)
+                batch = []
+                for matches in found:
+                    pairs = zip(matches.keys.tolist(), matches.scores.tolist(), strict=True)
+                    hits = [Hit(chunks[key], score) for key, score in pairs if key in chunks]
+                    batch.append([hit.placed(name, hit.score, rank) for rank, hit in enumerate(hits, start=1)])
+                stages.append((name, batch, time.perf_counter() - started))
+        return stages
+
+    def _check_readers(self, read: Read, snapshot: Snapshot, chunks: Iterable[Chunk], principals: Sequence[str]) -> None:
+        """Second lock on the door: what was found is compared with the sealed rows, not with the index that found it."""
+        if snapshot.only_public:
+            return
+        for row in read.documents(sorted({chunk.doc_id for chunk in chunks})):
+            if not set(row.principals) & set(principals):
+                raise DamagedIndex(self.folder / "catalog.sqlite", f"the permissions of {row.source!r} have changed")
+
+    def _current(self, read: Read) -> Snapshot:
+        with self._lock:
+            if self._snapshot is None or self._snapshot.generation != read.generation:
+                self._snapshot = take(read, self._store, self.indexes)
+            return self._snapshot
+
+    # Answering ---------------------------------------------------------------------------------------------------------
+
+    def stream(
+        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()
+    ) -> Iterator[Event]:
+        """The stages as they end, the answer as it is written, each citation once it is checked, and the whole ``Answer`` last."""
+        asked = Asked(query, [PUBLIC, *principals], self.catalog, self.generator)
+        yield from answer_events(asked, self.stages(query, where=where, principals=principals))
+
+    def ask(
+        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()
+    ) -> Answer:
+        """The answer with checked citations, the hits it rests on, usage and seconds per stage."""
+        *_, last = self.stream(query, where=where, principals=principals)
+        assert isinstance(last, AnswerEvent)
+        return last.answer
+
+    # Looking -----------------------------------------------------------------------------------------------------------
+
+    def documents(self) -> list[DocumentRow]:
+        """What the catalog knows of every document."""
+        with self.catalog.reading() as read:
+            return list(read.documents())
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, bytes on disk and segments, as plain values."""
+        return maintain.stats(self.catalog, self.folder, self.config)
+
+    def close(self) -> None:
+        """Closes the catalog's connections. The object may be used again."""
+        if self._catalog is not None:
+            self._catalog.close()
+
+    def __enter__(self) -> Rag:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,105 @@
+"""Segment folders: how one comes to be, is opened, merged and forgotten. Knows no kind of index and no document.
+
+``segments/<name>/`` is written once, made durable, and only then named by a commit. A folder that no commit names is left
+over from a writer that died, and the next writer removes it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag.catalog import SegmentRow
+from rag.core import Chunk, Index, Segment
+from rag.errors import DamagedIndex
+from rag.storage import check_folder, remove_folder, seal_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MERGE_FACTOR = 8  # segments of one size tier that are merged into one
+MAX_AUTO_MERGED_CHUNKS = 200_000  # `rag index compact` merges beyond it
+
+
+class SegmentStore:
+    """The folder ``segments/`` of one index and what of it is open in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, Segment] = {}
+
+    def write(self, index_name: str, segment: Segment) -> SegmentRow:
+        """Writes a segment into a new folder and makes it durable; a commit has yet to name it."""
+        name = f"{index_name}-{uuid.uuid4().hex[:16]}"
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        try:
+            segment.save(folder)
+            files = seal_folder(folder)
+        except BaseException:
+            remove_folder(folder)
+            raise
+        return SegmentRow(name, index_name, len(segment.keys), tuple(files))
+
+    def open(self, row: SegmentRow, index: Index, *, read_bytes: bool = True) -> Segment:
+        """The segment, opened once per process. Raises ``DamagedIndex`` that names the file which is not what was committed."""
+        if row.name not in self._open:
+            folder = self.folder / row.name
+            check_folder(folder, list(row.files), read_bytes=read_bytes)
+            segment = index.load(folder)
+            if len(segment.keys) != row.num_chunks:
+                raise DamagedIndex(folder, f"holds {len(segment.keys)} chunks instead of {row.num_chunks}")
+            self._open[row.name] = segment
+        return self._open[row.name]
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Lets go of segments and removes their folders; readers that still use them keep their mapped files."""
+        for name in names:
+            self._open.pop(name, None)
+            remove_folder(self.folder / name)
+
+    def keep_open(self, names: Sequence[str]) -> None:
+        """Lets go of every open segment but these."""
+        self._open = {name: segment for name, segment in self._open.items() if name in set(names)}
+
+    def sweep(self, live_names: Sequence[str]) -> None:
+        """Removes every folder that no commit names. Only the writer may do this."""
+        if not self.folder.is_dir():
+            return
+        for folder in self.folder.iterdir():
+            if folder.name not in set(live_names):
+                self.forget([folder.name])
+
+    def merged(self, rows: Sequence[SegmentRow], index: Index, live: NDArray[np.bool_]) -> SegmentRow | None:
+        """A new segment with the live chunks of ``rows`` (``None`` if there are none)."""
+        segments = [self.open(row, index) for row in rows]
+        merged = index.merge(segments, live)
+        return self.write(rows[0].index_name, merged) if len(merged.keys) else None
+
+
+def due_merges(rows: Sequence[SegmentRow]) -> list[list[SegmentRow]]:
+    """Groups of segments to merge now: ``MERGE_FACTOR`` of one index and one size tier (powers of ``MERGE_FACTOR``).
+
+    Every chunk is so rewritten at most once per tier, and the number of segments stays logarithmic.
+    """
+    tiers: dict[tuple[str, int], list[SegmentRow]] = {}
+    for row in sorted(rows, key=lambda row: (row.index_name, row.num_chunks, row.name)):
+        tier = 0
+        while MERGE_FACTOR ** (tier + 1) <= row.num_chunks:
+            tier += 1
+        tiers.setdefault((row.index_name, tier), []).append(row)
+    due = []
+    for group in tiers.values():
+        if len(group) >= MERGE_FACTOR and sum(row.num_chunks for row in group) <= MAX_AUTO_MERGED_CHUNKS:
+            due.append(group)
+    return due
+
+
+def build_all(
+    store: SegmentStore, indexes: Mapping[str, Index], keys: NDArray[np.int64], chunks: Sequence[Chunk]
+) -> list[SegmentRow]:
+    """One durable segment per index for the same chunks."""
+    return [store.write(name, index.build(keys, chunks)) for name, index in indexes.items()]

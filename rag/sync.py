@@ -1,0 +1,176 @@
+"""Which files of some folders are new, changed, renamed or gone, compared with the catalog. Knows no chunk and no index.
+
+A file whose size, mtime and ctime are those of the last time is not opened; one whose bytes are those of the last time is
+not parsed, unless it is to be chunked in another way or to be read by others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rag.catalog import Catalog, DocumentRow
+from rag.core import Document
+from rag.errors import ReadError
+from rag.ingest import Change, Ingestion, Progress, Refusal, Tally
+from rag.read.draft import Draft, Limits
+from rag.read.walk import Skipped, walk
+from rag.read.worker import RawFile, ReadPool, open_file
+
+_RACY_SECONDS = 2.0  # a file changed this recently may change again without its mtime showing it
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to ingest and how."""
+
+    roots: Sequence[Path]
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    principals: tuple[str, ...] = ("*",)
+    meta: Mapping[str, Any] | None = None
+    settings: str = ""
+    limits: Limits = Limits()
+    workers: int = 1
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """A file after the cheap questions: ``raw`` is set if it must be parsed."""
+
+    path: Path
+    stat: str
+    raw: RawFile | None
+    draft: Draft | None = None
+    error: ReadError | None = None
+
+
+def sync(
+    plan: Plan, catalog: Catalog | None, ingestion: Ingestion | None, tally: Tally, on_progress: Callable[[Progress], None] | None
+) -> None:
+    """Applies every difference between the folders and the catalog (``ingestion`` ``None``: only counts them)."""
+    paths = []
+    for found in walk(plan.roots, plan.include, plan.exclude, plan.hidden):
+        if isinstance(found, Skipped):
+            (tally.failed if found.failed else tally.skipped).append(Refusal(str(found.path), found.reason))
+        else:
+            paths.append(found)
+    refused = {Document.id_of(refusal.source) for refusal in tally.failed}
+    seen = {Document.id_of(str(path)) for path in paths} | refused
+    rows = _missing(plan.roots, catalog, seen) if catalog is not None else []
+    missing = _Missing(rows)
+    with ReadPool(plan.limits, workers=plan.workers) as pool:
+        for number, looked in enumerate(_look(paths, plan, catalog, pool, parse=ingestion is not None), start=1):
+            _take(looked, plan, catalog, ingestion, tally, missing)
+            if on_progress:
+                on_progress(Progress(number, len(paths), tally.num_chunks_added, str(looked.path)))
+    if ingestion is not None and catalog is not None:
+        ingestion.flush()
+        if missing.rows:
+            ingestion.delete(list(missing.rows))
+        if missing.touched:
+            with catalog.writing() as write:
+                for row in missing.touched:
+                    write.put_row(row)
+    tally.deleted += [row.source for row in missing.rows.values()]
+
+
+class _Missing:
+    """Documents whose file is gone, until a new file with the same bytes turns out to be one of them under another name.
+
+    ``touched``: rows of files that are the same but for their times.
+    """
+
+    def __init__(self, rows: Sequence[DocumentRow]) -> None:
+        self.rows = {row.id: row for row in rows}
+        self.touched: list[DocumentRow] = []
+
+    def take(self, file_hash: str) -> DocumentRow | None:
+        """The document with these bytes, which is then no longer missing."""
+        found = next((row for row in self.rows.values() if row.file_hash == file_hash), None)
+        return self.rows.pop(found.id) if found else None
+
+
+def _missing(roots: Sequence[Path], catalog: Catalog, seen: set[str]) -> list[DocumentRow]:
+    """Documents whose source lies under a folder of ``roots`` where no file stands any more."""
+    rows: dict[str, DocumentRow] = {}
+    with catalog.reading() as read:
+        for root in roots:
+            if root.is_dir():
+                rows.update((row.id, row) for row in read.under(str(root.resolve())) if row.id not in seen)
+    return list(rows.values())
+
+
+def _look(paths: Iterable[Path], plan: Plan, catalog: Catalog | None, pool: ReadPool, *, parse: bool) -> Iterator[_Looked]:
+    """Every file in order, read ahead by a few so that parsing and encoding overlap."""
+    ahead: deque[Future[_Looked]] = deque()
+    with ThreadPoolExecutor(plan.workers, thread_name_prefix="read") as threads:
+        try:
+            for path in paths:
+                known = _known(catalog, path)
+                ahead.append(threads.submit(_look_at, path, known, plan, pool, parse))
+                if len(ahead) > 2 * plan.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _known(catalog: Catalog | None, path: Path) -> DocumentRow | None:
+    if catalog is None:
+        return None
+    with catalog.reading() as read:
+        return next(read.documents([Document.id_of(str(path))]), None)
+
+
+def _stat(path: Path) -> str:
+    found = path.stat()
+    if time.time() - found.st_mtime < _RACY_SECONDS:
+        return ""
+    return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def _look_at(path: Path, known: DocumentRow | None, plan: Plan, pool: ReadPool, parse: bool) -> _Looked:
+    try:
+        stat = _stat(path)
+        same_wishes = known is not None and known.settings == plan.settings and known.principals == plan.principals
+        if known is not None and same_wishes and stat and stat == known.stat:
+            return _Looked(path, stat, None)
+        raw = open_file(path, plan.limits)
+        if known is not None and same_wishes and raw.file_hash == known.file_hash:
+            return _Looked(path, stat, None)
+        return _Looked(path, stat, raw, pool.parse(raw) if parse else None)
+    except ReadError as error:
+        return _Looked(path, "", None, error=error)
+    except OSError as error:
+        return _Looked(path, "", None, error=ReadError(path, error.strerror or str(error)))
+
+
+def _take(
+    looked: _Looked, plan: Plan, catalog: Catalog | None, ingestion: Ingestion | None, tally: Tally, missing: _Missing
+) -> None:
+    source = str(looked.path)
+    if looked.error is not None:
+        tally.failed.append(Refusal(source, looked.error.reason))
+        return
+    known = _known(catalog, looked.path)
+    if looked.raw is None:
+        tally.unchanged.append(source)
+        if known is not None and known.stat != looked.stat:
+            missing.touched.append(replace(known, stat=looked.stat))
+        return
+    renamed_from = missing.take(looked.raw.file_hash) if known is None else None
+    if ingestion is not None:
+        assert looked.draft is not None
+        document = looked.draft.document(source, principals=plan.principals, meta=dict(plan.meta or {}))
+        old = known or renamed_from
+        ingestion.apply(Change(document, looked.raw.file_hash, looked.stat, plan.settings, old.id if old else None))
+    (tally.renamed if renamed_from else tally.changed if known else tally.added).append(source)

@@ -1,0 +1,126 @@
+"""How results look on a terminal and as JSON. Knows rich and the result types; decides nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rag.core import Answer, AnswerEvent, Citation, Event, Hit, StageEvent, TextEvent
+from rag.ingest import IngestReport
+from rag.ingest import Progress as Step
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, named tuples and mappings as JSON values with their field names."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
+
+
+def short(source: str) -> str:
+    """A path below the current folder without the folder; other sources as they are."""
+    try:
+        return str(Path(source).relative_to(Path.cwd())) if os.path.isabs(source) else source
+    except ValueError:
+        return source
+
+
+def print_report(report: IngestReport) -> None:
+    """What an ingest did, bad files by name."""
+    for kind, refusals, colour in (("failed", report.failed, "red"), ("skipped", report.skipped, "yellow")):
+        for refusal in refusals:
+            err.print(f"[{colour}]{kind}[/] {escape(short(refusal.source))}: {escape(refusal.reason)}")
+    counts = {name: len(getattr(report, name)) for name in ("added", "changed", "renamed", "deleted", "unchanged", "failed", "skipped")}
+    said = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "no files"
+    if report.dry_run:
+        out.print(f"would apply: {said}")
+    else:
+        out.print(f"{said}; {report.num_chunks_added} chunks encoded, {report.num_chunks_deleted} removed, {report.seconds:.1f} s")
+
+
+@contextmanager
+def ingest_progress(*, quiet: bool) -> Iterator[Callable[[Step], None] | None]:
+    """A progress bar on stderr when that is a terminal: files, chunks per second, time left."""
+    if quiet or not err.is_terminal:
+        yield None
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("files", total=None, rate="")
+
+        def advance(step: Step) -> None:
+            elapsed = bar.tasks[task].elapsed or 0.0
+            rate = f"{step.num_chunks_encoded / elapsed:.0f} chunks/s" if elapsed > 0 else ""
+            name = short(step.source)[-40:]
+            bar.update(task, completed=step.num_files_done, total=step.num_files, rate=rate, description=escape(name))
+
+        yield advance
+
+
+def print_hits(hits: Iterable[Hit], sources: Mapping[str, str]) -> None:
+    """Hits with their source, the verdict of each stage and the beginning of the text."""
+    for rank, hit in enumerate(hits, start=1):
+        page = f", page {hit.chunk.meta['page']}" if hit.chunk.meta.get("page") else ""
+        why = "  ".join(f"{stage} #{placed.rank} ({placed.score:.3f})" for stage, placed in hit.why.items())
+        out.print(f"[bold]{rank}.[/] [cyan]{escape(short(sources.get(hit.chunk.doc_id, hit.chunk.doc_id)))}[/]{page}  [dim]{escape(why)}[/]")
+        text = " ".join(hit.chunk.text.split())
+        out.print(f"   {escape(text[:300])}{'...' if len(text) > 300 else ''}")
+
+
+def print_citation(citation: Citation) -> None:
+    """Where a quotation stands."""
+    page = f", page {citation.page}" if citation.page else ""
+    quote = " ".join(citation.quote.split())
+    out.print(
+        f"  [bold]\\[{citation.number}][/] [cyan]{escape(short(citation.source))}[/]{page}, characters {citation.start}-{citation.end}"
+        f"\n      [dim]{escape(quote[:240])}{'...' if len(quote) > 240 else ''}[/]"
+    )
+
+
+def print_stream(events: Iterable[Event]) -> Answer:
+    """Writes the answer as it comes, then its citations and what each stage took; returns it."""
+    answer: Answer | None = None
+    for event in events:
+        match event:
+            case TextEvent(text):
+                out.print(escape(text), end="")
+            case AnswerEvent(answer):
+                out.print()
+            case StageEvent(stage) if err.is_terminal:
+                err.print(f"[dim]{escape(stage)} ...[/]", end="\r")
+            case _:
+                pass
+    assert answer is not None
+    for citation in answer.citations:
+        print_citation(citation)
+    spent = "  ".join(f"{escape(stage)} {seconds:.2f} s" for stage, seconds in answer.seconds.items())
+    dropped = f"  ({answer.usage.dropped_citations} unverifiable citations dropped)" if answer.usage.dropped_citations else ""
+    out.print(f"[dim]{spent}{dropped}[/]")
+    return answer

@@ -1,0 +1,243 @@
+"""Cuts text into tokens, for size limits and offsets. Knows vocabularies; knows no model, loads neither torch nor transformers.
+
+Offsets are characters of the text that was handed in, whatever the vocabulary normalises. Three facts that users of
+offsets must know: a token of a byte-level vocabulary may start with the blank before its word, several such tokens may
+share the offsets of one character, and a vocabulary with a cap on word length makes one token of a word of any length.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag import embedded
+from rag.core import Span, Tokenizer, digest
+from rag.errors import ModelError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+"""Characters of scripts that put no blanks between words (Thai, Lao, Burmese, Khmer, Han, kana), inside ``[...]``."""
+
+_PART_CHARS = 16_384  # the library slows down threefold on texts of a megabyte and encodes parts in parallel
+_MAX_KNOWN_WORDS = 200_000
+_MAX_KNOWN_WORD_CHARS = 64
+_LONG_WORD_CHARS = 4_096
+_WORD = re.compile(r"[^ \t\n\r]+")  # no other blank: BERT's normaliser deletes form feeds and joins what is around them
+_CLAUSE = re.compile(r"[^,.;:!?、。，．；：！？]+[,.;:!?、。，．；：！？]*|[,.;:!?、。，．；：！？]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LOCAL_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+_LOCAL_NORMALIZERS = {None, "BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"}
+
+Offsets = NDArray[np.int64]
+"""``(tokens, 2)``: start and end character of each token, in order."""
+
+
+def offsets_of(tokenizer: Tokenizer, text: str) -> Offsets:
+    """``tokenizer.spans(text)`` as an array; tokenizers with a method ``offsets`` make it without a list of pairs."""
+    if isinstance(tokenizer, HuggingFaceTokenizer | WordTokenizer):
+        return tokenizer.offsets(text)
+    return np.array(tokenizer.spans(text), dtype=np.int64).reshape(-1, 2)
+
+
+def counts_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """``tokenizer.count`` of each text; tokenizers with a method ``counts`` do all texts in one go."""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return tokenizer.counts(texts)
+    return [tokenizer.count(text) for text in texts]
+
+
+class WordTokenizer:
+    """Runs of word characters and runs of punctuation; each character of an unspaced script (Han, Thai, ...) by itself.
+
+    Needs no model. Accents and vowel signs stay with their letter.
+
+    >>> [span.of("It's naïve: 東京!") for span in WordTokenizer().spans("It's naïve: 東京!")]
+    ['It', "'", 's', 'naïve', ':', '東', '京', '!']
+    """
+
+    name = "words"
+
+    def offsets(self, text: str) -> Offsets:
+        """The characters of each token, ``(tokens, 2)``."""
+        flat = chain.from_iterable(match.span() for match in _word_pattern().finditer(text))
+        return np.fromiter(flat, np.int64).reshape(-1, 2)
+
+    def spans(self, text: str) -> list[Span]:
+        """The characters of each token, in order."""
+        return [Span(*match.span()) for match in _word_pattern().finditer(text)]
+
+    def count(self, text: str) -> int:
+        """How many tokens ``text`` has."""
+        return len(_word_pattern().findall(text))
+
+
+@cache
+def _word_pattern() -> re.Pattern[str]:
+    # re has no \p{M}: without the marks, every Hindi vowel sign would end a word
+    marks = "".join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M")) + "\u200c\u200d"
+    letter = rf"[^\W{UNSPACED}]"
+    return re.compile(rf"{letter}+(?:[{marks}]+{letter}*)*|[{UNSPACED}][{marks}]*|[^\w\s{UNSPACED}]+")
+
+
+class HuggingFaceTokenizer:
+    """Any ``tokenizer.json``: by folder, by file or by hub id; ``embedded`` is the model that ships with the package.
+
+    No special tokens, no truncation, no padding. Takes time linear in the text. Where the vocabulary treats every
+    blank-separated word by itself (BERT's does), each distinct word goes through the library once and is remembered;
+    other vocabularies get long texts in parts, cut between words.
+
+    Raises ``ModelError`` if there is no such tokenizer or it cannot be loaded.
+    """
+
+    def __init__(self, model: str = embedded.WORD) -> None:
+        self._library = _load(model)
+        self._library.no_truncation()
+        self._library.no_padding()
+        description = self._library.to_str()
+        self.name = f"{Path(model).name}@{digest(description)[:8]}"
+        self._is_word_local, self._is_clause_local = _locality(json.loads(description))
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    def spans(self, text: str) -> list[Span]:
+        """The characters of each token, in order; tokens without characters are left out."""
+        return [Span(start, end) for start, end in self.offsets(text).tolist()]
+
+    def count(self, text: str) -> int:
+        """How many tokens a model would see, those without characters included."""
+        return self.counts([text])[0]
+
+    def offsets(self, text: str) -> Offsets:
+        """The characters of each token, ``(tokens, 2)``; tokens without characters are left out."""
+        text = _encodable(text)
+        offsets = self._offsets_by_word(text) if self._is_word_local else self._offsets_by_part(text)
+        return offsets[offsets[:, 1] > offsets[:, 0]]
+
+    def offsets_reference(self, text: str) -> Offsets:
+        """What ``offsets`` must equal: the whole text through the library in one piece."""
+        encoding = self._library.encode(_encodable(text), add_special_tokens=False)
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        return offsets[offsets[:, 1] > offsets[:, 0]]
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """``count`` of each text."""
+        texts = [_encodable(text) for text in texts]
+        if self._is_word_local:
+            words = [self._words(text)[0] for text in texts]
+            pieces = self._pieces(chain.from_iterable(words))
+            sizes = {word: len(flat) // 2 for word, flat in pieces.items()}
+            return [sum(map(sizes.__getitem__, found)) for found in words]
+        parts = [_parts(text) for text in texts]
+        batch = [part.of(text) for text, own in zip(texts, parts, strict=True) for part in own]
+        num_tokens = iter([len(encoding) for encoding in self._library.encode_batch_fast(batch, add_special_tokens=False)])
+        return [sum(next(num_tokens) for _ in own) for own in parts]
+
+    def _offsets_by_part(self, text: str) -> Offsets:
+        parts = _parts(text)
+        encodings = self._library.encode_batch([part.of(text) for part in parts], add_special_tokens=False)
+        flat = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
+        return np.concatenate([offsets + part.start for part, offsets in zip(parts, flat, strict=True)])
+
+    def _offsets_by_word(self, text: str) -> Offsets:
+        words, starts = self._words(text)
+        known = self._pieces(words)
+        pieces = [known[word] for word in words]
+        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces)) // 2
+        offsets = np.fromiter(chain.from_iterable(pieces), np.int64, 2 * int(sizes.sum())).reshape(-1, 2)
+        return offsets + np.repeat(starts, sizes)[:, None]
+
+    def _words(self, text: str) -> tuple[list[str], NDArray[np.int64]]:
+        """The pieces of ``text`` that the vocabulary treats one by one, and where they start."""
+        words: list[str] = _WORD.findall(text)
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        solid = (codes != 32) & (codes != 9) & (codes != 10) & (codes != 13)
+        starts = np.flatnonzero(solid & ~np.concatenate([[False], solid[:-1]])).astype(np.int64)
+        if not self._is_clause_local or max(map(len, words), default=0) <= _LONG_WORD_CHARS:
+            return words, starts
+        cut: list[tuple[str, int]] = []
+        for word, start in zip(words, starts.tolist(), strict=True):
+            if len(word) <= _LONG_WORD_CHARS:
+                cut.append((word, start))
+            else:
+                cut.extend((match.group(), start + match.start()) for match in _CLAUSE.finditer(word))
+        return [word for word, _ in cut], np.array([start for _, start in cut], dtype=np.int64)
+
+    def _pieces(self, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Distinct word -> start, end, start, end, ... of its tokens, from the word's first character."""
+        known = self._known
+        # every call keeps what it needs for itself, so that threads may share the tokenizer
+        pieces = {word: known.get(word) for word in dict.fromkeys(words)}
+        missing = [word for word, flat in pieces.items() if flat is None]
+        encodings = self._library.encode_batch(missing, add_special_tokens=False) if missing else []
+        fresh = {word: tuple(chain.from_iterable(found.offsets)) for word, found in zip(missing, encodings, strict=True)}
+        if len(known) > _MAX_KNOWN_WORDS:
+            self._known = known = {}
+        known.update((word, flat) for word, flat in fresh.items() if len(word) <= _MAX_KNOWN_WORD_CHARS)
+        return {word: fresh[word] if flat is None else flat for word, flat in pieces.items()}
+
+
+def _load(model: str) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer as LibraryTokenizer
+
+    place = Path(embedded.resolve(model))
+    file = place / "tokenizer.json" if place.is_dir() else place
+    if place.is_dir() and not file.is_file():
+        raise ModelError(f"tokenizer {model!r}: the folder holds no tokenizer.json")
+    try:
+        return LibraryTokenizer.from_file(str(file)) if file.is_file() else LibraryTokenizer.from_pretrained(model)
+    except Exception as error:  # the library raises plain Exception for a bad file, the hub client a zoo of its own
+        raise ModelError(f"tokenizer {model!r} cannot be loaded: {error}") from error
+
+
+def _locality(description: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether tokens(text) are the tokens of its blank-separated words, and whether punctuation always stands alone."""
+    normalizer, splitter = description["normalizer"] or {}, description["pre_tokenizer"] or {}
+    steps = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
+    is_word_local = (
+        splitter.get("type") in _LOCAL_SPLITTERS
+        and all(step.get("type") in _LOCAL_NORMALIZERS for step in steps)
+        and not any(
+            added["lstrip"] or added["rstrip"] or re.search(r"\s", added["content"]) for added in description["added_tokens"]
+        )
+    )
+    is_plain = not any(re.search(r"[,.;:!?]", added["content"]) for added in description["added_tokens"])
+    return is_word_local, is_word_local and is_plain and splitter["type"] == "BertPreTokenizer"
+
+
+def _encodable(text: str) -> str:
+    """``text`` with a replacement character for each lone surrogate, which the library cannot take; the same length."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text
+
+
+def _parts(text: str) -> list[Span]:
+    """Consecutive spans of at most ``_PART_CHARS`` characters, cut where the usual vocabularies start a token anyway."""
+    parts, start = [], 0
+    while len(text) - start > _PART_CHARS:
+        end = _place_to_cut(text, start + _PART_CHARS // 2, start + _PART_CHARS)
+        parts.append(Span(start, end))
+        start = end
+    return [*parts, Span(start, len(text))]
+
+
+def _place_to_cut(text: str, low: int, high: int) -> int:
+    # before the blank of "letter blank letter": byte-level and sentencepiece vocabularies both start " word" there;
+    # before punctuation after a letter for scripts without blanks; else before a line break; else anywhere
+    for pattern in (r"(?<=[^\W_]) (?=[^\W_])", r"(?<=[^\W_])[、。，．；：！？]", r"\n"):
+        places = [match.start() for match in re.compile(pattern).finditer(text, max(low, high - 2_000), high)]
+        if places:
+            return places[-1]
+    return high

@@ -1,0 +1,61 @@
+"""Scores a query and a passage together with a cross-encoder. Knows sentence-transformers, no index and no corpus."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from rag.core import Hit, rescored
+from rag.errors import ModelError
+
+
+class CrossEncoderReranker:
+    """Orders hits by a ``sentence_transformers.CrossEncoder`` with one output, over ``chunk.indexed_text``.
+
+    ``model``: path or hub id, loaded at the first query. ``batch_size``: pairs per forward pass. ``device``: torch
+    device, default: what sentence-transformers finds. ``max_length_tokens``: query and passage together, default: the model's own.
+    Loads safetensors only and runs no code from the model's folder. Raises ``ModelError`` if the model cannot be loaded or
+    gives more than one number for a pair.
+    """
+
+    def __init__(self, model: str, batch_size: int = 32, device: str | None = None, max_length_tokens: int | None = None) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        if max_length_tokens is not None and max_length_tokens < 8:
+            raise ValueError(f"max_length_tokens={max_length_tokens}: must be at least 8")
+        self.model = model
+        self.batch_size = batch_size
+        self.device = device
+        self.max_length_tokens = max_length_tokens
+        self._loaded: Any = None
+        self._lock = threading.Lock()
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """All hits, best first, each with the model's score and ``why["cross-encoder"]``."""
+        if not hits:
+            return []
+        pairs = [(query, hit.chunk.indexed_text) for hit in hits]
+        scores = self._encoder().predict(pairs, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True)
+        if scores.shape != (len(hits),):
+            raise ModelError(f"the cross-encoder {self.model!r} gives {scores.shape[1:]} numbers for a pair; one is needed")
+        return rescored("cross-encoder", zip(hits, (float(score) for score in scores), strict=True))
+
+    def _encoder(self) -> Any:
+        with self._lock:
+            if self._loaded is None:
+                from sentence_transformers import CrossEncoder
+
+                try:
+                    encoder = CrossEncoder(
+                        self.model,
+                        device=self.device,
+                        max_length=self.max_length_tokens,
+                        trust_remote_code=False,
+                        model_kwargs={"use_safetensors": True},
+                    )
+                except (OSError, ValueError, ImportError) as error:
+                    raise ModelError(f"cannot load the cross-encoder {self.model!r}: {error}") from error
+                encoder.eval()
+                self._loaded = encoder
+        return self._loaded

@@ -1,0 +1,121 @@
+"""Small, honest stand-ins for heavy components: same protocols, no model, deterministic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.core import Chunk, Citation, CitationEvent, Document, Event, Hit, Matches, Segment, Span, TextEvent, Usage, UsageEvent
+
+
+class HashingEncoder:
+    """Bag of hashed words, L2-normalised: equal texts have equal vectors, shared words make texts similar."""
+
+    def __init__(self, dim: int = 64) -> None:
+        self.dim = dim
+        self.fingerprint = f"hashing-{dim}"
+        self.num_texts_encoded = 0
+
+    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.num_texts_encoded += len(texts)
+        return self.encode_queries(texts)
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word in re.findall(r"\w+", text.lower()):
+                vectors[row, int(hashlib.md5(word.encode()).hexdigest(), 16) % self.dim] += 1.0
+            vectors[row, 0] += 1e-3
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class WordSegment:
+    """Keys and the words of each chunk."""
+
+    def __init__(self, keys: NDArray[np.int64], texts: list[str]) -> None:
+        self.keys = keys
+        self.texts = texts
+
+    def save(self, folder: Path) -> None:
+        (folder / "words.json").write_text(json.dumps({"keys": self.keys.tolist(), "texts": self.texts}), encoding="utf-8")
+
+
+class WordIndex:
+    """Counts the query's words in every chunk: the plainest index there is."""
+
+    fingerprint = "words"
+
+    def __init__(self) -> None:
+        self.num_built = 0
+
+    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk]) -> WordSegment:
+        self.num_built += len(chunks)
+        return WordSegment(keys, [chunk.indexed_text.lower() for chunk in chunks])
+
+    def load(self, folder: Path) -> WordSegment:
+        stored = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+        return WordSegment(np.array(stored["keys"], dtype=np.int64), stored["texts"])
+
+    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> WordSegment:
+        kept = sorted((int(key), text) for s in segments for key, text in zip(s.keys, s.texts, strict=True) if live[key])  # type: ignore[attr-defined]
+        return WordSegment(np.array([key for key, _ in kept], dtype=np.int64), [text for _, text in kept])
+
+    def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> WordReader:
+        return WordReader([(int(k), t) for s in segments for k, t in zip(s.keys, s.texts, strict=True) if live[k]])  # type: ignore[attr-defined]
+
+
+class WordReader:
+    def __init__(self, entries: list[tuple[int, str]]) -> None:
+        self._entries = entries
+
+    def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
+        found = []
+        for query in queries:
+            words = re.findall(r"\w+", query.lower())
+            scored = [
+                (float(sum(text.count(word) for word in words)), key)
+                for key, text in self._entries
+                if allow is None or (key < len(allow) and allow[key])
+            ]
+            best = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: (-pair[0], pair[1]))[:k]
+            keys = np.array([key for _, key in best], dtype=np.int64)
+            found.append(Matches(keys, np.array([score for score, _ in best], dtype=np.float32)))
+        return found
+
+
+class ParagraphChunker:
+    """One chunk per paragraph."""
+
+    def chunk(self, document: Document) -> list[Chunk]:
+        spans = [Span(*match.span()) for match in re.finditer(r"\S(?:.|\n(?!\n))*", document.text)]
+        return [Chunk.of(document, span) for span in spans if span.of(document.text).strip()]
+
+
+class QuotingGenerator:
+    """Quotes the first hit, whole."""
+
+    def __init__(self) -> None:
+        self.num_prepared = 0
+
+    def prepare(self, chunks: Sequence[Chunk]) -> None:
+        self.num_prepared += len(chunks)
+
+    def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
+        if not hits:
+            yield TextEvent("The sources do not say.")
+            yield UsageEvent(Usage(), abstained=True)
+            return
+        chunk = hits[0].chunk
+        yield TextEvent(f"{chunk.text} [1]")
+        yield CitationEvent(Citation(1, chunk.doc_id, "", chunk.id, chunk.span.start, chunk.span.end, chunk.text))
+        yield UsageEvent(Usage(completion_tokens=len(chunk.text.split())))
+
+
+def document(source: str, text: str, **options: object) -> Document:
+    return Document(Document.id_of(source), source, text, **options)  # type: ignore[arg-type]

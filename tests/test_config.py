@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag import config, registry
+from rag.errors import ConfigError
+from rag.starter import STARTER
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"chunkr": {}}, "chunkr: unknown key (did you mean 'chunker'?); allowed: chunker, fuse"),
+        ({"chunker": {}}, "chunker.use: is required"),
+        ({"chunker": {"use": "structur"}}, "chunker.use: unknown chunker 'structur' (did you mean 'structure'?); allowed: fixed"),
+        ({"indexes": {}}, "indexes: at least one"),
+        ({"indexes": {"../x": {"use": "bm25"}}}, "indexes.../x: an index name"),
+        ({"models": {"encodr": {"use": "x"}}}, "models.encodr: unknown model (did you mean 'encoder'?)"),
+        ({"search": {"candidates": 0}}, "search.candidates: Input should be greater than or equal to 1, not 0"),
+        ({"search": {"k": 3}}, "search.k: unknown key; allowed: candidates, rerank"),
+        ({"generator": {"use": "lm", "x": "${env:NO_SUCH_NAME}"}}, "generator.x: the environment variable 'NO_SUCH_NAME' is not set"),
+        ({"rerankers": [{"use": "magic"}]}, "rerankers[0].use: unknown reranker 'magic'; allowed: cross-encoder"),
+    ],
+)
+def test_a_bad_configuration_names_key_value_and_what_is_allowed(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(given)
+    assert message in str(caught.value)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    for name, content in {"list.yaml": b"- 1", "broken.yaml": b"a: [", "binary.yaml": b"\xff\xfe\x00"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=name):
+            config.load(tmp_path / name)
+    with pytest.raises(ConfigError, match="cannot read"):
+        config.load(tmp_path / "none.yaml")
+
+
+def test_yaml_cannot_run_code(tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text("chunker: !!python/object/apply:os.system ['true']")
+    with pytest.raises(ConfigError, match="not YAML"):
+        config.load(tmp_path / "evil.yaml")
+
+
+def test_environment_variables_are_filled_in_but_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "s3cret")
+    given = {"serve": {"api_key": "${env:SOME_KEY}"}}
+    assert config.load(given).serve.api_key == "s3cret"
+    assert "s3cret" not in str(config.raw(given))
+
+
+def test_models_are_laid_over_the_defaults() -> None:
+    loaded = config.load({"models": {"lm": {"use": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}}})
+    assert set(loaded.models) == {"encoder", "tokenizer", "lm"}
+
+
+def test_dump_and_load_are_inverse() -> None:
+    import yaml
+
+    loaded = config.load({"chunker": {"use": "fixed", "max_tokens": 99}})
+    assert config.load(yaml.safe_load(config.dump(loaded))) == loaded
+
+
+def test_the_starter_configuration_is_the_default_one(tmp_path: Path) -> None:
+    (tmp_path / "rag.yaml").write_text(STARTER)
+    assert config.load(tmp_path / "rag.yaml") == config.load(None)
+
+
+def test_the_defaults_pass_their_own_check() -> None:
+    config.check(config.load(None))
+
+
+@pytest.mark.parametrize(("kind", "word"), [(kind, word) for kind, words in registry.TABLE.items() for word in words])
+def test_every_word_names_a_class_whose_options_can_be_described(kind: str, word: str) -> None:
+    cls = registry.component(kind, word)
+    model = config.options_model(cls)
+    assert model.model_json_schema()["type"] == "object"
+    assert cls.__doc__, f"{kind} {word} has no docstring"
+
+
+def test_unknown_options_and_bad_values_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"chunker \(fixed\): max_token: unknown key \(did you mean 'max_tokens'\?\)"):
+        config.check(config.load({"chunker": {"use": "fixed", "max_token": 3}}))
+    with pytest.raises(ConfigError, match=r"chunker \(fixed\): max_tokens: .* not 'many'"):
+        config.check(config.load({"chunker": {"use": "fixed", "max_tokens": "many"}}))
+
+
+def test_a_component_that_needs_a_model_says_which() -> None:
+    assembly = config.Assembly(config.load({"generator": {"use": "lm"}}))
+    with pytest.raises(ConfigError, match="generator .lm. needs a model: add `models: {lm:"):
+        assembly.build("generator", "generator", assembly.config.generator)
+
+
+def test_the_schema_lists_every_word() -> None:
+    found = config.schema()
+    for kind, words in registry.TABLE.items():
+        for word in words:
+            assert f"{kind}.{word}" in found["$defs"]
+
+
+def test_a_plugin_may_not_take_a_word_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plugin:
+        name = "rude"
+
+        def load(self) -> dict[str, dict[str, str]]:
+            return {"chunker": {"fixed": "json:loads"}}
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Plugin()])
+    registry.table.cache_clear()
+    try:
+        with pytest.raises(ConfigError, match="'rude' takes the chunker word 'fixed'"):
+            registry.table()
+    finally:
+        monkeypatch.undo()
+        registry.table.cache_clear()
