@@ -16,7 +16,7 @@ class Ranking:
     """One way of ranking: the name of an index, ``fused`` or ``reranked``.
 
     ``scores``: measure -> mean with interval. ``per_query``: measure -> query id -> value. ``documents``: query id ->
-    document ids, best first. ``num_short``: rankings with fewer documents than asked for (recall may be too low there).
+    document ids, best first. ``num_short``: rankings that ran out of chunks before they had ``k`` documents.
     """
 
     name: str
@@ -167,9 +167,9 @@ class BeirReport:
             found.append(f"{self.num_foreign_hits} documents found are not of this collection: the index holds others too.")
         for ranking in self.rankings.values():
             if ranking.num_short:
-                found.append(
-                    f"{ranking.name}: {ranking.num_short} rankings have fewer than {min(self.k, self.num_documents)} documents."
-                )
+                found.append(f"{ranking.name}: {ranking.num_short} rankings ran out of chunks: deep recall may be too low there.")
+            if len(ranking.scores) < max(len(each.scores) for each in self.rankings.values()):
+                found.append(f"{ranking.name} orders only the head of a ranking: what looks deeper is not measured.")
         return found
 
 

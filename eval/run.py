@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -86,7 +87,41 @@ def evaluate_beir(
     if not judged:
         raise ValueError(f"collection {beir.name!r} has no judgements in split {beir.split!r}")
 
-    # 1. ingest, learning which document is which
+    names, num_empty, ingest_seconds = _ingest(rag, beir)
+    queries = [(query, beir.queries[query]) for query in judged]
+    found, num_short, num_foreign, search_seconds = _search(rag, queries, names, k, depth, batch_size)
+    rankings = {}
+    for ranking in sorted(found, key=(FUSED, RERANKED).__contains__):  # the single indexes first
+        values = per_query(found[ranking], beir.qrels, _deep_enough(ranking, found, measures))
+        scores = {
+            measure: interval(list(each.values()), seed=seed, num_resamples=num_resamples) for measure, each in values.items()
+        }
+        rankings[ranking] = Ranking(ranking, scores, values, found[ranking], num_short[ranking])
+    in_corpus = set(names.values())
+    return BeirReport(
+        name=beir.name,
+        split=beir.split,
+        num_documents=len(names),
+        num_empty_documents=num_empty,
+        num_missing_documents=len({document for judgements in beir.qrels.values() for document in judgements} - in_corpus),
+        num_queries=len(judged),
+        unjudged_queries=beir.unjudged_queries,
+        queries_without_relevant=[query for query, judgements in beir.qrels.items() if max(judgements.values()) <= 0],
+        num_foreign_hits=num_foreign,
+        k=k,
+        chunk_depth=depth,
+        batch_size=batch_size,
+        ingest_seconds=ingest_seconds,
+        ms_per_query=1000 * search_seconds / len(judged),
+        seed=seed,
+        num_resamples=num_resamples,
+        rankings=rankings,
+        comparisons=_comparisons(rankings, measures, seed, num_resamples),
+    )
+
+
+def _ingest(rag: Searched, beir: BeirSet) -> tuple[dict[str, str], int, float]:
+    """Document id -> id in the collection; how many records were empty; seconds."""
     names: dict[str, str] = {}
     num_empty = 0
 
@@ -102,58 +137,34 @@ def evaluate_beir(
 
     began = time.perf_counter()
     rag.ingest_documents(documents())
-    ingest_seconds = time.perf_counter() - began
+    return names, num_empty, time.perf_counter() - began
 
-    # 2. search; the first call loads models, so it is made twice and timed once
-    rag.search_each([beir.queries[judged[0]]], depth)
+
+def _search(
+    rag: Searched, queries: Sequence[tuple[str, str]], names: Mapping[str, str], k: int, depth: int, batch_size: int
+) -> tuple[dict[str, dict[str, list[str]]], Counter[str], int, float]:
+    """Ranking -> query id -> ids in the collection, best first; how many rankings ran out of chunks; foreign documents; seconds."""
+    rag.search_each([queries[0][1]], depth)  # loads the models, untimed
     found: dict[str, dict[str, list[str]]] = {}
+    num_short: Counter[str] = Counter()
     foreign: set[str] = set()
-    search_seconds = 0.0
-    for start in range(0, len(judged), batch_size):
-        batch = judged[start : start + batch_size]
+    seconds = 0.0
+    for start in range(0, len(queries), batch_size):
+        batch = queries[start : start + batch_size]
         began = time.perf_counter()
-        answers = rag.search_each([beir.queries[query] for query in batch], depth)
-        search_seconds += time.perf_counter() - began
+        answers = rag.search_each([text for _, text in batch], depth)
+        seconds += time.perf_counter() - began
         if len(answers) != len(batch):
             raise ValueError(f"the pipeline answered {len(answers)} of {len(batch)} queries")
-        for query, answer in zip(batch, answers, strict=True):
+        for (query, _), answer in zip(batch, answers, strict=True):
             if found and set(answer) != set(found):
                 raise ValueError(f"query {query!r} has the rankings {sorted(answer)}, earlier ones had {sorted(found)}")
             for ranking, hits in answer.items():
-                documents_found = ranked_documents(hits, k)
-                foreign.update(document for document in documents_found if document not in names)
-                found.setdefault(ranking, {})[query] = [names.get(document, f"foreign {document}") for document in documents_found]
-
-    # 3. measure and compare
-    rankings = {}
-    for ranking in sorted(found, key=(FUSED, RERANKED).__contains__):  # the single indexes first
-        values = per_query(found[ranking], beir.qrels, _deep_enough(ranking, found, measures))
-        scores = {
-            measure: interval(list(each.values()), seed=seed, num_resamples=num_resamples) for measure, each in values.items()
-        }
-        num_short = sum(len(documents_found) < min(k, len(names)) for documents_found in found[ranking].values())
-        rankings[ranking] = Ranking(ranking, scores, values, found[ranking], num_short)
-    in_corpus = set(names.values())
-    return BeirReport(
-        name=beir.name,
-        split=beir.split,
-        num_documents=len(names),
-        num_empty_documents=num_empty,
-        num_missing_documents=len({document for judgements in beir.qrels.values() for document in judgements} - in_corpus),
-        num_queries=len(judged),
-        unjudged_queries=beir.unjudged_queries,
-        queries_without_relevant=[query for query, judgements in beir.qrels.items() if max(judgements.values()) <= 0],
-        num_foreign_hits=len(foreign),
-        k=k,
-        chunk_depth=depth,
-        batch_size=batch_size,
-        ingest_seconds=ingest_seconds,
-        ms_per_query=1000 * search_seconds / len(judged),
-        seed=seed,
-        num_resamples=num_resamples,
-        rankings=rankings,
-        comparisons=_comparisons(rankings, measures, seed, num_resamples),
-    )
+                documents = ranked_documents(hits, k)
+                num_short[ranking] += len(documents) < min(k, len(names)) and len(hits) >= depth
+                foreign.update(document for document in documents if document not in names)
+                found.setdefault(ranking, {})[query] = [names.get(document, f"foreign {document}") for document in documents]
+    return found, num_short, len(foreign), seconds
 
 
 def _deep_enough(ranking: str, found: Mapping[str, Mapping[str, Sequence[str]]], measures: Sequence[str]) -> list[str]:

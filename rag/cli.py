@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from rag import __version__
@@ -83,11 +82,14 @@ def ingest(
     from rag import terminal
 
     rag = _open(index, config, must_exist=False)
-    with terminal.ingest_progress(quiet=as_json) as on_progress:
-        report = rag.ingest(
-            paths, include=include or (), exclude=exclude or (), hidden=hidden, readers=readers or ("*",), dry_run=dry_run,
-            on_progress=on_progress,
-        )  # fmt: skip
+    try:
+        with terminal.ingest_progress(quiet=as_json) as on_progress:
+            report = rag.ingest(
+                paths, include=include or (), exclude=exclude or (), hidden=hidden, readers=readers or ("*",), dry_run=dry_run,
+                on_progress=on_progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise RagError("interrupted; what was committed stands, and the next ingest goes on from there") from None
     terminal.print_json(report) if as_json else terminal.print_report(report)
     if report.failed:
         raise typer.Exit(1)
@@ -248,28 +250,17 @@ def beir(
 def main() -> None:
     """Runs the command; every expected failure is one line on stderr."""
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = _fail("interrupted; what was committed stands", 1)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = _fail("interrupted; what was committed stands", 1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 1
+        app()
     except (ConfigError, ValueError, FileNotFoundError) as error:
-        code = _fail(str(error), 2)
+        _fail(str(error), 2)
     except (RagError, OSError) as error:
-        code = _fail(str(error), 1)
-    sys.exit(code if isinstance(code, int) else 0)
+        _fail(str(error), 1)
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int) -> None:
     if _debug:
         import traceback
 
         traceback.print_exc()
     typer.echo(f"error: {message}", err=True)
-    return code
+    sys.exit(code)

@@ -63,7 +63,9 @@ class ServeSettings(BaseModel):
     max_body_mb: int = Field(64, ge=1)
     max_query_chars: int = Field(8_000, ge=1)
     max_k: int = Field(200, ge=1)
-    api_key: str | None = None
+    max_queued_jobs: int = Field(32, ge=1)
+    api_key: str | None = Field(None, description="required as a bearer token when set")
+    trust_principals: bool = Field(False, description="let requests say who asks; only behind a server that signs users in")
 
 
 class Config(BaseModel):

@@ -56,11 +56,10 @@ class Endpoint:
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON object that the server answers."""
-        with self._answered(path, body) as response:
+        with self._answered(path, body, read=True) as response:
             try:
-                response.read()
                 reply = response.json()
-            except (ValueError, *_broken()) as error:
+            except ValueError as error:
                 raise ModelError(self.said(path, f"sent a broken answer ({self._brief(str(error))})")) from error
         if not isinstance(reply, dict):
             raise ModelError(self.said(path, f"sent {type(reply).__name__} instead of an object"))
@@ -68,26 +67,26 @@ class Endpoint:
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The objects of the server-sent events, up to ``[DONE]`` or the end of the connection."""
-        with self._answered(path, body) as response:
+        import httpx
+
+        with self._answered(path, body, read=False) as response:
             try:
-                for payload in _payloads(response.iter_lines()):
+                for payload in _payloads(response.iter_bytes()):
                     if payload.strip() == "[DONE]":
                         return
                     event = json.loads(payload)
-                    if not isinstance(event, dict):
-                        raise ValueError(f"event is {type(event).__name__}")
-                    yield event
-            except (ValueError, *_broken()) as error:
-                raise ModelError(
-                    self.said(path, f"sent a broken stream ({self._brief(str(error) or type(error).__name__)})")
-                ) from error
+                    if isinstance(event, dict):
+                        yield event
+            except (ValueError, httpx.HTTPError, httpx.StreamError) as error:
+                reason = self._brief(str(error) or type(error).__name__)
+                raise ModelError(self.said(path, f"sent a broken stream ({reason})")) from error
 
     def said(self, path: str, what: str) -> str:
         """``POST <url> <what>``, for messages."""
         return f"POST {without_login(self._base_url)}/{path} {what}"
 
-    def _answered(self, path: str, body: Mapping[str, Any]) -> _Answered:
-        """The response with status 200, after as many tries as allowed; its body is not read yet."""
+    def _answered(self, path: str, body: Mapping[str, Any], read: bool) -> _Answered:
+        """The response with status 200, after as many tries as allowed; with ``read``, so is its body."""
         import httpx
 
         client = self._client()
@@ -95,9 +94,9 @@ class Endpoint:
             attempt = self._retries - tries_left
             request = client.build_request("POST", f"{self._base_url}/{path}", json=dict(body))
             try:
-                response = client.send(request, stream=True)
+                response = client.send(request, stream=not read)
             except httpx.HTTPError as error:
-                if tries_left and isinstance(error, (httpx.TransportError,)):
+                if tries_left:
                     time.sleep(self._wait_seconds(attempt, None))
                     continue
                 what = f"timed out after {self._timeout_seconds:g} s" if isinstance(error, httpx.TimeoutException) else "failed"
@@ -132,7 +131,7 @@ class Endpoint:
         if asked is not None:
             return min(asked, self._max_wait_seconds)
         # half of it random, so that many clients do not come back at once
-        return min(self._backoff_seconds * 2**attempt * random.uniform(0.5, 1.0), self._max_wait_seconds)
+        return min(self._backoff_seconds * 2.0**attempt * (0.5 + random.random() / 2), self._max_wait_seconds)
 
     def _brief(self, text: str) -> str:
         """One short line of ``text`` in which the key, or a login in the URL, is blotted out."""
@@ -157,21 +156,21 @@ class _Answered:
         self._response.close()
 
 
-def _broken() -> tuple[type[Exception], ...]:
-    import httpx
+def _payloads(pieces: Iterator[bytes]) -> Iterator[str]:
+    """The data of each server-sent event: its ``data:`` lines joined; comments and other fields are skipped.
 
-    return (httpx.HTTPError, httpx.StreamError)
-
-
-def _payloads(lines: Iterator[str]) -> Iterator[str]:
-    """The data of each server-sent event: its ``data:`` lines joined; comments and other fields are skipped."""
-    parts: list[str] = []
-    for line in lines:
-        if line.startswith("data:"):
-            parts.append(line[5:].removeprefix(" "))
-        elif not line and parts:
-            yield "\n".join(parts)
-            parts = []
+    Lines end with a line feed alone: ``str.splitlines`` would also cut at U+2028, which JSON may hold.
+    """
+    held, parts = b"", list[str]()
+    for piece in pieces:
+        *lines, held = (held + piece).split(b"\n")
+        for raw in lines:
+            line = raw.decode("utf-8").removesuffix("\r")
+            if line.startswith("data:"):
+                parts.append(line[5:].removeprefix(" "))
+            elif not line and parts:
+                yield "\n".join(parts)
+                parts = []
     if parts:
         yield "\n".join(parts)
 

@@ -101,7 +101,9 @@ class TransformersLM:
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
         try:
-            network = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            network: Any = AutoModelForCausalLM.from_pretrained(
+                self.model, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ModelError(f"cannot load the model {self.model!r}: {error}") from error
         return network.to(device).eval()
@@ -321,12 +323,12 @@ class TransformersLM:
                 tail = tail.repeat(len(rows), 1)  # row-major: all sequences of a prompt stand together, as the cache repeats
                 cache.batch_repeat_interleave(len(long))
                 wide = torch.cat([mask.repeat_interleave(len(long), 0), mask.new_ones(len(tail), width)], dim=1)
-                after = self._forward(tail, wide, cache)[0].log_softmax(-1).unflatten(0, (len(rows), len(long)))
+                after = self._forward(tail, wide, cache)[0].log_softmax(-1).view(len(rows), len(long), width, -1)
                 for j, ids in enumerate(long):
                     for position, token in enumerate(ids[1:]):
                         logprob[ids] = logprob[ids] + after[:, j, position, token]
             scores = [torch.stack([logprob[ids] for ids in choice]).logsumexp(0) for choice in continuations]
-            return torch.stack(scores, dim=1).tolist()  # type: ignore[no-any-return]
+            return torch.stack(scores, dim=1).tolist()
 
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
         """Per token its characters and log-probability given the text before it (after the model's own start token, if any).

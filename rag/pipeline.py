@@ -141,8 +141,11 @@ class Rag(AsyncTwins):
         for root in roots:
             if not root.exists() and not root.is_symlink():
                 raise FileNotFoundError(f"{root}: there is no such file or folder")
-        plan = Plan(roots, include, exclude, tuple(dict.fromkeys(readers)), meta, self._settings, maintain.limits(self.config),
-                    self.config.read.workers, hidden)  # fmt: skip
+        settings = digest(self._settings, json.dumps(meta, sort_keys=True)) if meta else self._settings
+        plan = Plan(
+            roots, include, exclude, tuple(dict.fromkeys(readers)), meta, settings, maintain.limits(self.config),
+            self.config.read.workers, hidden,
+        )  # fmt: skip
         tally = Tally()
         if dry_run:
             with contextlib.suppress(IndexNotFound):

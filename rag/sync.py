@@ -19,8 +19,9 @@ from rag.core import Document
 from rag.errors import ReadError
 from rag.ingest import Change, Ingestion, Progress, Refusal, Tally
 from rag.read.draft import Draft, Limits
+from rag.read.files import RawFile, open_file, source_of
 from rag.read.walk import Skipped, walk
-from rag.read.worker import RawFile, ReadPool, open_file
+from rag.read.worker import ReadPool
 
 _RACY_SECONDS = 2.0  # a file changed this recently may change again without its mtime showing it
 
@@ -45,6 +46,7 @@ class _Looked:
     """A file after the cheap questions: ``raw`` is set if it must be parsed."""
 
     path: Path
+    source: str
     stat: str
     raw: RawFile | None
     draft: Draft | None = None
@@ -57,19 +59,19 @@ def sync(
     """Applies every difference between the folders and the catalog (``ingestion`` ``None``: only counts them)."""
     paths = []
     for found in walk(plan.roots, plan.include, plan.exclude, plan.hidden):
-        if isinstance(found, Skipped):
-            (tally.failed if found.failed else tally.skipped).append(Refusal(str(found.path), found.reason))
+        if isinstance(found, Path):
+            paths.append((found, source_of(found)))
         else:
-            paths.append(found)
-    refused = {Document.id_of(refusal.source) for refusal in tally.failed}
-    seen = {Document.id_of(str(path)) for path in paths} | refused
+            (tally.skipped if isinstance(found, Skipped) else tally.failed).append(Refusal(found.path, found.reason))
+    refused = {Document.id_of(source_of(Path(refusal.source))) for refusal in tally.failed}  # what cannot be read now is not gone
+    seen = {Document.id_of(source) for _, source in paths} | refused
     rows = _missing(plan.roots, catalog, seen) if catalog is not None else []
     missing = _Missing(rows)
-    with ReadPool(plan.limits, workers=plan.workers) as pool:
+    with ReadPool(plan.limits, num_workers=plan.workers) as pool:
         for number, looked in enumerate(_look(paths, plan, catalog, pool, parse=ingestion is not None), start=1):
             _take(looked, plan, catalog, ingestion, tally, missing)
             if on_progress:
-                on_progress(Progress(number, len(paths), tally.num_chunks_added, str(looked.path)))
+                on_progress(Progress(number, len(paths), tally.num_chunks_added, looked.source))
     if ingestion is not None and catalog is not None:
         ingestion.flush()
         if missing.rows:
@@ -103,18 +105,18 @@ def _missing(roots: Sequence[Path], catalog: Catalog, seen: set[str]) -> list[Do
     with catalog.reading() as read:
         for root in roots:
             if root.is_dir():
-                rows.update((row.id, row) for row in read.under(str(root.resolve())) if row.id not in seen)
+                rows.update((row.id, row) for row in read.under(source_of(root)) if row.id not in seen)
     return list(rows.values())
 
 
-def _look(paths: Iterable[Path], plan: Plan, catalog: Catalog | None, pool: ReadPool, *, parse: bool) -> Iterator[_Looked]:
+def _look(paths: Iterable[tuple[Path, str]], plan: Plan, catalog: Catalog | None, pool: ReadPool, *, parse: bool) -> Iterator[_Looked]:
     """Every file in order, read ahead by a few so that parsing and encoding overlap."""
     ahead: deque[Future[_Looked]] = deque()
     with ThreadPoolExecutor(plan.workers, thread_name_prefix="read") as threads:
         try:
-            for path in paths:
-                known = _known(catalog, path)
-                ahead.append(threads.submit(_look_at, path, known, plan, pool, parse))
+            for path, source in paths:
+                known = _known(catalog, source)
+                ahead.append(threads.submit(_look_at, path, source, known, plan, pool, parse))
                 if len(ahead) > 2 * plan.workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -124,11 +126,11 @@ def _look(paths: Iterable[Path], plan: Plan, catalog: Catalog | None, pool: Read
                 future.cancel()
 
 
-def _known(catalog: Catalog | None, path: Path) -> DocumentRow | None:
+def _known(catalog: Catalog | None, source: str) -> DocumentRow | None:
     if catalog is None:
         return None
     with catalog.reading() as read:
-        return next(read.documents([Document.id_of(str(path))]), None)
+        return next(read.documents([Document.id_of(source)]), None)
 
 
 def _stat(path: Path) -> str:
@@ -138,30 +140,31 @@ def _stat(path: Path) -> str:
     return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
 
 
-def _look_at(path: Path, known: DocumentRow | None, plan: Plan, pool: ReadPool, parse: bool) -> _Looked:
+def _look_at(path: Path, source: str, known: DocumentRow | None, plan: Plan, pool: ReadPool, parse: bool) -> _Looked:
     try:
         stat = _stat(path)
         same_wishes = known is not None and known.settings == plan.settings and known.principals == plan.principals
         if known is not None and same_wishes and stat and stat == known.stat:
-            return _Looked(path, stat, None)
-        raw = open_file(path, plan.limits)
+            return _Looked(path, source, stat, None)
+        within = [Path(source_of(root)) for root in plan.roots if root.is_dir()] if path not in plan.roots else []
+        raw = open_file(path, plan.limits, source=source, within=within)
         if known is not None and same_wishes and raw.file_hash == known.file_hash:
-            return _Looked(path, stat, None)
-        return _Looked(path, stat, raw, pool.parse(raw) if parse else None)
+            return _Looked(path, source, stat, None)
+        return _Looked(path, source, stat, raw, pool.parse(raw) if parse else None)
     except ReadError as error:
-        return _Looked(path, "", None, error=error)
+        return _Looked(path, source, "", None, error=error)
     except OSError as error:
-        return _Looked(path, "", None, error=ReadError(path, error.strerror or str(error)))
+        return _Looked(path, source, "", None, error=ReadError(path, error.strerror or str(error)))
 
 
 def _take(
     looked: _Looked, plan: Plan, catalog: Catalog | None, ingestion: Ingestion | None, tally: Tally, missing: _Missing
 ) -> None:
-    source = str(looked.path)
+    source = looked.source
     if looked.error is not None:
         tally.failed.append(Refusal(source, looked.error.reason))
         return
-    known = _known(catalog, looked.path)
+    known = _known(catalog, source)
     if looked.raw is None:
         tally.unchanged.append(source)
         if known is not None and known.stat != looked.stat:

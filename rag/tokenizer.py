@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -34,8 +35,9 @@ _MAX_KNOWN_WORDS = 200_000
 _MAX_KNOWN_WORD_CHARS = 64
 _LONG_WORD_CHARS = 4_096
 _WORD = re.compile(r"[^ \t\n\r]+")  # no other blank: BERT's normaliser deletes form feeds and joins what is around them
-_CLAUSE = re.compile(r"[^,.;:!?、。，．；：！？]+[,.;:!?、。，．；：！？]*|[,.;:!?、。，．；：！？]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_PUNCTUATION = string.punctuation + "\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f"
 _LOCAL_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _LOCAL_NORMALIZERS = {None, "BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"}
 
@@ -44,23 +46,23 @@ Offsets = NDArray[np.int64]
 
 
 def offsets_of(tokenizer: Tokenizer, text: str) -> Offsets:
-    """``tokenizer.spans(text)`` as an array; tokenizers with a method ``offsets`` make it without a list of pairs."""
+    """``tokenizer.spans(text)`` as an array; the tokenizers of this module make it without a list of pairs."""
     if isinstance(tokenizer, HuggingFaceTokenizer | WordTokenizer):
         return tokenizer.offsets(text)
     return np.array(tokenizer.spans(text), dtype=np.int64).reshape(-1, 2)
 
 
 def counts_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """``tokenizer.count`` of each text; tokenizers with a method ``counts`` do all texts in one go."""
-    if isinstance(tokenizer, HuggingFaceTokenizer):
+    """``tokenizer.count`` of each text; the tokenizers of this module do all texts in one go."""
+    if isinstance(tokenizer, HuggingFaceTokenizer | WordTokenizer):
         return tokenizer.counts(texts)
     return [tokenizer.count(text) for text in texts]
 
 
 class WordTokenizer:
-    """Runs of word characters and runs of punctuation; each character of an unspaced script (Han, Thai, ...) by itself.
+    """Runs of word characters and runs of other marks; each character of an unspaced script (Han, Thai, ...) by itself.
 
-    Needs no model. Accents and vowel signs stay with their letter.
+    Needs no model. Accents, vowel signs and joiners stay with the character before them.
 
     >>> [span.of("It's naïve: 東京!") for span in WordTokenizer().spans("It's naïve: 東京!")]
     ['It', "'", 's', 'naïve', ':', '東', '京', '!']
@@ -68,26 +70,80 @@ class WordTokenizer:
 
     name = "words"
 
-    def offsets(self, text: str) -> Offsets:
-        """The characters of each token, ``(tokens, 2)``."""
-        flat = chain.from_iterable(match.span() for match in _word_pattern().finditer(text))
-        return np.fromiter(flat, np.int64).reshape(-1, 2)
-
     def spans(self, text: str) -> list[Span]:
         """The characters of each token, in order."""
-        return [Span(*match.span()) for match in _word_pattern().finditer(text)]
+        return [Span(start, end) for start, end in self.offsets(text).tolist()]
 
     def count(self, text: str) -> int:
         """How many tokens ``text`` has."""
-        return len(_word_pattern().findall(text))
+        return len(self.offsets(text))
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """``count`` of each text."""
+        first = np.cumsum([0, *(len(text) + 1 for text in texts)])
+        starts = self.offsets("\n".join(texts))[:, 0]
+        return np.diff(np.searchsorted(starts, first)).tolist()  # type: ignore[no-any-return]
+
+    def offsets(self, text: str) -> Offsets:
+        """The characters of each token, ``(tokens, 2)``."""
+        if not text:
+            return np.empty((0, 2), dtype=np.int64)
+        codes = _code_points(text)
+        classes = _class_table()[np.minimum(codes, _TABLE_SIZE)]
+        is_mark = classes == _MARK
+        if is_mark.any():  # a mark is of the class of what it stands on; on nothing, it is punctuation
+            base = np.maximum.accumulate(np.where(is_mark, 0, np.arange(len(codes))))
+            classes = classes[base]
+            classes[is_mark & ((classes == _BLANK) | (classes == _MARK))] = _OTHER
+        solid = classes != _BLANK
+        before = np.concatenate([[_BLANK], classes[:-1]])
+        is_start = solid & ((classes != before) | ((classes == _ALONE) & ~is_mark))
+        is_end = (before != _BLANK) & (is_start | ~solid)
+        ends = np.append(np.flatnonzero(is_end), len(codes))
+        starts = np.flatnonzero(is_start)
+        return np.stack([starts, ends[: len(starts)]], axis=1).astype(np.int64)
+
+    def spans_reference(self, text: str) -> list[Span]:
+        """What ``spans`` must equal, one character at a time."""
+        spans: list[Span] = []
+        previous = _BLANK
+        for place, character in enumerate(text):
+            found = _character_class(character)
+            if found == _MARK:
+                found, is_new = (_OTHER, True) if previous == _BLANK else (previous, False)
+            else:
+                is_new = found != previous or found == _ALONE
+            if found != _BLANK:
+                start = place if is_new else spans.pop().start
+                spans.append(Span(start, place + 1))
+            previous = found
+        return spans
+
+
+_BLANK, _LETTER, _OTHER, _ALONE, _MARK = range(5)
+_TABLE_SIZE = 0x20000  # above it there is little but Han
+
+
+def _character_class(character: str) -> int:
+    if character.isspace():
+        return _BLANK
+    if ord(character) >= _TABLE_SIZE:
+        return _ALONE
+    if _UNSPACED.match(character):
+        return _MARK if unicodedata.category(character).startswith("M") else _ALONE
+    if character in "\u200c\u200d" or unicodedata.category(character).startswith("M"):
+        return _MARK
+    return _LETTER if character.isalnum() or character == "_" else _OTHER
 
 
 @cache
-def _word_pattern() -> re.Pattern[str]:
-    # re has no \p{M}: without the marks, every Hindi vowel sign would end a word
-    marks = "".join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M")) + "\u200c\u200d"
-    letter = rf"[^\W{UNSPACED}]"
-    return re.compile(rf"{letter}+(?:[{marks}]+{letter}*)*|[{UNSPACED}][{marks}]*|[^\w\s{UNSPACED}]+")
+def _class_table() -> NDArray[np.uint8]:
+    classes = [_character_class(chr(code)) for code in range(_TABLE_SIZE)]
+    return np.array([*classes, _ALONE], dtype=np.uint8)
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 class HuggingFaceTokenizer:
@@ -106,7 +162,7 @@ class HuggingFaceTokenizer:
         self._library.no_padding()
         description = self._library.to_str()
         self.name = f"{Path(model).name}@{digest(description)[:8]}"
-        self._is_word_local, self._is_clause_local = _locality(json.loads(description))
+        self._is_word_local, self._long_word_pieces = _locality(json.loads(description))
         self._known: dict[str, tuple[int, ...]] = {}
 
     def spans(self, text: str) -> list[Span]:
@@ -159,17 +215,17 @@ class HuggingFaceTokenizer:
     def _words(self, text: str) -> tuple[list[str], NDArray[np.int64]]:
         """The pieces of ``text`` that the vocabulary treats one by one, and where they start."""
         words: list[str] = _WORD.findall(text)
-        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        codes = _code_points(text)
         solid = (codes != 32) & (codes != 9) & (codes != 10) & (codes != 13)
         starts = np.flatnonzero(solid & ~np.concatenate([[False], solid[:-1]])).astype(np.int64)
-        if not self._is_clause_local or max(map(len, words), default=0) <= _LONG_WORD_CHARS:
+        if self._long_word_pieces is None or max(map(len, words), default=0) <= _LONG_WORD_CHARS:
             return words, starts
         cut: list[tuple[str, int]] = []
         for word, start in zip(words, starts.tolist(), strict=True):
             if len(word) <= _LONG_WORD_CHARS:
                 cut.append((word, start))
             else:
-                cut.extend((match.group(), start + match.start()) for match in _CLAUSE.finditer(word))
+                cut.extend((match.group(), start + match.start()) for match in self._long_word_pieces.finditer(word))
         return [word for word, _ in cut], np.array([start for _, start in cut], dtype=np.int64)
 
     def _pieces(self, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -199,19 +255,22 @@ def _load(model: str) -> tokenizers.Tokenizer:
         raise ModelError(f"tokenizer {model!r} cannot be loaded: {error}") from error
 
 
-def _locality(description: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether tokens(text) are the tokens of its blank-separated words, and whether punctuation always stands alone."""
+def _locality(description: dict[str, Any]) -> tuple[bool, re.Pattern[str] | None]:
+    """Whether tokens(text) are the tokens of its blank-separated words, and a pattern that cuts long words as harmlessly."""
     normalizer, splitter = description["normalizer"] or {}, description["pre_tokenizer"] or {}
     steps = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
+    added = description["added_tokens"]
     is_word_local = (
         splitter.get("type") in _LOCAL_SPLITTERS
         and all(step.get("type") in _LOCAL_NORMALIZERS for step in steps)
-        and not any(
-            added["lstrip"] or added["rstrip"] or re.search(r"\s", added["content"]) for added in description["added_tokens"]
-        )
+        and not any(token["lstrip"] or token["rstrip"] or re.search(r"\s", token["content"]) for token in added)
     )
-    is_plain = not any(re.search(r"[,.;:!?]", added["content"]) for added in description["added_tokens"])
-    return is_word_local, is_word_local and is_plain and splitter["type"] == "BertPreTokenizer"
+    if not is_word_local or splitter["type"] != "BertPreTokenizer":
+        return is_word_local, None
+    lone = set(_PUNCTUATION).difference(*(token["content"] for token in added))
+    han = "\u3400-\u4dbf\u4e00-\u9fff" if any(step.get("handle_chinese_chars") for step in steps) else ""
+    lone_class = f"[{re.escape(''.join(sorted(lone)))}{han}]"
+    return True, re.compile(rf"(?s:.{{0,{_LONG_WORD_CHARS - 1}}}{lone_class}|.+?(?:{lone_class}|\Z))")
 
 
 def _encodable(text: str) -> str:

@@ -66,7 +66,7 @@ STOP_WORDS: dict[str, frozenset[str]] = {
             sehr sein seine seinem seinen seiner sich sie sind so über um und uns unter vom von vor wann war waren warum was
             weil welche welchem welchen welcher welches wenn wer werden wie wieso wir wird wo wurde wurden zu zum zur""",
         "french": """a ai ainsi alors au aucun aussi autre aux avait avec avez avoir car ce ceci cela celle celles celui ces cet
-            cette ceux chez comme comment dans de des donc dont du elle elles en es est et eu eux fait il ils je la là le les
+            cette ceux chez comme comment dans de des donc dont du elle elles en es est estce et eu eux fait il ils je la là le les
             leur leurs lui ma mais me même mes moi mon ne ni nos notre nous on ont ou où par pas peut plus pour pourquoi quand
             que quel quelle quelles quels qui quoi sa sans se sera ses si sont son sous suis sur ta te tes toi ton tous tout
             toute toutes très tu un une vos votre vous y à été être""",

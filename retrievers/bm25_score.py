@@ -86,53 +86,122 @@ def best_by_numpy(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.boo
 
 
 def _best_by_loops(
-    ordinals: NDArray[np.int32],
-    counts: NDArray[Any],
-    norms: NDArray[np.float32],
-    keys: NDArray[np.int64],
-    allow: NDArray[np.bool_],
-    filtered: bool,
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    query_starts: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    best_ordinals: NDArray[np.int64],
-    best_scores: NDArray[np.float32],
-    found: NDArray[np.int64],
-) -> None:
-    """``best_by_numpy`` as numba compiles it. ``scores`` is zero before and after, ``(num_chunks,)``.
-
-    Row ``q`` of ``best_*`` is a binary heap whose root is the worst chunk kept, until it is sorted at the end.
+    ordinals: Any, counts: Any, norms: Any, keys: Any, allow: Any, filtered: Any, starts: Any, ends: Any, weights: Any,
+    query_starts: Any, scores: Any, heaps_of_scores: Any, heaps_of_ordinals: Any, found: Any,
+) -> None:  # fmt: skip
+    """``best_by_numpy`` in loops for numba, which is why it is one long function. ``scores``, ``(num_chunks,)``, is zero before
+    and after. Row ``q`` of the heaps is a binary heap: every parent is worse than its children (lower score, or equal and later).
     """
     num_chunks = np.uint32(len(norms))
-    k = best_scores.shape[1]
+    k = heaps_of_scores.shape[1]
     for query in range(len(query_starts) - 1):
-        num_postings = 0
         for part in range(query_starts[query], query_starts[query + 1]):
-            weight = weights[part]
-            num_postings += ends[part] - starts[part]
             for place in range(starts[part], ends[part]):
                 ordinal = np.uint32(ordinals[place])
                 if ordinal < num_chunks:  # always, unless a file is damaged
                     count = np.float32(counts[place])
-                    scores[ordinal] += weight * count / (count + norms[ordinal])
+                    scores[ordinal] += weights[part] * count / (count + norms[ordinal])
 
-        heap_scores, heap_ordinals = best_scores[query], best_ordinals[query]
+        heap_scores, heap_ordinals = heaps_of_scores[query], heaps_of_ordinals[query]
         size = 0
-        least = np.float32(0.0)  # what a chunk must reach
+        least = np.float32(0.0)  # what a chunk has to reach
         for part in range(query_starts[query], query_starts[query + 1]):
             for place in range(starts[part], ends[part]):
                 ordinal = np.uint32(ordinals[place])
                 if ordinal >= num_chunks:
                     continue
                 score = scores[ordinal]
-                scores[ordinal] = 0.0
-                if score == 0.0 or score < least:
-                    continue
-                if size == k and score == least and ordinal > heap_ordinals[0]:
+                scores[ordinal] = np.float32(0.0)  # so the next posting of this chunk passes by
+                if score == 0.0 or score < least or (size == k and score == least and ordinal > heap_ordinals[0]):
                     continue
                 if filtered and (keys[ordinal] >= len(allow) or not allow[keys[ordinal]]):
                     continue
-                size, least = 0, np.float32(0.0)
+                if size < k:  # a new leaf rises
+                    hole = size
+                    size += 1
+                    while hole > 0:
+                        parent = (hole - 1) // 2
+                        if heap_scores[parent] < score or (heap_scores[parent] == score and heap_ordinals[parent] > ordinal):
+                            break
+                        heap_scores[hole], heap_ordinals[hole] = heap_scores[parent], heap_ordinals[parent]
+                        hole = parent
+                else:  # it takes the place of the worst and sinks
+                    hole = 0
+                    while 2 * hole + 1 < k:
+                        child = 2 * hole + 1
+                        right = child + 1
+                        if right < k and (
+                            heap_scores[right] < heap_scores[child]
+                            or (heap_scores[right] == heap_scores[child] and heap_ordinals[right] > heap_ordinals[child])
+                        ):
+                            child = right
+                        if heap_scores[child] > score or (heap_scores[child] == score and heap_ordinals[child] < ordinal):
+                            break
+                        heap_scores[hole], heap_ordinals[hole] = heap_scores[child], heap_ordinals[child]
+                        hole = child
+                heap_scores[hole], heap_ordinals[hole] = score, ordinal
+                if size == k:
+                    least = heap_scores[0]
         found[query] = size
+
+
+@cache
+def _compiled() -> Callable[..., None]:
+    """Imports numba and compiles the loops, or loads them from numba's cache where it may keep one."""
+    import numba
+
+    try:
+        return numba.njit(nogil=True, cache=True, error_model="numpy")(_best_by_loops)
+    except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache folder can be written
+        return numba.njit(nogil=True, error_model="numpy")(_best_by_loops)
+
+
+def best_by_numba(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.bool_] | None, scores: NDArray[np.float32]) -> Best:
+    """``best_by_numpy`` in compiled loops that let other threads run; ``scores`` is zero before and after, ``(num_chunks,)``."""
+    num_queries = len(ranges.query_starts) - 1
+    heaps = Best(np.empty((num_queries, k), np.int64), np.empty((num_queries, k), np.float32), np.empty(num_queries, np.int64))
+    allowed = np.zeros(0, np.bool_) if allow is None else allow.view()
+    allowed.flags.writeable = False  # numba compiles anew for every combination of writable and read-only arrays
+    _compiled()(*segment, allowed, allow is not None, *ranges, scores, heaps.scores, heaps.ordinals, heaps.found)
+    for query, found in enumerate(heaps.found.tolist()):
+        order = np.lexsort((heaps.ordinals[query, :found], -heaps.scores[query, :found]))
+        heaps.ordinals[query, :found] = heaps.ordinals[query, order]
+        heaps.scores[query, :found] = heaps.scores[query, order]
+    return heaps
+
+
+# The choice ------------------------------------------------------------------------------------------------------------
+
+
+class Choice(NamedTuple):
+    """Which path scores, and why."""
+
+    engine: Literal["numpy", "numba"]
+    why: str
+
+
+@dataclass(slots=True)
+class Chooser:
+    """Decides between the two paths. ``auto`` starts with numpy and turns to numba once numpy has done as much work as loading
+    numba costs, so a short command never waits for a compiler and a server waits once, at worst twice what it had to.
+    """
+
+    engine: Engine = "auto"
+    num_postings: int = field(default=0, init=False)
+
+    def choose(self, num_postings: int) -> Choice:
+        """For a search that will score ``num_postings``; they count as done."""
+        self.num_postings += num_postings
+        return self.now()
+
+    def now(self) -> Choice:
+        """What the next posting would be scored by."""
+        if self.engine == "numpy":
+            return Choice("numpy", "engine is 'numpy'")
+        if importlib.util.find_spec("numba") is None:
+            return Choice("numpy", "numba is not installed")
+        if self.engine == "numba":
+            return Choice("numba", "engine is 'numba'")
+        limit = NUMBA_READY_POSTINGS if "numba" in sys.modules else NUMBA_LOAD_POSTINGS
+        work = f"{self.num_postings:,} postings asked for so far, numba pays from {limit:,} on"
+        return Choice("numba" if self.num_postings > limit else "numpy", work)

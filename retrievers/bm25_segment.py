@@ -108,9 +108,10 @@ class BM25Segment:
 
     def save(self, folder: Path) -> None:
         """Writes one ``.npy`` file per array and then ``manifest.json`` into an existing folder."""
-        for name, values in zip(Postings._fields, self.postings, strict=True):
+        values_of: dict[str, NDArray[Any]] = self.postings._asdict()
+        for name, values in values_of.items():
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
-        arrays = {name: [str(values.dtype), len(values)] for name, values in zip(Postings._fields, self.postings, strict=True)}
+        arrays = {name: [str(values.dtype), len(values)] for name, values in values_of.items()}
         manifest = {"format": FORMAT, "kind": "bm25", "fingerprint": self.fingerprint, "arrays": arrays}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -176,7 +177,7 @@ class _Numbering(dict[str, int]):
         return number
 
 
-def build_segment(keys: NDArray[np.int64], texts: Sequence[str], analyser: Analyser) -> BM25Segment:
+def build_segment(keys: NDArray[np.int64], texts: Sequence[str], analyser: Analyser, fingerprint: str) -> BM25Segment:
     """Postings of ``texts``; ``keys`` ascend and name them one by one. Raises ``ValueError`` otherwise."""
     keys = np.array(keys, np.int64)
     if keys.shape != (len(texts),) or (len(keys) > 0 and (keys[0] < 0 or bool((np.diff(keys) <= 0).any()))):
@@ -212,7 +213,7 @@ def build_segment(keys: NDArray[np.int64], texts: Sequence[str], analyser: Analy
     encoded = [term.encode() for term in terms]
     return BM25Segment(
         Postings(keys, lengths, *_dictionary(encoded), starts, posting_ordinals.astype(np.int32), _narrowed(counts)),
-        analyser.fingerprint,
+        fingerprint,
     )
 
 

@@ -24,6 +24,7 @@ _RATIO_COUNTS_FROM = 2**20  # bytes: a small part of blanks may compress 1000:1 
 _READ_BYTES = 2**20
 _MAY_BE_XML = re.compile(rb"\s*<|\xef\xbb\xbf|\xff\xfe|\xfe\xff|\x00<|\x00\x00")
 _DOCTYPE_BYTES = b"<!DOCTYPE"
+_XML_NAME = re.compile(r"\.(xml|rels|vml)$", re.IGNORECASE)
 
 
 class Relation(NamedTuple):
@@ -88,9 +89,9 @@ class Container:
 
     def _check_prolog(self, entry: zipfile.ZipInfo, piece: bytes) -> None:
         """UTF-16 hides a declaration from the search over bytes, so parts that are not UTF-8 are decoded as a whole."""
-        if piece and b"\0" in piece[:4] and re.search(rb"\.(xml|rels|vml)$", entry.filename.lower().encode()):
-            if has_doctype(decode_xml(self._zip.read(entry))):
-                raise ReadError("", f"the zip entry {entry.filename!r} has a document type declaration")
+        is_wide = b"\0" in piece[:4] and _XML_NAME.search(entry.filename) is not None
+        if is_wide and has_doctype(decode_xml(self._zip.read(entry))):
+            raise ReadError("", f"the zip entry {entry.filename!r} has a document type declaration")
 
     def names(self) -> list[str]:
         """Names of all parts, in file order."""
@@ -135,6 +136,8 @@ class Container:
 def _check_sizes(entry: zipfile.ZipInfo, size: int, total: int, limits: Limits) -> None:
     if size > _RATIO_COUNTS_FROM and size > limits.max_expansion_ratio * max(1, entry.compress_size):
         ratio = size / max(1, entry.compress_size)
-        raise FileTooLarge("", f"the zip entry {entry.filename!r} expands {ratio:,.0f}:1, over the limit of {limits.max_expansion_ratio:g}:1")
+        raise FileTooLarge(
+            "", f"the zip entry {entry.filename!r} expands {ratio:,.0f}:1, over the limit of {limits.max_expansion_ratio:g}:1"
+        )
     if total > limits.max_expanded_bytes:
         raise FileTooLarge("", f"the zip entries up to {entry.filename!r} expand to more than {limits.max_expanded_bytes:,} bytes")

@@ -9,6 +9,7 @@ from rag.errors import FileTooLarge, ReadError
 from rag.read.draft import SEPARATOR, Draft, Limits, TextBuilder
 
 NO_TEXT = "the file has no text"
+_TITLE_AMONG = 5
 
 
 class BoundedBuilder(TextBuilder):
@@ -27,10 +28,17 @@ class BoundedBuilder(TextBuilder):
         return super()._append(text)
 
     def finish(self, meta: dict[str, Any] | None = None) -> Draft:
-        """The draft, without empty values in ``meta``. Raises ``rag.errors.ReadError`` if no text was added."""
+        """The draft, without empty values in ``meta``. Raises ``rag.errors.ReadError`` if no text was added.
+
+        A file that does not state its title takes the first heading of level 1 among its first elements.
+        """
         if not len(self):
             raise ReadError("", NO_TEXT)
-        return self.draft({key: value for key, value in (meta or {}).items() if value not in (None, "", [], ())})
+        draft = self.draft({key: value for key, value in (meta or {}).items() if value not in (None, "", [], ())})
+        for element in draft.elements[:_TITLE_AMONG]:
+            if element.kind == "heading" and element.level == 1:
+                draft.meta.setdefault("title", element.span.of(draft.text))
+        return draft
 
 
 def check_page_count(num_pages: int, limits: Limits, what: str) -> None:

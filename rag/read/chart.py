@@ -32,7 +32,9 @@ def drawn_text(node: etree._Element | None) -> str:
     """Text of DrawingML paragraphs below a node, a line each; line breaks inside a paragraph are kept."""
     lines = []
     for paragraph in () if node is None else (found for found in node.iter() if local_name(found) == "p"):
-        pieces = ["\n" if local_name(leaf) == "br" else leaf.text or "" for leaf in paragraph.iter() if local_name(leaf) in ("t", "br")]
+        pieces = [
+            "\n" if local_name(leaf) == "br" else leaf.text or "" for leaf in paragraph.iter() if local_name(leaf) in ("t", "br")
+        ]
         lines.append("".join(pieces).strip())
     return "\n".join(line for line in lines if line)
 

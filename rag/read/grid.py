@@ -76,8 +76,8 @@ def plain_rows(placed: Sequence[dict[int, Cell]], num_header_rows: int, limits: 
                 labels[column] = (cell.text, number + cell.num_rows - 1)
         while texts and not texts[-1].strip():
             texts.pop()
-        # a row of nothing but labels says nothing that the next row does not say again
-        only_labels = all(column in labels for column in row)
+        # a row of nothing but labels that go on says nothing that the next row does not say again
+        only_labels = all(column in labels for column in row) and all(last_row > number for _, last_row in labels.values())
         goes_on = number + 1 < len(placed) and len(placed[number + 1]) > 0
         rows.append([] if not row or (only_labels and goes_on) else texts)
     return rows

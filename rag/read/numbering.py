@@ -23,7 +23,7 @@ def value_of(element: etree._Element | None, name: str = "val") -> str | None:
     """The attribute ``name`` of an element in whatever namespace it stands, or ``None``."""
     if element is None:
         return None
-    return next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == name), None)
+    return next((str(value) for key, value in element.attrib.items() if str(key).rpartition("}")[2] == name), None)
 
 
 def child_of(element: etree._Element | None, *path: str) -> etree._Element | None:

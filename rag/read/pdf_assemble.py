@@ -138,6 +138,8 @@ def _set_levels(items: Sequence[_Item], body_size: float) -> None:
     for item in headings:
         level = ranks.get(item.block.size) or lowest + max(depths[id(item)] - shallowest, 0)
         item.level = min(level, MAX_LEVEL)
+    if items and items[0].kind == "heading":  # the title, however small
+        items[0].level = 1
 
 
 def _join_across_columns(items: list[_Item], words: Words) -> None:
@@ -195,5 +197,7 @@ def _add_list(builder: TextBuilder, items: Sequence[_Item]) -> None:
 
 
 def _title(items: Sequence[_Item]) -> str:
+    if items and items[0].kind == "heading":
+        return items[0].text
     early = [item for item in items if item.kind == "heading" and item.page <= 2]
     return min(early, key=lambda item: item.level or MAX_LEVEL).text if early else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from rag.read.pdf_order import Row
+from rag.read.pdf_order import Row, reads_leftwards
 from rag.read.pdf_tables import Table, split_tables
 from rag.read.pdf_words import SOFT_HYPHEN, joined
 
@@ -28,15 +28,17 @@ _CAPTION = re.compile(
     re.IGNORECASE,
 )
 _LEADERS = re.compile(r"(\s?[.·…]){4,}\s*")
-_ENDED = re.compile(r"[.!?:;。！？…][\"'”’»)\]]*\d{0,2}$")
+_ENDED = re.compile(r".*[.!?:;。！？…][\"'”’»)\]]{0,3}\d{0,2}$")
 _OPENS = re.compile(r"^[\"'“‘«(\[]?[^\Wa-z_]")
-_URL_END = re.compile(r"(://|www\.)\S*[/\-_.=?&]$")
+_URL_END = re.compile(r"(https?:|www\.)\S*[/\-_.=?&]$")
+_CODE_SIGN = re.compile(r"[;{}=]|\(\)")
+_AUTHOR_SIGN = re.compile("[†‡∗]")
 _HEADING_NUMBER = re.compile(r"^(\d{1,2}(\.\d{1,2})*\.?|[IVX]{1,5}\.|[A-H](\.\d{1,2})*\.?)\s+\S")
 
 
 @dataclass(slots=True)
 class Line:
-    """One row as text."""
+    """One row as text. ``left`` is where it starts to read: a row that reads leftwards is mirrored (both edges negated, swapped)."""
 
     text: str
     left: float
@@ -57,22 +59,27 @@ class Block:
     kind: BlockKind
     lines: list[Line] = field(default_factory=list)
     table: Table | None = None
+    left: float = float("inf")
+    right: float = float("-inf")
+    bold: bool = True  # all of it
+
+    def add(self, line: Line) -> None:
+        """Appends a line."""
+        self.lines.append(line)
+        self.left, self.right = min(self.left, line.left), max(self.right, line.right)
+        self.bold = self.bold and line.bold
 
     @property
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom."""
         parts: Sequence[Line | Row] = self.table.rows if self.table else self.lines
-        return min(p.left for p in parts), min(p.top for p in parts), max(p.right for p in parts), max(p.bottom for p in parts)
+        edges = [abs(edge) if edge < 0 and abs(part.right) < abs(part.left) else edge for part in parts for edge in (part.left, part.right)]
+        return min(edges), min(part.top for part in parts), max(edges), max(part.bottom for part in parts)
 
     @property
     def size(self) -> float:
         """The font size of most of its characters."""
         return max(self.lines, key=lambda line: len(line.text)).size if self.lines else 0.0
-
-    @property
-    def bold(self) -> bool:
-        """Whether all of it is bold."""
-        return bool(self.lines) and all(line.bold for line in self.lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,9 @@ class Words:
 def line_of(row: Row) -> Line:
     """A row as a line of text."""
     main = row.main
-    letters = [piece for piece in row.pieces if any(char.isalnum() for char in piece.text)] or row.pieces
+    letters = row.pieces
+    if len(letters) > 1:
+        letters = [piece for piece in row.pieces if any(map(str.isalnum, piece.text))] or row.pieces
     text = joined(row.pieces)
     first = row.pieces[0]
     mark = first.mark
@@ -101,11 +110,12 @@ def line_of(row: Row) -> Line:
         text, mark = f"{first.text} {joined(row.pieces[1:])}", True
     if "..." in text or ". ." in text:
         text = _LEADERS.sub(" … ", text).strip()
+    leftward = reads_leftwards(text)
     return Line(
         text,
-        row.left,
+        -row.right if leftward else row.left,
         row.top,
-        row.right,
+        -row.left if leftward else row.right,
         row.bottom,
         main.middle,
         main.size,
@@ -139,18 +149,18 @@ def _text_blocks(lines: list[Line], body_size: float, body_is_mono: bool) -> lis
     for number, line in enumerate(lines):
         following = lines[number + 1] if number + 1 < len(lines) else None
         if not found or _parts(found[-1], line, following, pitch, hanging, body_is_mono):
-            found.append(Block(_kind(line, body_is_mono)))
-        found[-1].lines.append(line)
+            found.append(Block(_kind(line, following, body_is_mono)))
+        found[-1].add(line)
     for block in found:
         if block.kind == "paragraph" and _is_heading(block, body_size):
             block.kind = "heading"
     return found
 
 
-def _kind(line: Line, body_is_mono: bool) -> BlockKind:
+def _kind(line: Line, following: Line | None, body_is_mono: bool) -> BlockKind:
     if _CAPTION.match(line.text):
         return "caption"
-    if line.mono and not body_is_mono:
+    if line.mono and not body_is_mono and (following is not None and following.mono or _CODE_SIGN.search(line.text)):
         return "code"
     if _BULLET.match(line.text) or _NUMBER.match(line.text) and not line.bold or " … " in line.text:
         return "list"
@@ -162,7 +172,7 @@ def _hangs(lines: Sequence[Line]) -> bool:
     starts = continues = 0
     for before, line in zip(lines, lines[1:], strict=False):
         if INDENT * line.size < line.left - before.left < 6 * line.size and abs(before.size - line.size) < 0.05 * line.size:
-            if _ENDED.search(before.text):
+            if _ended(before.text):
                 starts += 1
             else:
                 continues += 1
@@ -177,19 +187,19 @@ def _parts(block: Block, line: Line, following: Line | None, pitch: float, hangi
     if block.kind == "code":
         return not line.mono or step > 3
     if line.mono and not body_is_mono and not before.mono:
-        return step > 1.3 * pitch or len(line.text) > 3
+        return step > 1.22 * pitch + 0.05 or following is not None and following.mono
     if step > 1.22 * pitch + 0.05 or step < -0.5 or line.mark:
         return True
     resized = max(before.size, line.size) > SIZE_STEP * min(before.size, line.size) and min(len(before.text), len(line.text)) > 3
-    if resized or _CAPTION.match(line.text) and _ENDED.search(before.text):
+    if resized or _CAPTION.match(line.text) and _ended(before.text):
         return True
-    if before.bold != line.bold and all(one.bold for one in block.lines) != line.bold:
+    if before.bold != line.bold and block.bold != line.bold:
         if line.bold or not _OPENS.match(line.text) or len(block.lines) > 3 or block.kind == "caption":
-            return line.bold and (bool(_ENDED.search(before.text)) or _is_short(before, line))
+            return line.bold and (_ended(before.text) or _is_short(before, line))
         return True
-    if _BULLET.match(line.text) and (line.text[0] not in "o–—-" or _ENDED.search(before.text) or block.kind == "list"):
+    if _BULLET.match(line.text) and (line.text[0] not in "o–—-" or _ended(before.text) or block.kind == "list"):
         return True
-    ended = bool(_ENDED.search(before.text))
+    ended = _ended(before.text)
     if " … " in before.text or " … " in line.text:
         return True
     if _NUMBER.match(line.text) and (ended or block.kind == "list" and line.left < before.left + INDENT * size or _is_short(before, line)):
@@ -205,9 +215,13 @@ def _parts(block: Block, line: Line, following: Line | None, pitch: float, hangi
         returns = following is None or following.left < line.left - INDENT * size / 2 or following.size != line.size
         if returns and (ended or _OPENS.match(line.text)) or ended and len(block.lines) > 1:
             return True
-    elif len(block.lines) > 1 and line.left < min(one.left for one in block.lines) - INDENT * size and ended:
+    elif len(block.lines) > 1 and line.left < block.left - INDENT * size and ended:
         return True
     return (ended and bool(_OPENS.match(line.text)) or not _opens_small(line.text)) and _has_room(block, line, ended)
+
+
+def _ended(text: str) -> bool:
+    return _ENDED.match(text, max(len(text) - 6, 0)) is not None
 
 
 def _opens_small(text: str) -> bool:
@@ -223,26 +237,26 @@ def _has_room(block: Block, line: Line, ended: bool) -> bool:
     before = block.lines[-1]
     if before.text.endswith((SOFT_HYPHEN, "-", ",")):
         return False
-    edge = max(line.right, *(one.right for one in block.lines))
+    edge = max(line.right, block.right)
     word = (line.right - line.left) * len(line.text.split(" ", 1)[0]) / max(len(line.text), 1)
-    if "\u0590" <= line.text[0] <= "\u08ff":
-        room = before.left - min(line.left, *(one.left for one in block.lines))
-    else:
-        room = edge - before.right
-    return room > word + (1.0 if ended else 4.0) * line.size
+    return edge - before.right > word + (1.0 if ended else 4.0) * line.size
 
 
 def _is_heading(block: Block, body_size: float) -> bool:
     """Whether the block stands out: larger than the body, or all bold and short."""
+    if not block.bold and block.size <= SIZE_STEP * body_size or len(block.lines) > 4:
+        return False
     text = " ".join(line.text for line in block.lines)
-    num_letters = sum(char.isalpha() for char in text)
-    if len(text) > MAX_HEADING_CHARS or num_letters < 2 or len(block.lines) > 4 or num_letters * 2 < len(text.replace(" ", "")):
+    num_letters = sum(map(str.isalpha, text))
+    if len(text) > MAX_HEADING_CHARS or num_letters < 2 or num_letters * 2 < len(text.replace(" ", "")):
+        return False
+    if _AUTHOR_SIGN.search(text):
         return False
     if block.size > SIZE_STEP * body_size:
         return True
-    if not block.bold or len(block.lines) > 2 or len(text) > 120 or block.size < 0.9 * body_size:
+    if len(block.lines) > 2 or len(text) > 120 or block.size < 0.9 * body_size:
         return False
-    if _HEADING_NUMBER.match(text):
+    if _HEADING_NUMBER.match(text) or _NUMBER.match(text) and not _ended(text):
         return True
     return bool(_OPENS.match(text)) and not text.endswith((".", ",", ";", ":", "-")) and num_letters >= 3
 
@@ -270,7 +284,8 @@ def continued(text: str, following: str, words: Words) -> str:
         if first.islower() and before.group(1) and not words.keeps_hyphen(before.group(1), after.group()):
             return text[:-1] + following
         return f"{text[:-1]}-{following}"
-    if last in "-–/" and (text[-2:-1].isdigit() or _URL_END.search(text[-300:])) and first.isalnum():
+    is_tight = last in "–—@" and not text[-2:-1].isspace() or last in "-/" and text[-2:-1].isdigit() or bool(_URL_END.search(text[-300:]))
+    if is_tight and first.isalnum():
         return text + following
     if last > "\u2e7f" and first > "\u2e7f" and not ("\uac00" <= last <= "\ud7a3"):  # Chinese and Japanese write no blanks
         return text + following
@@ -285,7 +300,7 @@ def caption_mark(text: str) -> str:
 
 def is_open(text: str) -> bool:
     """Whether ``text`` stops in mid-sentence."""
-    return not _ENDED.search(text) and any(char.isalpha() for char in text)
+    return not _ended(text) and any(map(str.isalpha, text))
 
 
 def depth_of_number(text: str) -> int:

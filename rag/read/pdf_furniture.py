@@ -10,7 +10,7 @@ from rag.read.pdf_order import Row, rows
 from rag.read.pdf_words import PageText, Piece, Turned
 
 MIN_PAGES = 3
-ZONE = 0.14  # of the page height, at the top and at the bottom
+ZONE = 0.1  # of the page height, from the first and from the last text on the page
 MAX_ROWS = 4
 SAME_PLACE_PT = 3.0
 GAP = 0.7  # font sizes between a running head and the text: the head of a table that goes on stands nearer
@@ -75,8 +75,9 @@ def _edges(page: PageText) -> tuple[list[Row], list[Row]]:
     if not page.groups or page.groups[0].angle != page.rotation:
         return [], []
     pieces = page.groups[0].pieces
-    top = rows([piece for piece in pieces if piece.bottom < ZONE * page.height])
-    bottom = rows([piece for piece in pieces if piece.top > (1 - ZONE) * page.height])
+    first, last = min(piece.top for piece in pieces), max(piece.bottom for piece in pieces)
+    top = rows([piece for piece in pieces if piece.bottom < first + ZONE * page.height])
+    bottom = rows([piece for piece in pieces if piece.top > last - ZONE * page.height])
     return top[:MAX_ROWS], bottom[::-1][:MAX_ROWS]
 
 

@@ -18,6 +18,7 @@ MIN_COLUMN_ROWS = 3  # fewer rows than this beside each other are no columns
 PROSE_CHARS = 22  # a column of text has at least so many characters in its median row
 MIN_COLUMN_CHARS = 6  # ... or so many, if the page's own stream runs down the columns too
 MAX_DEPTH = 8
+GOOD_SHARE = 0.6  # of the height of a region: a gutter that long needs no rival
 
 
 @dataclass(slots=True)
@@ -58,10 +59,13 @@ def regions(pieces: Sequence[Piece], depth: int = 0) -> list[list[Piece]]:
         return [list(pieces)] if pieces else []
     best: list[list[Piece] | _Band] = []
     best_height = 0.0
+    extent = max(piece.bottom for piece in pieces) - min(piece.top for piece in pieces)
     for gutter in _gutters(pieces):
         cut, height = _cut(pieces, gutter)
         if height > best_height:
             best, best_height = cut, height
+            if height > GOOD_SHARE * extent:
+                break
     if not best:
         return [list(pieces)]
     ordered: list[list[Piece]] = []
@@ -81,8 +85,9 @@ def rows(pieces: Sequence[Piece]) -> list[Row]:
         for number in range(max(0, len(found) - 4), len(found)):
             core = cores[number]
             overlap = min(piece.bottom, core.bottom) - max(piece.top, core.top)
-            if overlap > 0.5 * min(piece.bottom - piece.top, core.bottom - core.top) and overlap > best_overlap:
-                if not any(_stacked(piece, other) for other in found[number].pieces):
+            overlap /= min(piece.bottom - piece.top, core.bottom - core.top) or 1.0
+            if overlap > 0.5 and overlap > best_overlap:
+                if overlap > 0.9 or not any(_stacked(piece, other) for other in found[number].pieces):
                     best, best_overlap = number, overlap
         if best < 0:
             found.append(Row([piece]))
@@ -92,8 +97,9 @@ def rows(pieces: Sequence[Piece]) -> list[Row]:
             if piece.size > cores[best].size * 1.05:
                 cores[best] = piece
     for row in found:
-        leftward = sum(_is_rtl(piece.text) * len(piece.text) for piece in row.pieces) * 2 > sum(len(p.text) for p in row.pieces)
-        row.pieces.sort(key=lambda piece: -piece.right if leftward else piece.left)
+        if len(row.pieces) > 1:
+            leftward = reads_leftwards("".join(piece.text for piece in row.pieces))
+            row.pieces.sort(key=lambda piece: -piece.right if leftward else piece.left)
     return sorted(found, key=lambda row: row.main.middle)
 
 
@@ -102,8 +108,9 @@ def _stacked(piece: Piece, other: Piece) -> bool:
     return shared > 0.5 * min(piece.right - piece.left, other.right - other.left)
 
 
-def _is_rtl(text: str) -> bool:
-    return sum("\u0590" <= char <= "\u08ff" for char in text) * 2 > len(text)
+def reads_leftwards(text: str) -> bool:
+    """Whether most of ``text`` is Hebrew, Arabic or the like."""
+    return not text.isascii() and sum("\u0590" <= char <= "\u08ff" for char in text) * 2 > len(text)
 
 
 @dataclass(slots=True)
@@ -112,14 +119,6 @@ class _Band:
 
     left: list[Piece]
     right: list[Piece]
-
-    @property
-    def top(self) -> float:
-        return min(piece.top for piece in (*self.left, *self.right))
-
-    @property
-    def bottom(self) -> float:
-        return max(piece.bottom for piece in (*self.left, *self.right))
 
     def shared_height(self) -> float:
         """How far the two sides stand beside each other."""
@@ -130,34 +129,47 @@ class _Band:
 
     def is_columnar(self) -> bool:
         """Whether the sides are columns of text and not cells of a table or labels of a drawing."""
-        if self.shared_height() <= 0:
+        if min(len(self.left), len(self.right)) < MIN_COLUMN_ROWS or self.shared_height() <= 0:
             return False
-        num_chars, num_rows = [], []
-        for side in (self.left, self.right):
-            lengths: Counter[int] = Counter()
-            for piece in side:
-                lengths[round(piece.middle / max(piece.size, 1) * 1.6)] += len(piece.text)
-            num_rows.append(len(lengths))
-            num_chars.append(median(lengths.values()))
+        num_rows = [_num_rows(side) for side in (self.left, self.right)]
+        num_chars = min(_typical_chars(self.left), _typical_chars(self.right))
         if min(num_rows) < MIN_COLUMN_ROWS:
             return False
-        if min(num_chars) >= PROSE_CHARS and max(num_rows) > MIN_COLUMN_ROWS:
+        if num_chars >= PROSE_CHARS and max(num_rows) > MIN_COLUMN_ROWS:
             return True
-        return min(num_chars) >= MIN_COLUMN_CHARS and min(num_rows) >= 2 * MIN_COLUMN_ROWS and self._stream_switches() <= 2
+        if num_chars < MIN_COLUMN_CHARS or min(num_rows) < 2 * MIN_COLUMN_ROWS or self._stream_switches() > 2:
+            return False
+        # an index or a list of names: one short entry a row, and entries are words
+        single = all(len(side) < 1.4 * rows for side, rows in zip((self.left, self.right), num_rows, strict=True))
+        return single and all(sum(piece.text[0].isalpha() for piece in side) * 2 > len(side) for side in (self.left, self.right))
+
+    def has_prose(self) -> bool:
+        """Whether one side reads like a column of text."""
+        return any(_typical_chars(side) >= PROSE_CHARS and _num_rows(side) >= MIN_COLUMN_ROWS for side in (self.left, self.right))
 
     def _stream_switches(self) -> int:
         sides = sorted([(piece.order, 0) for piece in self.left] + [(piece.order, 1) for piece in self.right])
         return sum(before[1] != after[1] for before, after in zip(sides, sides[1:], strict=False))
 
 
+def _num_rows(side: Sequence[Piece]) -> int:
+    return len({round(piece.middle / max(piece.size, 1) * 1.6) for piece in side})
+
+
+def _typical_chars(side: Sequence[Piece]) -> float:
+    return median([len(piece.text) for piece in side if len(piece.text) > 2] or [0])
+
+
 def _gutters(pieces: Sequence[Piece]) -> list[float]:
     """Left edges that several pieces share, the most shared first."""
     first = min(piece.left for piece in pieces)
-    edges = Counter(round(piece.left / 3) for piece in pieces)
+    edges: Counter[int] = Counter()
     exact: dict[int, float] = {}
     for piece in pieces:
-        edge = round(piece.left / 3)
-        exact[edge] = min(piece.left, exact.get(edge, piece.left))
+        if len(piece.text) >= MIN_COLUMN_CHARS:
+            edge = round(piece.left / 3)
+            edges[edge] += 1
+            exact[edge] = min(piece.left, exact.get(edge, piece.left))
     shared = [(edges[edge] + edges[edge + 1] + edges[edge - 1], edge) for edge in edges if edges[edge] >= 2 and exact[edge] > first + 36]
     return [exact[edge] for count, edge in sorted(shared, key=lambda pair: (-pair[0], pair[1]))[:8] if count >= MIN_COLUMN_ROWS]
 
@@ -196,6 +208,7 @@ def _cut(pieces: Sequence[Piece], gutter: float) -> tuple[list[list[Piece] | _Ba
         (last.right if is_right else last.left).append(piece)
     parts = [part for whole in parts for part in (_strata(whole) if isinstance(whole, _Band) else [whole])]
     height = sum(part.shared_height() for part in parts if isinstance(part, _Band))
+    height -= 0.5 * sum(piece.bottom - piece.top for piece in across)
     merged: list[list[Piece] | _Band] = []
     for part in parts:
         if isinstance(part, _Band) or not merged or isinstance(merged[-1], _Band):
@@ -207,6 +220,8 @@ def _cut(pieces: Sequence[Piece], gutter: float) -> tuple[list[list[Piece] | _Ba
 
 def _strata(band: _Band) -> list[list[Piece] | _Band]:
     """A band cut where both sides are blank at once; strata that read alike stay together. Only columns stay bands."""
+    if min(len(band.left), len(band.right)) < MIN_COLUMN_ROWS:
+        return [band.left + band.right]
     marked = sorted([(piece, False) for piece in band.left] + [(piece, True) for piece in band.right], key=lambda pair: pair[0].top)
     sizes = sorted(piece.size for piece, _ in marked)
     gap = 1.2 * sizes[len(sizes) // 2]
@@ -217,11 +232,11 @@ def _strata(band: _Band) -> list[list[Piece] | _Band]:
             strata.append(_Band([], []))
         (strata[-1].right if is_right else strata[-1].left).append(piece)
         bottom = max(bottom, piece.bottom)
-    if len(strata) > 1 and not band.is_columnar() and not any(stratum.is_columnar() for stratum in strata):
-        return [band.left + band.right]
+    if len(strata) == 1:
+        return [band if band.is_columnar() else band.left + band.right]
     joined: list[tuple[_Band, bool]] = []  # whether it is known to be a table or a drawing
     for stratum in strata:
-        is_grid = bool(stratum.left and stratum.right) and not stratum.is_columnar() and len(strata) > 1
+        is_grid = bool(stratum.left and stratum.right) and not stratum.is_columnar() and not stratum.has_prose()
         if joined and joined[-1][1] == is_grid:
             joined[-1][0].left.extend(stratum.left)
             joined[-1][0].right.extend(stratum.right)

@@ -7,6 +7,7 @@ A table is at least three rows near each other whose cells leave the same stretc
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -121,12 +122,13 @@ def _columns(groups: Sequence[list[list[Piece]]], size: float) -> list[tuple[flo
 
 def _cells(group: Sequence[list[Piece]], columns: Sequence[tuple[float, float]]) -> list[str]:
     texts = [""] * len(columns)
+    ends = [right for _, right in columns]
     for cell in group:
         left, right = min(piece.left for piece in cell), max(piece.right for piece in cell)
-        shares = [min(right, column[1]) - max(left, column[0]) for column in columns]
-        first = next((number for number, share in enumerate(shares) if share > 0), shares.index(max(shares)))
-        best = first if sum(share > 0 for share in shares) > 1 else shares.index(max(shares))
-        texts[best] = f"{texts[best]} {joined(cell)}".strip()
+        at = bisect_right(ends, left)  # the first column that the cell touches, or else the nearest
+        if at == len(ends) or columns[at][0] >= right and at and left - ends[at - 1] < columns[at][0] - right:
+            at -= 1
+        texts[at] = f"{texts[at]} {joined(cell)}".strip()
     return texts
 
 

@@ -10,6 +10,7 @@ import ctypes
 import math
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
+from numpy.typing import NDArray
 
 SOFT_HYPHEN = "\ufffe"  # what pdfium writes for a hyphen that ends a line inside a word
 COLUMN_GAP = 1.0  # of the font size: more may be the space between columns or cells
@@ -30,9 +32,12 @@ _BOLD_NAME = re.compile(r"bold|black|heavy|demi|[-_,.]bd\b|medi\b|cmbx|sfbx|cmss
 _MONO_NAME = re.compile(r"mono|courier|consol|typewriter|cmtt|sftt|menlo|inconsolata", re.IGNORECASE)
 _ARABIC_ALEF_LAM = re.compile("[\u0622\u0623\u0625\u0627]\u0644")
 _STRAY_ARABIC_MARK = re.compile("^[\u064b-\u0652](?=\\w)")
-_NOTE_MARK = re.compile(r"(\d{1,3}|[*∗†‡§¶]{1,3})(?=[^\W\d]|[(\[\"“‘])")
+_NOTE_SIGN = re.compile(r"(\d{1,3}|[*∗†‡§¶]{1,3})(?=[^\W\d]|[(\[\"“‘])")
 _COMBINING = {"¨": "\u0308", "´": "\u0301", "`": "\u0300", "ˆ": "\u0302", "˜": "\u0303", "ˇ": "\u030c", "¸": "\u0327", "˘": "\u0306",
               "˙": "\u0307", "˚": "\u030a", "˝": "\u030b", "¯": "\u0304"}  # fmt: skip
+_ACCENT = re.compile(f"[{''.join(_COMBINING)}]")
+_SPECIAL = re.compile(f"[{_RTL}]")
+_NOTHING = "\x02"  # stands in a page's string where a character was, to keep places
 
 
 @dataclass(slots=True)
@@ -200,85 +205,131 @@ def _page_string(text_page: pdfium.PdfTextPage, num_chars: int) -> str:
     )
 
 
+class _Words(NamedTuple):
+    """The words of a page in stream order: one entry per word in every field. Coordinates in the frame where the word reads upright."""
+
+    spans: list[tuple[int, int]]  # in the string of the page
+    styles: list[_Style]
+    marks: list[bool]  # starts with a small raised sign
+    left: NDArray[np.float64]
+    right: NDArray[np.float64]
+    base: NDArray[np.float64]
+    size: NDArray[np.float64]
+
+
 def _pieces(text_page: pdfium.PdfTextPage, left: float, top: float, width: float, height: float) -> dict[int, list[Piece]]:
     num_chars = text_page.count_chars()
-    if num_chars <= 0:
-        return {}
-    text = _page_string(text_page, num_chars)
+    text = _page_string(text_page, num_chars) if num_chars > 0 else ""
     spans = [match.span() for match in _WORD.finditer(text)]
     if not spans:
         return {}
     raw = ctypes.cast(text_page.raw, ctypes.c_void_p).value
     assert raw is not None
-    styles = _Styles(raw)
+    words = _words(text, spans, raw, (left, top, width, height))
+    if _ACCENT.search(text):
+        text, words = _composed(text, words, raw)
+        spans = words.spans
+    is_first = _starts(text, words)
+    first = np.flatnonzero(is_first)
+    last = np.append(first[1:], len(spans))
+    low, high = np.minimum.reduceat(words.left, first).tolist(), np.maximum.reduceat(words.right, first).tolist()
+    above = np.minimum.reduceat(words.base - ASCENT * words.size, first).tolist()
+    below = np.maximum.reduceat(words.base + DESCENT * words.size, first).tolist()
+    needs_care = _SPECIAL.search(text) is not None
+    groups: dict[int, list[Piece]] = {}
+    for number, (start, end) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+        styles = words.styles[start:end]
+        style = styles[0]
+        run = text[words.spans[start][0] : words.spans[end - 1][1]]
+        if needs_care and _SPECIAL.search(run) or True in words.marks[start:end]:
+            run = _spelled_out(text, words, start, end, raw)
+        elif end - start > 1:
+            run = " ".join(run.replace(_NOTHING, "").split())
+        size, bold, mono = style.size, style.bold, style.mono
+        if any(other is not style for other in styles):
+            lengths: dict[float, int] = {}
+            for other, (a, b) in zip(styles, words.spans[start:end], strict=True):
+                lengths[other.size] = lengths.get(other.size, 0) + b - a
+            size = max(lengths, key=lambda each: (lengths[each], each))
+            told = [(words.styles[word], text[words.spans[word][0] : words.spans[word][1]]) for word in range(start, end)]
+            bold = all(one.bold or not word.isalnum() for one, word in told) and any(one.bold for one in styles)
+            mono = all(one.mono for one in styles)
+        piece = Piece(run, low[number], above[number], high[number], below[number], size, bold, mono, number, words.marks[start])
+        groups.setdefault(style.angle, []).append(piece)
+    return groups
+
+
+def _words(text: str, spans: list[tuple[int, int]], raw: int, page: tuple[float, float, float, float]) -> _Words:
+    """Boxes and styles of all words. ``page``: left and top edge, width and height of the unturned page."""
+    left, top, width, height = page
+    known = _Styles(raw)
     buffer = (pdfium_c.FS_RECTF * (2 * len(spans)))()
-    address, step = ctypes.addressof(buffer), ctypes.sizeof(pdfium_c.FS_RECTF)
-    of_words: list[_Style] = []
-    marked: set[int] = set()
+    step = ctypes.sizeof(pdfium_c.FS_RECTF)
+    address = ctypes.addressof(buffer)
+    styles: list[_Style] = []
+    marks: list[bool] = []
     for start, end in spans:
         _loose_box(raw, start, address)
         _loose_box(raw, end - 1, address + step)
         address += 2 * step
-        first, last = styles.of(start), styles.of(end - 1)
-        if last.size > 1.2 * first.size and last.angle == first.angle:
-            marked.add(len(of_words))
-            first = last
-        of_words.append(first)
+        style, mark = known.of(start), False
+        if end - start > 1 and not text[start].isalpha():
+            other = known.of(end - 1)
+            if other.size > 1.2 * style.size and other.angle == style.angle:  # a raised footnote sign is no style
+                style, mark = other, _NOTE_SIGN.match(text, start, end) is not None
+        styles.append(style)
+        marks.append(mark)
     boxes = np.frombuffer(buffer, np.float32).astype(np.float64).reshape(len(spans), 2, 4)
-    boxes[:, :, 0::2] -= left
-    boxes[:, :, 1::2] = top - boxes[:, :, 1::2]
-    low, high = boxes[:, :, 0::2].min((1, 2)), boxes[:, :, 0::2].max((1, 2))
-    above, below = boxes[:, :, 1::2].min((1, 2)), boxes[:, :, 1::2].max((1, 2))
-    groups: dict[int, list[Piece]] = {}
-    extents: dict[int, tuple[list[float], list[float]]] = {}
-    for angle in {style.angle for style in of_words}:
-        x0, _ = _turn(low, above, angle, width, height)
-        x1, _ = _turn(high, below, angle, width, height)
-        extents[angle] = (np.minimum(x0, x1).tolist(), np.maximum(x0, x1).tolist())
-        groups[angle] = []
-    run: Piece | None = None
-    run_angle = baseline = 0.0
-    previous_end = 0
-    for number, ((start, end), style) in enumerate(zip(spans, of_words, strict=True)):
+    low, high = boxes[:, :, 0::2].min((1, 2)) - left, boxes[:, :, 0::2].max((1, 2)) - left
+    above, below = top - boxes[:, :, 1::2].max((1, 2)), top - boxes[:, :, 1::2].min((1, 2))
+    x, y = np.array([style.x for style in styles]) - left, top - np.array([style.y for style in styles])
+    angles = np.array([style.angle for style in styles])
+    base = y
+    for angle in set(angles.tolist()) - {0}:
+        turned = angles == angle
+        (x0, _), (x1, _) = _turn(low, above, angle, width, height), _turn(high, below, angle, width, height)
+        low, high = np.where(turned, np.minimum(x0, x1), low), np.where(turned, np.maximum(x0, x1), high)
+        base = np.where(turned, _turn(x, y, angle, width, height)[1], base)
+    return _Words(spans, styles, marks, low, high, base, np.array([style.size for style in styles]))
+
+
+def _starts(text: str, words: _Words) -> NDArray[np.bool_]:
+    """Whether each word starts a piece: after a line break, a wide gap, a step up or down, or a turn."""
+    spans = words.spans
+    angles = np.array([style.angle for style in words.styles])
+    size = np.maximum(words.size[1:], words.size[:-1])
+    gap = np.maximum(words.left[1:] - words.right[:-1], words.left[:-1] - words.right[1:])
+    starts = np.ones(len(spans), np.bool_)
+    starts[1:] = (
+        (gap >= COLUMN_GAP * size)
+        | (np.abs(np.diff(words.base)) >= 0.6 * size)
+        | (angles[1:] != angles[:-1])
+        | np.array(["\n" in text[a[1] : b[0]] or text[a[1] - 1] == SOFT_HYPHEN for a, b in zip(spans, spans[1:], strict=False)], np.bool_)
+    )
+    return starts
+
+
+def _spelled_out(text: str, words: _Words, first: int, last: int, raw: int) -> str:
+    """The text of words ``first`` to ``last`` where accents stand free, letters read leftwards or a footnote sign leads."""
+    run = ""
+    previous_end = -1
+    for number in range(first, last):
+        start, end = words.spans[number]
         word = text[start:end]
-        x0, x1 = extents[style.angle][0][number], extents[style.angle][1][number]
-        _, y = _turn(style.x - left, top - style.y, style.angle, width, height)
-        if number in marked and (sign := _NOTE_MARK.match(word)):
+        if words.marks[number] and (sign := _NOTE_SIGN.match(word)):
             word = f"{sign.group()} {word[sign.end() :]}"
-        if word in _COMBINING and run is not None and run_angle == style.angle and run.left <= (x0 + x1) / 2 <= run.right:
-            _compose(run, word, text_page, spans, text, number, ((x0 + x1) / 2, style, left, top, width, height))
-            previous_end = end
-            continue
         if "\u0600" <= word[0] <= "\u06ff":
             word = _arabic(word, raw, start)
-        if (
-            run is not None
-            and run_angle == style.angle
-            and not run.text.endswith(SOFT_HYPHEN)
-            and "\n" not in text[previous_end:start]
-            and max(x0 - run.right, run.left - x1) < COLUMN_GAP * max(style.size, run.size)
-            and abs(y - baseline) < 0.6 * max(style.size, run.size)
-        ):
-            gap = max(x0 - run.right, run.left - x1)
-            letters_meet = start == previous_end and word[0].isalpha() and run.text[-1].isalpha()  # of two directions
-            joint = "" if start == previous_end and gap < WORD_GAP * style.size and not letters_meet else " "
-            if mark := _STRAY_ARABIC_MARK.match(word):  # the mark stands over the letter that ends up behind it
-                run.text += word[mark.end()] + mark.group() + word[mark.end() + 1 :]
-            else:
-                run.text += joint + word
-            if len(word) > len(run.text) - len(word) or style.size > run.size:
-                run.size = style.size
-            run.left, run.right = min(run.left, x0), max(run.right, x1)
-            run.top, run.bottom = min(run.top, y - ASCENT * style.size), max(run.bottom, y + DESCENT * style.size)
-            run.bold = run.bold and (style.bold or not word.isalnum())
-            run.mono = run.mono and style.mono
+        if run and (mark := _STRAY_ARABIC_MARK.match(word)):  # the mark stands over the letter that ends up behind it
+            run += word[mark.end()] + mark.group() + word[mark.end() + 1 :]
+        elif start == previous_end:  # the direction of reading changes
+            gap = max(words.left[number] - words.right[number - 1], words.left[number - 1] - words.right[number])
+            apart = gap > WORD_GAP * words.size[number] or word[0].isalpha() and run[-1].isalpha()
+            run += f" {word}" if apart else word
         else:
-            run = Piece(word, x0, y - ASCENT * style.size, x1, y + DESCENT * style.size, style.size, style.bold, style.mono, number)
-            run.mark = number in marked and " " in word
-            run_angle, baseline = style.angle, y
-            groups[style.angle].append(run)
+            run += f" {word}" if run else word
         previous_end = end
-    return groups
+    return run
 
 
 def _arabic(word: str, raw: int, start: int) -> str:
@@ -294,17 +345,44 @@ def _arabic(word: str, raw: int, start: int) -> str:
     return "".join(letters)
 
 
-def _compose(run: Piece, accent: str, text_page: Any, spans: Any, text: str, number: int, place: Any) -> None:
-    """Puts a free-standing accent (TeX's old fonts draw them so) on the letter of ``run`` that it stands over."""
-    centre, style, left, top, width, height = place
+def _composed(text: str, words: _Words, raw: int) -> tuple[str, _Words]:
+    """Puts accents that TeX's old fonts draw apart on the letters they stand over; such an accent is no word any more."""
+    letters = list(text)
     box = pdfium_c.FS_RECTF()
-    best: tuple[float, int] | None = None
-    word_start, word_end = spans[number - 1]
-    for index in range(word_start, word_end):
-        pdfium_c.FPDFText_GetLooseCharBox(text_page.raw, index, box)
-        x, _ = _turn((box.left + box.right) / 2 - left, top - (box.top + box.bottom) / 2, style.angle, width, height)
-        if text[index].isalpha() and (best is None or abs(x - centre) < best[0]):
-            best = abs(x - centre), word_end - index - 1
-    if best is not None:
-        at = len(run.text) - best[1]
-        run.text = run.text[: at - 1] + unicodedata.normalize("NFC", run.text[at - 1] + _COMBINING[accent]) + run.text[at:]
+
+    def centre(index: int) -> tuple[float, float]:
+        _loose_box(raw, index, ctypes.addressof(box))
+        return (box.left + box.right) / 2, (box.top + box.bottom) / 2
+
+    def put(accent: int, candidates: range, reach: float) -> bool:
+        x, y = centre(accent)
+        near = [(math.dist(centre(index), (x, y)), index) for index in candidates if text[index].isalpha() or text[index] == "ı"]
+        if not near or min(near)[0] > reach:
+            return False
+        letter = min(near)[1]
+        composed = unicodedata.normalize("NFC", text[letter].replace("ı", "i") + _COMBINING[text[accent]])
+        if len(composed) == 1:
+            letters[letter], letters[accent] = composed, _NOTHING
+        return len(composed) == 1
+
+    gone: list[int] = []
+    middles = (words.left + words.right) / 2
+    for accent in (match.start() for match in _ACCENT.finditer(text)):
+        number = bisect_right(words.spans, (accent, len(text))) - 1
+        start, end = words.spans[number]
+        reach = 0.4 * float(words.size[number])
+        if end - start > 1:
+            put(accent, range(max(accent - 1, start), min(accent + 2, end)), reach)
+            continue
+        over = (words.left - 0.5 <= middles[number]) & (words.right + 0.5 >= middles[number])
+        over &= np.abs(words.base - words.base[number]) < words.size[number] / 2
+        if any(put(accent, range(*words.spans[host]), reach) for host in np.flatnonzero(over).tolist() if host != number):
+            gone.append(number)
+    for number in gone:
+        if 0 < number < len(words.spans) - 1 and abs(words.left[number + 1] - words.right[number - 1]) < WORD_GAP * words.size[number]:
+            start, end = words.spans[number - 1][1], words.spans[number + 1][0]
+            if "\n" not in text[start:end]:
+                letters[start:end] = _NOTHING * (end - start)
+    kept = [number for number in range(len(words.spans)) if number not in set(gone)]
+    spans, styles, marks = ([each[number] for number in kept] for each in words[:3])
+    return "".join(letters), _Words(spans, styles, marks, *(each[kept] for each in words[3:]))

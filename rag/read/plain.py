@@ -11,8 +11,8 @@ _MAX_CONTROL_SHARE = 0.1
 _CONTROL = bytes(sorted({*range(32)} - {*b"\t\n\r\f\v\x1b"})) + b"\x7f"
 
 
-def decode_text(raw: bytes, limits: Limits) -> tuple[str, str]:
-    """Canonical characters of a text file, and the name of its encoding.
+def decode_bytes(raw: bytes, limits: Limits) -> tuple[str, str]:
+    """Characters of a text file as they stand there, and the name of its encoding.
 
     A byte order mark decides; without one it is UTF-8 if it can be, else Windows-1252. Raises ``rag.errors.ReadError`` if
     the bytes are no text, and ``FileTooLarge`` past ``limits.max_text_chars``.
@@ -26,10 +26,15 @@ def decode_text(raw: bytes, limits: Limits) -> tuple[str, str]:
     text, encoding = _decode(raw, encoding)
     if len(text) > limits.max_text_chars:
         raise FileTooLarge("", f"{len(text):,} characters pass the limit of {limits.max_text_chars:,}")
-    text = canonical(text)
     if not text or text.isspace():
         raise ReadError("", NO_TEXT)
     return text, encoding
+
+
+def decode_text(raw: bytes, limits: Limits) -> tuple[str, str]:
+    """The same in canonical form: one kind of line break, nothing unprintable."""
+    text, encoding = decode_bytes(raw, limits)
+    return canonical(text), encoding
 
 
 def _decode(raw: bytes, encoding: str | None) -> tuple[str, str]:
@@ -37,7 +42,9 @@ def _decode(raw: bytes, encoding: str | None) -> tuple[str, str]:
         try:
             return raw.decode(encoding), encoding.removesuffix("-sig")
         except UnicodeDecodeError as error:
-            raise ReadError("", f"not valid {encoding}, which its byte order mark promises: {error.reason} at byte {error.start}") from error
+            raise ReadError(
+                "", f"not valid {encoding}, which its byte order mark promises: {error.reason} at byte {error.start}"
+            ) from error
     try:
         return raw.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
@@ -63,4 +70,9 @@ def read_text(data: bytes, limits: Limits) -> Draft:
             builder.add("\n".join(lines), source=f"line {first}")
             lines = []
     builder.add("\n".join(lines), source=f"line {first}")
-    return builder.finish({"encoding": encoding} if encoding != "utf-8" else {})
+    return builder.finish(encoding_meta(encoding))
+
+
+def encoding_meta(encoding: str) -> dict[str, str]:
+    """``{"encoding": ...}`` for a file that is not UTF-8."""
+    return {} if encoding == "utf-8" else {"encoding": encoding}

@@ -16,7 +16,9 @@ class Region(NamedTuple):
 
     def union(self, other: Region) -> Region:
         """The smallest rectangle around both."""
-        return Region(min(self.top, other.top), min(self.left, other.left), max(self.bottom, other.bottom), max(self.right, other.right))
+        return Region(
+            min(self.top, other.top), min(self.left, other.left), max(self.bottom, other.bottom), max(self.right, other.right)
+        )
 
     def meets(self, other: Region) -> bool:
         """Whether they share a cell."""

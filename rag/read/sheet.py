@@ -30,7 +30,9 @@ from rag.read.xml_safe import local_name
 
 _MAX_ROWS = 1_048_576
 _MERGE = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]{0,200}?ref="([A-Z]{1,3}\d{1,7}:[A-Z]{1,3}\d{1,7})"')
-_UNCOMPUTED = re.compile(rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f(?:\s[^>]{0,200})?/>)(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?</(?:\w+:)?c>")
+_UNCOMPUTED = re.compile(
+    rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f(?:\s[^>]{0,200})?/>)(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?</(?:\w+:)?c>"
+)
 
 
 def read_xlsx(data: bytes, limits: Limits) -> Draft:
@@ -117,7 +119,9 @@ def _shown(cell: Any) -> str | Cell:
 def _drawings(container: Container, part: str) -> list[tuple[int, int, Chart | str]]:
     """Row, column and content of the charts and text boxes that float over a sheet."""
     found: list[tuple[int, int, Chart | str]] = []
-    for drawing in [relation.target for relation in container.relations(part).values() if relation.kind == "drawing"] if part else []:
+    for drawing in (
+        [relation.target for relation in container.relations(part).values() if relation.kind == "drawing"] if part else []
+    ):
         links = container.relations(drawing)
         root = container.xml(drawing)
         for anchor in () if root is None else root:
@@ -151,7 +155,9 @@ class _Sheet:
     def add(self, drawings: list[tuple[int, int, Chart | str]]) -> None:
         """Adds the heading and everything on the sheet, from the top left."""
         columns = {row: set(texts) for row, texts in self._values.items()}
-        found: list[tuple[int, int, Region | Chart | str]] = [(area.top, area.left, area) for area in regions(columns, self._merges.values())]
+        found: list[tuple[int, int, Region | Chart | str]] = [
+            (area.top, area.left, area) for area in regions(columns, self._merges.values())
+        ]
         found += drawings
         if not found:
             return
@@ -170,11 +176,15 @@ class _Sheet:
         filled = [[column for column in range(area.left, area.right + 1) if column in row] for row in rows]
         title = _plain(rows[0][filled[0][0]]) if len(filled[0]) == 1 else ""
         if title and (len(rows) == 1 or (len(rows) > 2 and len(filled[1]) > 1 and isinstance(rows[0][filled[0][0]], str))):
-            self._builder.add(title, "paragraph" if len(rows) == 1 else "caption", source=self._place(area._replace(bottom=area.top)))
+            self._builder.add(
+                title, "paragraph" if len(rows) == 1 else "caption", source=self._place(area._replace(bottom=area.top))
+            )
             rows, area = rows[1:], area._replace(top=area.top + 1)
         if not rows:
             return
-        is_head = len(rows) > 1 and all(isinstance(cell, str) for column, cell in rows[0].items() if area.left <= column <= area.right)
+        is_head = len(rows) > 1 and all(
+            isinstance(cell, str) for column, cell in rows[0].items() if area.left <= column <= area.right
+        )
         if any(area.top <= row <= area.bottom and area.left <= column <= area.right for row, column in self._merges):
             texts = plain_rows(self._placed(area, rows), int(is_head), self._limits)
         else:

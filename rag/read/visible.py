@@ -10,9 +10,11 @@ import re
 
 from lxml import etree
 
-UNRENDERED = frozenset(
-    "script style template noscript head title meta link svg iframe object embed audio video canvas datalist param source track map".split()
-)
+_UNRENDERED_TAGS = """
+    script style template noscript head title meta link svg iframe object embed audio video canvas datalist param source
+    track map
+"""
+UNRENDERED = frozenset(_UNRENDERED_TAGS.split())
 _ZERO = re.compile(r"0*\.?0*(px|pt|em|rem|ex|ch|%|vw|vh|cm|mm|in|pc|q)?")
 _TINY_FONT = re.compile(r"(0*[01](\.0*)?|0*\.\d+)(px|pt)|0*\.0\d*(em|rem)|0*[0-9](\.\d*)?%")
 _FAR_OUT = re.compile(r"-\d{4,}(\.\d*)?(px|pt|em|rem|%)?")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Literal
 
 from lxml import etree
@@ -18,11 +18,12 @@ from rag.read.visible import UNRENDERED, is_hidden
 from rag.read.webtable import is_layout, table_rows
 from rag.read.xml_safe import bom_encoding
 
-_BLOCKS = frozenset(
-    "address article aside blockquote body button caption center dd details dialog dir div dl dt fieldset figcaption figure footer form "
-    "h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol optgroup option p pre section select summary table tbody td "
-    "textarea tfoot th thead tr ul".split()
-)
+_BLOCK_TAGS = """
+    address article aside blockquote body button caption center dd details dialog dir div dl dt fieldset figcaption figure
+    footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol optgroup option p pre section select
+    summary table tbody td textarea tfoot th thead tr ul
+"""
+_BLOCKS = frozenset(_BLOCK_TAGS.split())
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LISTS = frozenset(("ul", "ol", "menu", "dir", "dl"))
 _ITEMS = frozenset(("li", "dt", "dd"))
@@ -78,7 +79,9 @@ def parse_html(text: str) -> etree._Element | None:
 
 def add_html(builder: BoundedBuilder, root: etree._Element, line_offset: int = 0) -> None:
     """Adds what is visible under ``root``; ``line_offset`` is added to line numbers (HTML inside Markdown)."""
-    mains = [node for node in root.iter("main") if not is_hidden(node)] or [node for node in root.iter() if node.get("role") == "main"]
+    mains = [node for node in root.iter("main") if not is_hidden(node)] or [
+        node for node in root.iter() if node.get("role") == "main"
+    ]
     articles = [node for node in root.iter("article") if not is_hidden(node)]
     page = _Page(builder, bool(mains or articles), line_offset)
     first = mains or articles
@@ -94,7 +97,7 @@ def _title_stands_before(root: etree._Element, main: etree._Element) -> bool:
     return next(main.iter("h1"), None) is None and next(root.iter("h1"), None) is not None
 
 
-def visible_steps(root: etree._Element, drop: frozenset[str] = UNRENDERED) -> Iterator[tuple[Step, Any]]:
+def visible_steps(root: etree._Element, drop: frozenset[str] = UNRENDERED) -> Generator[tuple[Step, Any], bool | None]:
     """``open`` and ``close`` with the element, ``text`` with the characters, in document order; send ``True`` to skip a subtree."""
     walker = etree.iterwalk(root, events=("start", "end"))
     skipped: etree._Element | None = None
@@ -136,7 +139,7 @@ class _Page:
         self._drop = UNRENDERED | {"nav"} if drops_nav else UNRENDERED
         self._line_offset = line_offset
         self._pieces: list[str] = []
-        self._source = ""
+        self._source = self._list_source = ""
         self._kinds: list[tuple[ElementKind, int | None]] = []  # of the open headings and captions
         self._lists: list[int | None] = []  # of the open lists: the last number, None for bullets
         self._lines: list[str] = []
@@ -170,10 +173,13 @@ class _Page:
         if tag not in _BLOCKS:
             return False
         self._flush()
-        self._source = f"line {(node.sourceline or 1) + self._line_offset}"
+        line: Any = node.sourceline
+        self._source = f"line {(line or 1) + self._line_offset}"
         if tag in _KINDS and not self._lists:
             self._kinds.append((_KINDS[tag], _HEADINGS.get(tag)))
         elif tag in _LISTS and (self._lists or not _is_framework(node)):
+            if not self._lists:
+                self._list_source = self._source
             self._lists.append(0 if tag == "ol" else None)
         elif tag in _ITEMS and self._lists:
             self._begin_item(tag)
@@ -223,7 +229,7 @@ class _Page:
         self._builder.add(" ".join(text.split("\n")) if kind == "heading" else text, kind, level=level, source=self._source)
 
     def _end_list(self) -> None:
-        self._builder.add("\n".join(self._lines), "list", source=self._source)
+        self._builder.add("\n".join(self._lines), "list", source=self._list_source)
         self._lines, self._marker, self._indent = [], "", ""
 
     def _add_table(self, table: etree._Element) -> None:
@@ -241,7 +247,7 @@ def _is_framework(node: etree._Element) -> bool:
 
 def _stated(root: etree._Element) -> dict[str, Any]:
     title = next(root.iter("title"), None)
-    meta: dict[str, Any] = {"title": " ".join("".join(title.itertext()).split()) if title is not None else ""}
+    meta: dict[str, Any] = {"title": " ".join("".join(map(str, title.itertext())).split()) if title is not None else ""}
     for node in root.iter("meta"):
         word = _META_NAMES.get((node.get("name") or node.get("property") or "").lower())
         if word:

@@ -16,13 +16,15 @@ _MAX_COLSPAN = 1000  # the bound of the HTML standard
 
 def _own(parent: etree._Element, tags: tuple[str, ...]) -> Iterator[etree._Element]:
     """Descendants with these tags that belong to ``parent`` itself and not to a table inside it."""
-    for node in parent:
+    waiting = list(reversed(parent))  # a stack of our own: a page may nest deeper than Python calls may
+    while waiting:
+        node = waiting.pop()
         if not isinstance(node.tag, str) or node.tag in ("table", "caption") or is_hidden(node):
             continue
         if node.tag in tags:
             yield node
         else:
-            yield from _own(node, tags)
+            waiting.extend(reversed(node))
 
 
 def is_layout(table: etree._Element) -> bool:

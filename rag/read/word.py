@@ -20,7 +20,9 @@ from rag.read.numbering import BULLET, Numbering, child_of, int_of, value_of
 from rag.read.wordstyle import Style, Styles, is_invisible
 from rag.read.xml_safe import local_name
 
-_WRAPPERS = frozenset(("hyperlink", "ins", "moveTo", "smartTag", "sdt", "sdtContent", "fldSimple", "customXml", "bdo", "dir", "rubyBase", "ruby"))
+_WRAPPERS = frozenset(
+    ("hyperlink", "ins", "moveTo", "smartTag", "sdt", "sdtContent", "fldSimple", "customXml", "bdo", "dir", "rubyBase", "ruby")
+)
 _TEXT_OF = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 _NOTES = {"footnoteReference": "footnote", "endnoteReference": "endnote"}
 
@@ -254,4 +256,8 @@ def _first_row_is_special(look: etree._Element | None) -> bool:
     if stated is not None:
         return stated in ("1", "true", "on")
     mask = value_of(look)
-    return look is None or mask is None or bool(int(mask, 16) & 0x20 if all(c in "0123456789abcdefABCDEF" for c in mask) and mask else 0x20)
+    return (
+        look is None
+        or mask is None
+        or bool(int(mask, 16) & 0x20 if all(c in "0123456789abcdefABCDEF" for c in mask) and mask else 0x20)
+    )

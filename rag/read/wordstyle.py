@@ -70,7 +70,7 @@ class Styles:
         outlines = [int_of(value_of(child_of(node, "pPr", "outlineLvl")), -1) for node in chain]
         number_ids = [value_of(child_of(node, "pPr", "numPr", "numId")) for node in chain]
         levels = [value_of(child_of(node, "pPr", "numPr", "ilvl")) for node in chain]
-        headings = [int(found[1]) for text in names if (found := _HEADING.fullmatch(text))]
+        headings = [int(match[1]) for text in names if (match := _HEADING.fullmatch(text))]
         outline = next((value for value in outlines if value >= 0), 9)
         level = 1 if "title" in names[:1] else headings[0] if headings else outline + 1 if outline < 9 else None
         return Style(

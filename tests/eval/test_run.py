@@ -98,7 +98,7 @@ def test_the_report_holds_what_was_measured(folder: Path) -> None:
     assert report.rankings["bm25"].per_query["MRR@10"] == {"q1": 0.5, "q2": 0.0, "q3": 0.0}
     assert (report.num_documents, report.num_empty_documents, report.num_missing_documents) == (4, 1, 1)
     assert (report.num_queries, report.unjudged_queries, report.queries_without_relevant) == (3, ["q4"], ["q3"])
-    assert dense.num_short == 3 and report.num_foreign_hits == 0
+    assert dense.num_short == 0 and report.num_foreign_hits == 0
     assert [queries for queries, _ in pipeline.searched[1:]] == [("what do ducks eat", "where do geese fly"), ("colour of swans",)]
     assert {k for _, k in pipeline.searched} == {300} and report.chunk_depth == 300
     assert report.ms_per_query > 0
@@ -113,6 +113,14 @@ def test_fused_meets_the_best_single_index_by_each_measure_and_reranked_meets_fu
     assert report.comparisons[0].difference.mean < 0 < report.comparisons[1].difference.mean
     assert report.comparisons[0].verdict == "inside the noise", "three queries prove nothing"
     assert "inside the noise" in report.table()
+
+
+def test_a_ranking_that_ran_out_of_chunks_is_counted(folder: Path) -> None:
+    """Two chunks of duck use up the depth of 2; the other queries simply have no more hits."""
+    answers = {"what do ducks eat": [("duck", 0, 9.0), ("duck", 1, 8.0), ("goose", 0, 1.0)]}
+    report = evaluate_beir(FakePipeline({"only": answers}), read_beir(folder), chunk_depth=2)
+    assert report.rankings["only"].num_short == 1
+    assert "only: 1 rankings ran out of chunks" in report.table()
 
 
 def test_one_index_alone_is_not_compared_with_itself(folder: Path) -> None:
@@ -218,4 +226,4 @@ def test_a_reranked_head_is_not_measured_past_its_end() -> None:
     assert [(each.measure, each.baseline) for each in report.comparisons] == [
         (name, "only") for name in ("nDCG@10", "recall@10", "MRR@10")
     ]
-    assert "| -  " in report.table() and "reranked: 40 rankings have fewer than 40 documents" in report.table()
+    assert "| -  " in report.table() and "reranked orders only the head of a ranking" in report.table()

@@ -1,0 +1,246 @@
+"""BM25 over immutable segments. Knows queries, corpus statistics and options; postings and loops have files of their own.
+
+Statistics are those of the live chunks of all segments together, taken when a search needs them: number of chunks, their mean
+length, and per query term the number of chunks that hold it. Adding or deleting chunks therefore rewrites nothing, and scores are
+those of an index built afresh. ``idf = ln(1 + (N - n + 0.5) / (n + 0.5))`` as in Lucene: never negative.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.core import Chunk, Matches, Segment
+from rag.errors import ConfigError
+from rag.retrievers.analyse import Analyser
+from rag.retrievers.bm25_score import ENGINES, Best, Choice, Chooser, Engine, Ranges, Scored, best_by_numba, best_by_numpy
+from rag.retrievers.bm25_segment import BM25Segment, alive_mask, build_segment, load_segment, merge_segments
+
+_POSTINGS_PER_THREAD = 2_000_000
+_MAX_REMEMBERED_TERMS = 1 << 16
+
+
+class BM25Index:
+    """Lexical search: finds chunks by their rare words, exact names and numbers. A ``rag.core.Index``.
+
+    ``k1`` >= 0: how much repeated words count; ``b`` in 0..1: how much long chunks are held back (the defaults are the common
+    ones; bench/sparse.py measures others); ``language``: a Snowball algorithm or ``none``; ``stop_words``: leave them out of
+    queries; ``engine``: ``auto``, ``numpy`` or ``numba``; ``num_threads``: for large batches of queries, 0 means one per core.
+    Only ``language`` changes what is stored. Raises ``ConfigError`` (a ``ValueError``) for values outside these.
+    """
+
+    def __init__(
+        self,
+        k1: float = 1.2,
+        b: float = 0.75,
+        language: str = "english",
+        stop_words: bool = True,
+        engine: Engine = "auto",
+        num_threads: int = 0,
+    ) -> None:
+        if not (math.isfinite(k1) and k1 >= 0):
+            raise ConfigError(f"k1 must be a finite number of at least 0, got {k1!r}")
+        if not 0 <= b <= 1:
+            raise ConfigError(f"b must be between 0 and 1, got {b!r}")
+        if engine not in ENGINES:
+            raise ConfigError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}")
+        if num_threads < 0:
+            raise ConfigError(f"num_threads must be at least 0 (one per core), got {num_threads!r}")
+        self.k1 = k1
+        self.b = b
+        self.analyser = Analyser(language, stop_words=stop_words)
+        self.num_threads = num_threads or _num_cores()
+        self._chooser = Chooser(engine)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the analysis: segments of one analysis can be searched and merged together."""
+        return f"bm25/{self.analyser.fingerprint}"
+
+    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk]) -> BM25Segment:
+        """The postings of ``chunk.indexed_text``; ``keys`` ascend, one per chunk. Raises ``ValueError`` if they do not."""
+        return build_segment(keys, [chunk.indexed_text for chunk in chunks], self.analyser, self.fingerprint)
+
+    def load(self, folder: Path) -> BM25Segment:
+        """Memory-maps a saved segment. Raises ``DamagedIndex``, or ``IndexMismatch`` if another analysis made it."""
+        return load_segment(folder, self.fingerprint)
+
+    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> BM25Segment:
+        """One segment of the live keys, equal to a fresh build of their chunks; no text is read."""
+        return merge_segments(_own(segments), live, self.fingerprint)
+
+    def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> BM25Reader:
+        """A view of the chunks with ``live[key]``."""
+        return BM25Reader(_own(segments), live, self.k1, self.b, self.analyser, self._chooser, self.num_threads)
+
+    def explain(self) -> str:
+        """Which path scores now, and why."""
+        choice = self._chooser.now()
+        return f"{choice.engine}: {choice.why}"
+
+
+class _Term:
+    """A query term in one state of the index: its idf, and per segment its range of postings, ``(segments, 2)``."""
+
+    __slots__ = ("idf", "num_postings", "ranges")
+
+    def __init__(self, idf: float, ranges: list[tuple[int, int]]) -> None:
+        self.idf = idf
+        self.ranges = ranges
+        self.num_postings = sum(end - start for start, end in ranges)
+
+
+class BM25Reader:
+    """A ``rag.core.Reader``. Safe to search from many threads at once."""
+
+    def __init__(
+        self,
+        segments: Sequence[BM25Segment],
+        live: NDArray[np.bool_],
+        k1: float,
+        b: float,
+        analyser: Analyser,
+        chooser: Chooser,
+        num_threads: int,
+    ) -> None:
+        self._segments = [segment for segment in segments if segment.num_chunks]
+        self._analyser = analyser
+        self._chooser = chooser
+        self._num_threads = num_threads
+        alive = [alive_mask(segment.keys, live) for segment in self._segments]
+        self._alive = [None if mask.all() else mask for mask in alive]
+        self.num_chunks = sum(int(np.count_nonzero(mask)) for mask in alive)
+        num_terms = sum(
+            int(segment.postings.lengths.sum(where=mask, dtype=np.int64))
+            for segment, mask in zip(self._segments, alive, strict=True)
+        )
+        self.mean_length = num_terms / self.num_chunks if self.num_chunks else 0.0
+        self._k1 = k1
+        per_term = k1 * b / self.mean_length if self.mean_length else 0.0
+        self._scored = [
+            Scored(
+                segment.postings.ordinals,
+                segment.postings.counts,
+                np.where(mask, k1 * (1 - b) + per_term * segment.postings.lengths, np.inf).astype(np.float32),
+                segment.keys,
+            )
+            for segment, mask in zip(self._segments, alive, strict=True)
+        ]
+        self._terms: dict[str, _Term] = {}
+        self._idle_scores: list[NDArray[np.float32]] = []
+
+    def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
+        """At most ``k`` chunks that share a term with the query, best first, ties by ascending key.
+
+        A term that stands twice in the query counts twice. Raises ``ValueError`` if ``k`` is below 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k!r}")
+        if allow is not None:
+            allow = np.ascontiguousarray(allow, np.bool_)
+        asked = [self._weighted(query) for query in queries]
+        num_postings = sum(term.num_postings for terms in asked for _, term in terms)
+        choice = self._chooser.choose(num_postings)
+        num_parts = min(self._num_threads, len(asked), num_postings // _POSTINGS_PER_THREAD) if choice.engine == "numba" else 1
+        if num_parts < 2:
+            return self._search(asked, k, allow, choice)
+        size = -(-len(asked) // num_parts)
+        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            found = list(pool.map(lambda part: self._search(part, k, allow, choice), parts))
+        return [matches for part in found for matches in part]
+
+    def _weighted(self, query: str) -> list[tuple[float, _Term]]:
+        """The terms that some chunk holds, each with repeats * idf * (k1 + 1); the rarest first."""
+        repeats = Counter(self._analyser.query_terms(query))
+        remembered = self._terms  # another thread may put a new table in its place
+        known = {term: remembered[term] for term in repeats if term in remembered}
+        known.update(self._look_up([term for term in repeats if term not in known]))
+        found = [
+            (times * known[term].idf * (self._k1 + 1), known[term]) for term, times in repeats.items() if known[term].num_postings
+        ]
+        return sorted(found, key=lambda pair: pair[1].num_postings)
+
+    def _look_up(self, terms: list[str]) -> dict[str, _Term]:
+        if not terms:
+            return {}
+        ranges: list[list[tuple[int, int]]] = [[] for _ in terms]
+        holders = [0] * len(terms)
+        for segment, alive in zip(self._segments, self._alive, strict=True):
+            starts = segment.postings.posting_starts
+            for number, row in enumerate(segment.rows(terms)):
+                start, end = (int(starts[row]), int(starts[row + 1])) if row >= 0 else (0, 0)
+                ranges[number].append((start, end))
+                if alive is None:
+                    holders[number] += end - start
+                else:
+                    holders[number] += int(np.count_nonzero(alive[segment.postings.ordinals[start:end]]))
+        found = {
+            term: _Term(math.log1p((self.num_chunks - holding + 0.5) / (holding + 0.5)), places)
+            for term, holding, places in zip(terms, holders, ranges, strict=True)
+        }
+        if len(self._terms) + len(found) > _MAX_REMEMBERED_TERMS:
+            self._terms = {}
+        self._terms.update(found)
+        return found
+
+    def _search(
+        self, asked: list[list[tuple[float, _Term]]], k: int, allow: NDArray[np.bool_] | None, choice: Choice
+    ) -> list[Matches]:
+        found = [self._search_segment(number, asked, k, allow, choice) for number in range(len(self._segments))]
+        return [self._joined(found, query, k) for query in range(len(asked))]
+
+    def _search_segment(
+        self, number: int, asked: list[list[tuple[float, _Term]]], k: int, allow: NDArray[np.bool_] | None, choice: Choice
+    ) -> Best:
+        segment = self._scored[number]
+        flat = [(weight, *term.ranges[number]) for terms in asked for weight, term in terms]
+        ranges = Ranges(
+            np.array([start for _, start, _ in flat], np.int64),
+            np.array([end for _, _, end in flat], np.int64),
+            np.array([weight for weight, _, _ in flat], np.float32),
+            np.cumsum([0, *map(len, asked)], dtype=np.int64),
+        )
+        k = min(k, len(segment.norms))
+        if choice.engine == "numpy":
+            return best_by_numpy(segment, ranges, k, allow)
+        try:
+            scores = self._idle_scores.pop()
+        except IndexError:
+            scores = np.zeros(max(len(other.norms) for other in self._scored), np.float32)
+        best = best_by_numba(segment, ranges, k, allow, scores)
+        self._idle_scores.append(scores)  # zero again; after an exception it is not, and is not kept
+        return best
+
+    def _joined(self, found: list[Best], query: int, k: int) -> Matches:
+        """The best of all segments for one query."""
+        parts = [
+            (scored.keys[best.ordinals[query, :size]], best.scores[query, :size])
+            for scored, best in zip(self._scored, found, strict=True)
+            if (size := int(best.found[query]))
+        ]
+        if not parts:
+            return Matches(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        if len(parts) == 1:
+            return Matches(*parts[0])
+        keys, scores = np.concatenate([keys for keys, _ in parts]), np.concatenate([scores for _, scores in parts])
+        order = np.lexsort((keys, -scores))[:k]
+        return Matches(keys[order], scores[order])
+
+
+def _own(segments: Sequence[Segment]) -> list[BM25Segment]:
+    own = [segment for segment in segments if isinstance(segment, BM25Segment)]
+    if len(own) != len(segments):
+        raise ValueError(f"a BM25 index takes BM25 segments, got {sorted({type(segment).__name__ for segment in segments})}")
+    return own
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
