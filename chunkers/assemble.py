@@ -6,7 +6,7 @@ The laws: the text of a chunk has no blanks at its ends and is never empty; the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rag.chunkers.ruler import Ruler, is_inside_character
@@ -29,9 +29,7 @@ def trimmed(text: str, spans: Iterable[Span]) -> list[Span]:
     return kept
 
 
-def within_limit(
-    text: str, spans: Iterable[Span], tokenizer: Tokenizer, max_tokens: int, recut: Recut | None = None
-) -> list[Span]:
+def within_limit(text: str, spans: Iterable[Span], tokenizer: Tokenizer, max_tokens: int, recut: Recut | None = None) -> list[Span]:
     """``spans``, trimmed, each with at most ``max_tokens`` when tokenised by itself.
 
     A stretch by itself may have more tokens than it had inside the whole text, so every span is counted again, and those
@@ -40,7 +38,7 @@ def within_limit(
     kept = trimmed(text, spans)
     counts = counts_of(tokenizer, [span.of(text) for span in kept])
     if max(counts, default=0) <= max_tokens:
-        return kept
+        return _ascending(kept)
     fitting: list[Span] = []
     for span, count in zip(kept, counts, strict=True):
         if count <= max_tokens:
@@ -48,7 +46,16 @@ def within_limit(
             continue
         pieces = trimmed(text, recut(span, max(2 * max_tokens - count, 1))) if recut and count < 2 * max_tokens else [span]
         fitting.extend(within_limit(text, _halved(text, pieces, tokenizer, max_tokens), tokenizer, max_tokens))
-    return fitting
+    return _ascending(fitting)
+
+
+def _ascending(spans: list[Span]) -> list[Span]:
+    """``spans`` by start, without those that lie inside one before: overlapping spans that were cut again may be either."""
+    ascending: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if not ascending or span.end > ascending[-1].end:
+            ascending.append(span)
+    return ascending
 
 
 def _halved(text: str, pieces: Sequence[Span], tokenizer: Tokenizer, max_tokens: int) -> Iterable[Span]:
@@ -68,10 +75,13 @@ def _halved(text: str, pieces: Sequence[Span], tokenizer: Tokenizer, max_tokens:
 
 
 def chunks_of(
-    document: Document, spans: Iterable[Span], describe: Callable[[Span], tuple[str, dict[str, Any]]]
+    document: Document,
+    spans: Iterable[Span],
+    meta: Callable[[Span], Mapping[str, Any]],
+    context: Callable[[Span], str] = lambda span: "",
 ) -> list[Chunk]:
-    """One chunk per span; ``describe(span)`` gives its context and its metadata."""
-    return [Chunk.of(document, span, *describe(span)) for span in spans]
+    """One chunk per span."""
+    return [Chunk.of(document, span, context(span), meta(span)) for span in spans]
 
 
 def check_limit(max_tokens: int, **parts: int) -> None:

@@ -6,7 +6,7 @@ from rag.chunkers.assemble import check_limit, chunks_of, within_limit
 from rag.chunkers.layout import Layout
 from rag.chunkers.pack import spans_of, split, with_overlap
 from rag.chunkers.ruler import Ruler
-from rag.core import Chunk, Document, Span, Tokenizer
+from rag.core import Chunk, Document, Tokenizer
 
 
 class FixedChunker:
@@ -28,9 +28,4 @@ class FixedChunker:
         starts = split(ruler, 0, len(text), [], self.max_tokens - self.overlap_tokens)
         spans = with_overlap(ruler, spans_of(starts, len(text)), self.overlap_tokens)
         spans = within_limit(text, spans, self.tokenizer, self.max_tokens)
-        layout = Layout(document)
-
-        def describe(span: Span) -> tuple[str, dict[str, object]]:
-            return "", layout.meta(span)
-
-        return chunks_of(document, spans, describe)
+        return chunks_of(document, spans, Layout(document).meta)

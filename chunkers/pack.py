@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from rag.chunkers.ruler import Ruler
 from rag.core import Span
@@ -57,9 +58,7 @@ def _split_anywhere(ruler: Ruler, start: int, end: int, max_tokens: int) -> list
     return starts
 
 
-def spread_tail(
-    ruler: Ruler, starts: list[int], end: int, levels: Sequence[Level], min_tokens: int, max_tokens: int
-) -> list[int]:
+def spread_tail(ruler: Ruler, starts: list[int], end: int, levels: Sequence[Level], min_tokens: int, max_tokens: int) -> list[int]:
     """``starts`` with a last piece under ``min_tokens`` joined to the one before, or, if that is too long, the two cut anew.
 
     The new cut is the one that makes them nearly equal; it is taken only if both then have ``min_tokens``.
@@ -87,7 +86,7 @@ def with_overlap(ruler: Ruler, spans: Sequence[Span], overlap_tokens: int) -> li
     if not overlap_tokens:
         return list(spans)
     extended = list(spans[:1])
-    for before, span in zip(spans, spans[1:], strict=False):
+    for before, span in pairwise(spans):
         first = ruler.place(max(ruler.index(span.start) - overlap_tokens, 0))
         low = max(first, before.start + 1)
         extended.append(Span(min(ruler.word_start(low, span.start), span.start), span.end))

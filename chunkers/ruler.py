@@ -37,6 +37,10 @@ class Ruler:
         """``index`` of each position."""
         return self._places.searchsorted(positions).tolist()  # type: ignore[no-any-return]
 
+    def place(self, index: int) -> int:
+        """The first character of token number ``index``; the end of the text if there are fewer tokens."""
+        return int(self._places[index]) if index < len(self._places) else len(self.text)
+
     def count(self, start: int, end: int) -> int:
         """How many tokens lie in ``text[start:end]``, as the whole text was cut (a stretch by itself may differ a little)."""
         return self.index(end) - self.index(start)

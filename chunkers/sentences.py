@@ -19,7 +19,9 @@ _BLANK = re.compile(r"\s+(?=\S)")
 _CLAUSE = re.compile(r"[,;:)\]\u2013\u2014]\s+(?=\S)|[\uff0c\uff1b\uff1a\u3001\u060c\u061b](?=\S)")
 _CELL = re.compile(r"\s*\|\s*(?=[^\s|])")
 # nupunkt knows English; these end a sentence wherever they stand: Devanagari, Arabic, Armenian, Ethiopic, Khmer, Burmese, CJK
-_OTHER_END = re.compile(r"[\u0964\u0965\u061f\u06d4\u0589\u1362\u17d4\u104b\uff61\u3002\uff01\uff1f]+[\u300d\u300f\u201d\u2019\uff09\u3011\u300b\"')]*\s*(?=\S)")
+_OTHER_END = re.compile(
+    r"[\u0964\u0965\u061f\u06d4\u0589\u1362\u17d4\u104b\uff61\u3002\uff01\uff1f]+[\u300d\u300f\u201d\u2019\uff09\u3011\u300b\"')]*\s*(?=\S)"
+)
 _LIKELY_END = re.compile(r"[.!?\n\u0589-\uffff]")
 
 

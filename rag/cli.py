@@ -26,7 +26,9 @@ app.add_typer(config_app, name="config")
 app.add_typer(eval_app, name="eval")
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="RAG_CONFIG", help="YAML configuration; default: the index's own.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar="RAG_CONFIG", help="YAML configuration; default: the index's own.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 WhereOption = Annotated[str | None, typer.Option("--where", "-w", help="Filter, such as \"year >= 2020 and lang = 'en'\".")]
 AsOption = Annotated[list[str] | None, typer.Option("--as", help="Who asks: a principal such as user:ann (repeatable).")]
@@ -74,7 +76,9 @@ def ingest(
     include: Annotated[list[str] | None, typer.Option(help="Only files that match this glob (repeatable).")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No files that match this glob (repeatable).")] = None,
     hidden: Annotated[bool, typer.Option(help="Take hidden files too.")] = False,
-    readers: Annotated[list[str] | None, typer.Option("--readers", help="Who may find these documents (repeatable; default: everybody).")] = None,
+    readers: Annotated[
+        list[str] | None, typer.Option("--readers", help="Who may find these documents (repeatable; default: everybody).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -235,7 +239,9 @@ def show(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None) -> Non
 @eval_app.command()
 def beir(
     folder: Annotated[Path, typer.Argument(help="Folder with corpus.jsonl, queries.jsonl and qrels/.")],
-    index: Annotated[Path | None, typer.Option("--index", "-i", help="Where to keep the index; default: a temporary folder.")] = None,
+    index: Annotated[
+        Path | None, typer.Option("--index", "-i", help="Where to keep the index; default: a temporary folder.")
+    ] = None,
     config: ConfigOption = None,
     split: Annotated[str, typer.Option(help="File under qrels/ to judge by.")] = "test",
     as_json: JsonOption = False,

@@ -122,7 +122,9 @@ class Chunk:
     def of(cls, document: Document, span: Span, context: str = "", meta: Mapping[str, Any] | None = None) -> Chunk:
         """The chunk that ``span`` cuts out of ``document``. Raises ``ValueError`` if the span is not inside the text."""
         if not 0 <= span.start < span.end <= len(document.text):
-            raise ValueError(f"span {tuple(span)} is empty or outside the text of {document.source!r} ({len(document.text)} characters)")
+            raise ValueError(
+                f"span {tuple(span)} is empty or outside the text of {document.source!r} ({len(document.text)} characters)"
+            )
         text = span.of(document.text)
         name = digest("chunk", document.id, text, f"{span.start}:{span.end}", context)
         return cls(name, document.id, span, text, context, dict(meta or {}))

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from rag.errors import ModelError, MissingExtra
+from rag.errors import MissingExtra, ModelError
 
 WORD = "embedded"
 """The model name that stands for the embedded model in a configuration."""

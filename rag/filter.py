@@ -100,7 +100,9 @@ def _holds(operator: str, found: Any, value: Value) -> bool:
         return False
     if isinstance(value, str):  # SQLite compares text by UTF-8 bytes
         found, value = found.encode("utf-8", "surrogatepass"), value.encode("utf-8", "surrogatepass")  # type: ignore[assignment]
-    return bool({"eq": found == value, "lt": found < value, "le": found <= value, "gt": found > value, "ge": found >= value}[operator])
+    return bool(
+        {"eq": found == value, "lt": found < value, "le": found <= value, "gt": found > value, "ge": found >= value}[operator]
+    )
 
 
 def to_sql(expression: Filter) -> tuple[str, list[Any]]:
@@ -193,7 +195,7 @@ def _checked_field(field: Any) -> str:
 
 
 def _checked_value(value: Any) -> Value:
-    if isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and abs(value) < 2**63 and value == value):
+    if isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and abs(value) < 2**63):
         return value
     raise ConfigError(f"filter: {value!r} is no value; allowed: text, numbers, true, false")
 

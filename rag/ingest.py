@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rag.catalog import Catalog, DocumentRow, Read
+from rag.catalog import Catalog
+from rag.catalog_read import DocumentRow, Read
 from rag.core import Chunk, Chunker, Document, Generator, Index, digest
 from rag.segments import SegmentStore, build_all, due_merges
 

@@ -1,7 +1,7 @@
 """LangChain's words for our parts: vector store, retriever, embeddings, document compressor. Knows both, adds no behaviour.
 
-    store = RagVectorStore.open("my.index"); store.as_retriever()
-    retriever = RagRetriever(rag=rag, k=4)
+store = RagVectorStore.open("my.index"); store.as_retriever()
+retriever = RagRetriever(rag=rag, k=4)
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class LangChainEncoder:
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=vectors, where=norms > 0)
+    return np.asarray(vectors / np.where(norms > 0, norms, 1.0), dtype=np.float32)
 
 
 class RagVectorStore(VectorStore):
@@ -212,7 +212,9 @@ class RagRetriever(BaseRetriever):
         found = []
         for hit in hits:
             where = {"source": sources[hit.chunk.doc_id], "start": hit.chunk.span.start, "end": hit.chunk.span.end}
-            found.append(LangChainDocument(hit.chunk.text, metadata={**hit.chunk.meta, **where, "score": hit.score}, id=hit.chunk.id))
+            found.append(
+                LangChainDocument(hit.chunk.text, metadata={**hit.chunk.meta, **where, "score": hit.score}, id=hit.chunk.id)
+            )
         return found
 
 

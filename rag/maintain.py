@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag.catalog import Catalog, DocumentRow, Read, SegmentRow
+from rag.catalog import Catalog
+from rag.catalog_read import DocumentRow, Read, SegmentRow
 from rag.core import Document, Index
 from rag.errors import DamagedIndex, IndexMismatch
 from rag.ingest import BATCH_CHUNKS, Ingestion, merge_everything

@@ -1,7 +1,7 @@
 """The whole chain behind one face: ``Rag``. Knows every room by its protocol and no room by its insides.
 
-    files -> read -> chunk -> indexes                                  (ingest)
-    question -> search each index -> fuse -> rerank -> select -> answer    (stages, stream, ask)
+files -> read -> chunk -> indexes                                  (ingest)
+question -> search each index -> fuse -> rerank -> select -> answer    (stages, stream, ask)
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rag import config as configuration
 from rag import filter as filters
 from rag import maintain
-from rag.async_twins import AsyncTwins
 from rag.answering import Asked, answer_events
-from rag.catalog import Catalog, DocumentRow, Read
+from rag.async_twins import AsyncTwins
+from rag.catalog import Catalog
+from rag.catalog_read import DocumentRow, Read
 from rag.config import Assembly, Config
 from rag.core import PUBLIC, Answer, AnswerEvent, Chunk, Document, Event, Hit, Index, Reranker, StageEvent, digest
 from rag.errors import DamagedIndex, IndexNotFound
@@ -169,7 +170,11 @@ class Rag(AsyncTwins):
                 file_hash = document.content_hash
                 with self.catalog.reading() as read:
                     known = next(read.documents([document.id]), None)
-                same = known and (known.file_hash, known.settings, known.principals) == (file_hash, self._settings, document.principals)
+                same = known and (known.file_hash, known.settings, known.principals) == (
+                    file_hash,
+                    self._settings,
+                    document.principals,
+                )
                 if same:
                     tally.unchanged.append(document.source)
                     continue
@@ -351,9 +356,7 @@ class Rag(AsyncTwins):
         asked = Asked(query, [PUBLIC, *principals], self.catalog, self.generator)
         yield from answer_events(asked, self.stages(query, where=where, principals=principals))
 
-    def ask(
-        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()
-    ) -> Answer:
+    def ask(self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()) -> Answer:
         """The answer with checked citations, the hits it rests on, usage and seconds per stage."""
         *_, last = self.stream(query, where=where, principals=principals)
         assert isinstance(last, AnswerEvent)
@@ -375,7 +378,7 @@ class Rag(AsyncTwins):
         if self._catalog is not None:
             self._catalog.close()
 
-    def __enter__(self) -> Rag:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -68,9 +68,9 @@ def inert(text: str) -> str:
     return _ROLE_LINE.sub("> ", _TEMPLATE_MARKS.sub(lambda match: match.group().translate(_INERT), visible(text)))
 
 
-def source_text(text: str) -> str:
-    """``inert(text)`` in which ``[3]`` reads ``(3)``, so that no source can pose as a citation."""
-    return _CITATION_MARK.sub(r"(\1)", inert(text))
+def unmarked(text: str) -> str:
+    """``text`` in which ``[3]`` reads ``(3)``, so that no source can pose as a citation."""
+    return _CITATION_MARK.sub(r"(\1)", text)
 
 
 def estimated_tokens(text: str) -> int:
@@ -126,8 +126,8 @@ def _end_line(number: int, key: str) -> str:
 
 
 def _block(number: int, hit: Hit, key: str) -> str:
-    context = source_text(hit.chunk.context).replace(key, "").strip()
-    text = source_text(hit.chunk.text).replace(key, "").strip()
+    context = unmarked(inert(hit.chunk.context)).replace(key, "").strip()
+    text = unmarked(inert(hit.chunk.text)).replace(key, "").strip()
     return f"BEGIN SOURCE [{number}] {key}\n" + (f"({context})\n" if context else "") + text + _end_line(number, key)
 
 

@@ -93,9 +93,7 @@ def options(cls: type[Any]) -> dict[str, inspect.Parameter]:
 def wanted_models(cls: type[Any]) -> dict[str, bool]:
     """The models that ``cls`` takes -> whether it cannot do without."""
     return {
-        name: parameter.default is inspect.Parameter.empty
-        for name, parameter in _parameters(cls).items()
-        if name in MODEL_KINDS
+        name: parameter.default is inspect.Parameter.empty for name, parameter in _parameters(cls).items() if name in MODEL_KINDS
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag.catalog import SegmentRow
+from rag.catalog_read import SegmentRow
 from rag.core import Chunk, Index, Segment
 from rag.errors import DamagedIndex
 from rag.storage import check_folder, remove_folder, seal_folder

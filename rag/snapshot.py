@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rag.catalog import Read
+from rag.catalog_read import Read
 from rag.core import PUBLIC, Index, Reader
 from rag.errors import DamagedIndex, IndexMismatch
 from rag.filter import Filter

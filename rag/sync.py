@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rag.catalog import Catalog, DocumentRow
+from rag.catalog import Catalog
+from rag.catalog_read import DocumentRow
 from rag.core import Document
 from rag.errors import ReadError
 from rag.ingest import Change, Ingestion, Progress, Refusal, Tally
@@ -36,7 +37,7 @@ class Plan:
     principals: tuple[str, ...] = ("*",)
     meta: Mapping[str, Any] | None = None
     settings: str = ""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     workers: int = 1
     hidden: bool = False
 
@@ -109,7 +110,9 @@ def _missing(roots: Sequence[Path], catalog: Catalog, seen: set[str]) -> list[Do
     return list(rows.values())
 
 
-def _look(paths: Iterable[tuple[Path, str]], plan: Plan, catalog: Catalog | None, pool: ReadPool, *, parse: bool) -> Iterator[_Looked]:
+def _look(
+    paths: Iterable[tuple[Path, str]], plan: Plan, catalog: Catalog | None, pool: ReadPool, *, parse: bool
+) -> Iterator[_Looked]:
     """Every file in order, read ahead by a few so that parsing and encoding overlap."""
     ahead: deque[Future[_Looked]] = deque()
     with ThreadPoolExecutor(plan.workers, thread_name_prefix="read") as threads:

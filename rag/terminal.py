@@ -54,7 +54,9 @@ def print_report(report: IngestReport) -> None:
     for kind, refusals, colour in (("failed", report.failed, "red"), ("skipped", report.skipped, "yellow")):
         for refusal in refusals:
             err.print(f"[{colour}]{kind}[/] {escape(short(refusal.source))}: {escape(refusal.reason)}")
-    counts = {name: len(getattr(report, name)) for name in ("added", "changed", "renamed", "deleted", "unchanged", "failed", "skipped")}
+    counts = {
+        name: len(getattr(report, name)) for name in ("added", "changed", "renamed", "deleted", "unchanged", "failed", "skipped")
+    }
     said = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "no files"
     if report.dry_run:
         out.print(f"would apply: {said}")
@@ -89,7 +91,9 @@ def print_hits(hits: Iterable[Hit], sources: Mapping[str, str]) -> None:
     for rank, hit in enumerate(hits, start=1):
         page = f", page {hit.chunk.meta['page']}" if hit.chunk.meta.get("page") else ""
         why = "  ".join(f"{stage} #{placed.rank} ({placed.score:.3f})" for stage, placed in hit.why.items())
-        out.print(f"[bold]{rank}.[/] [cyan]{escape(short(sources.get(hit.chunk.doc_id, hit.chunk.doc_id)))}[/]{page}  [dim]{escape(why)}[/]")
+        out.print(
+            f"[bold]{rank}.[/] [cyan]{escape(short(sources.get(hit.chunk.doc_id, hit.chunk.doc_id)))}[/]{page}  [dim]{escape(why)}[/]"
+        )
         text = " ".join(hit.chunk.text.split())
         out.print(f"   {escape(text[:300])}{'...' if len(text) > 300 else ''}")
 

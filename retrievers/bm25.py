@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -159,36 +160,23 @@ class BM25Reader:
 
     def _weighted(self, query: str) -> list[tuple[float, _Term]]:
         """The terms that some chunk holds, each with repeats * idf * (k1 + 1); the rarest first."""
-        repeats = Counter(self._analyser.query_terms(query))
-        remembered = self._terms  # another thread may put a new table in its place
-        known = {term: remembered[term] for term in repeats if term in remembered}
-        known.update(self._look_up([term for term in repeats if term not in known]))
-        found = [
-            (times * known[term].idf * (self._k1 + 1), known[term]) for term, times in repeats.items() if known[term].num_postings
-        ]
-        return sorted(found, key=lambda pair: pair[1].num_postings)
+        found = []
+        for term, repeats in Counter(self._analyser.query_terms(query)).items():
+            known = self._terms.get(term) or self._look_up(term)
+            if known.num_postings:
+                found.append((repeats * known.idf * (self._k1 + 1), known))
+        found.sort(key=lambda pair: pair[1].num_postings)
+        return found
 
-    def _look_up(self, terms: list[str]) -> dict[str, _Term]:
-        if not terms:
-            return {}
-        ranges: list[list[tuple[int, int]]] = [[] for _ in terms]
-        holders = [0] * len(terms)
-        for segment, alive in zip(self._segments, self._alive, strict=True):
-            starts = segment.postings.posting_starts
-            for number, row in enumerate(segment.rows(terms)):
-                start, end = (int(starts[row]), int(starts[row + 1])) if row >= 0 else (0, 0)
-                ranges[number].append((start, end))
-                if alive is None:
-                    holders[number] += end - start
-                else:
-                    holders[number] += int(np.count_nonzero(alive[segment.postings.ordinals[start:end]]))
-        found = {
-            term: _Term(math.log1p((self.num_chunks - holding + 0.5) / (holding + 0.5)), places)
-            for term, holding, places in zip(terms, holders, ranges, strict=True)
-        }
-        if len(self._terms) + len(found) > _MAX_REMEMBERED_TERMS:
-            self._terms = {}
-        self._terms.update(found)
+    def _look_up(self, term: str) -> _Term:
+        ranges = [segment.posting_range(term) for segment in self._segments]
+        holding = 0
+        for segment, alive, (start, end) in zip(self._segments, self._alive, ranges, strict=True):
+            holding += end - start if alive is None else int(np.count_nonzero(alive[segment.postings.ordinals[start:end]]))
+        found = _Term(math.log1p((self.num_chunks - holding + 0.5) / (holding + 0.5)), ranges)
+        if len(self._terms) >= _MAX_REMEMBERED_TERMS:
+            self._terms = {}  # a new table: another thread may be reading the old one
+        self._terms[term] = found
         return found
 
     def _search(
@@ -206,7 +194,7 @@ class BM25Reader:
             np.array([start for _, start, _ in flat], np.int64),
             np.array([end for _, _, end in flat], np.int64),
             np.array([weight for weight, _, _ in flat], np.float32),
-            np.cumsum([0, *map(len, asked)], dtype=np.int64),
+            np.array(list(accumulate(map(len, asked), initial=0)), np.int64),
         )
         k = min(k, len(segment.norms))
         if choice.engine == "numpy":

@@ -87,13 +87,35 @@ def best_by_numpy(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.boo
 
 def _best_by_loops(
     ordinals: Any, counts: Any, norms: Any, keys: Any, allow: Any, filtered: Any, starts: Any, ends: Any, weights: Any,
-    query_starts: Any, scores: Any, heaps_of_scores: Any, heaps_of_ordinals: Any, found: Any,
+    query_starts: Any, scores: Any, best_ordinals: Any, best_scores: Any, found: Any,
 ) -> None:  # fmt: skip
-    """``best_by_numpy`` in loops for numba, which is why it is one long function. ``scores``, ``(num_chunks,)``, is zero before
-    and after. Row ``q`` of the heaps is a binary heap: every parent is worse than its children (lower score, or equal and later).
+    """``best_by_numpy`` in loops for numba. ``scores``, ``(num_chunks,)``, is zero before and after.
+
+    Each row of ``best_*`` is first a binary heap, full of nothing: every parent is worse than its children (lower score, or
+    equal and later). Then it is sorted in place, best first.
     """
+
+    def sink(heap_scores: Any, heap_ordinals: Any, size: Any, score: Any, ordinal: Any) -> None:
+        """Puts a chunk in place of the root."""
+        hole = 0
+        while 2 * hole + 1 < size:
+            child = 2 * hole + 1
+            right = child + 1
+            if right < size and (
+                heap_scores[right] < heap_scores[child]
+                or (heap_scores[right] == heap_scores[child] and heap_ordinals[right] > heap_ordinals[child])
+            ):
+                child = right
+            if heap_scores[child] > score or (heap_scores[child] == score and heap_ordinals[child] < ordinal):
+                break
+            heap_scores[hole] = heap_scores[child]
+            heap_ordinals[hole] = heap_ordinals[child]
+            hole = child
+        heap_scores[hole] = score
+        heap_ordinals[hole] = ordinal
+
     num_chunks = np.uint32(len(norms))
-    k = heaps_of_scores.shape[1]
+    k = best_scores.shape[1]
     for query in range(len(query_starts) - 1):
         for part in range(query_starts[query], query_starts[query + 1]):
             for place in range(starts[part], ends[part]):
@@ -102,9 +124,10 @@ def _best_by_loops(
                     count = np.float32(counts[place])
                     scores[ordinal] += weights[part] * count / (count + norms[ordinal])
 
-        heap_scores, heap_ordinals = heaps_of_scores[query], heaps_of_ordinals[query]
+        heap_scores, heap_ordinals = best_scores[query], best_ordinals[query]
+        heap_scores[:] = 0.0
+        heap_ordinals[:] = num_chunks
         size = 0
-        least = np.float32(0.0)  # what a chunk has to reach
         for part in range(query_starts[query], query_starts[query + 1]):
             for place in range(starts[part], ends[part]):
                 ordinal = np.uint32(ordinals[place])
@@ -112,37 +135,19 @@ def _best_by_loops(
                     continue
                 score = scores[ordinal]
                 scores[ordinal] = np.float32(0.0)  # so the next posting of this chunk passes by
-                if score == 0.0 or score < least or (size == k and score == least and ordinal > heap_ordinals[0]):
+                if score == 0.0 or score < heap_scores[0] or (score == heap_scores[0] and ordinal > heap_ordinals[0]):
                     continue
                 if filtered and (keys[ordinal] >= len(allow) or not allow[keys[ordinal]]):
                     continue
-                if size < k:  # a new leaf rises
-                    hole = size
-                    size += 1
-                    while hole > 0:
-                        parent = (hole - 1) // 2
-                        if heap_scores[parent] < score or (heap_scores[parent] == score and heap_ordinals[parent] > ordinal):
-                            break
-                        heap_scores[hole], heap_ordinals[hole] = heap_scores[parent], heap_ordinals[parent]
-                        hole = parent
-                else:  # it takes the place of the worst and sinks
-                    hole = 0
-                    while 2 * hole + 1 < k:
-                        child = 2 * hole + 1
-                        right = child + 1
-                        if right < k and (
-                            heap_scores[right] < heap_scores[child]
-                            or (heap_scores[right] == heap_scores[child] and heap_ordinals[right] > heap_ordinals[child])
-                        ):
-                            child = right
-                        if heap_scores[child] > score or (heap_scores[child] == score and heap_ordinals[child] < ordinal):
-                            break
-                        heap_scores[hole], heap_ordinals[hole] = heap_scores[child], heap_ordinals[child]
-                        hole = child
-                heap_scores[hole], heap_ordinals[hole] = score, ordinal
-                if size == k:
-                    least = heap_scores[0]
-        found[query] = size
+                size += 1
+                sink(heap_scores, heap_ordinals, k, score, np.int64(ordinal))
+        found[query] = min(size, k)
+        for last in range(k - 1, 0, -1):  # the worst goes to the end
+            score, least = heap_scores[last], heap_scores[0]
+            ordinal_of_last, ordinal_of_least = heap_ordinals[last], heap_ordinals[0]
+            sink(heap_scores, heap_ordinals, last, score, ordinal_of_last)
+            heap_scores[last] = least
+            heap_ordinals[last] = ordinal_of_least
 
 
 @cache
@@ -159,15 +164,11 @@ def _compiled() -> Callable[..., None]:
 def best_by_numba(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.bool_] | None, scores: NDArray[np.float32]) -> Best:
     """``best_by_numpy`` in compiled loops that let other threads run; ``scores`` is zero before and after, ``(num_chunks,)``."""
     num_queries = len(ranges.query_starts) - 1
-    heaps = Best(np.empty((num_queries, k), np.int64), np.empty((num_queries, k), np.float32), np.empty(num_queries, np.int64))
+    best = Best(np.empty((num_queries, k), np.int64), np.empty((num_queries, k), np.float32), np.empty(num_queries, np.int64))
     allowed = np.zeros(0, np.bool_) if allow is None else allow.view()
     allowed.flags.writeable = False  # numba compiles anew for every combination of writable and read-only arrays
-    _compiled()(*segment, allowed, allow is not None, *ranges, scores, heaps.scores, heaps.ordinals, heaps.found)
-    for query, found in enumerate(heaps.found.tolist()):
-        order = np.lexsort((heaps.ordinals[query, :found], -heaps.scores[query, :found]))
-        heaps.ordinals[query, :found] = heaps.ordinals[query, order]
-        heaps.scores[query, :found] = heaps.scores[query, order]
-    return heaps
+    _compiled()(*segment, allowed, allow is not None, *ranges, scores, *best)
+    return best
 
 
 # The choice ------------------------------------------------------------------------------------------------------------

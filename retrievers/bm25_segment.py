@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -65,6 +65,12 @@ class BM25Segment:
             values.flags.writeable = False
         self.postings = postings
         self.fingerprint = fingerprint
+        self.num_terms = len(postings.term_prefixes)
+        # One element of a memory view costs a tenth of one of a numpy array, and a look-up touches one at a time.
+        self._prefixes = postings.term_prefixes.data
+        self._term_starts = postings.term_starts.data
+        self._term_bytes = postings.term_bytes.data
+        self._posting_starts = postings.posting_starts.data
 
     @property
     def keys(self) -> NDArray[np.int64]:
@@ -76,17 +82,12 @@ class BM25Segment:
         return len(self.postings.keys)
 
     @property
-    def num_terms(self) -> int:
-        return len(self.postings.term_prefixes)
-
-    @property
     def num_postings(self) -> int:
         return len(self.postings.ordinals)
 
     def term(self, row: int) -> bytes:
         """The UTF-8 bytes of the term in a row."""
-        start, end = self.postings.term_starts[row : row + 2]
-        return self.postings.term_bytes[start:end].tobytes()
+        return self._term_bytes[self._term_starts[row] : self._term_starts[row + 1]].tobytes()
 
     def terms(self, rows: NDArray[np.int64]) -> list[bytes]:
         """The UTF-8 bytes of the terms in many rows."""
@@ -94,17 +95,20 @@ class BM25Segment:
         starts, ends = self.postings.term_starts[rows].tolist(), self.postings.term_starts[rows + 1].tolist()
         return [joined[start:end] for start, end in zip(starts, ends, strict=True)]
 
-    def rows(self, terms: Sequence[str]) -> list[int]:
-        """The row of each term, -1 where the segment has none."""
-        encoded = [term.encode() for term in terms]
-        wanted = np.array([_prefix(term) for term in encoded], np.uint64)
-        first = np.searchsorted(self.postings.term_prefixes, wanted, "left").tolist()
-        last = np.searchsorted(self.postings.term_prefixes, wanted, "right").tolist()
-        rows = [
-            bisect_left(range(self.num_terms), term, lo, hi, key=self.term)
-            for term, lo, hi in zip(encoded, first, last, strict=True)
-        ]
-        return [row if row < hi and self.term(row) == term else -1 for term, row, hi in zip(encoded, rows, last, strict=True)]
+    def posting_range(self, term: str) -> tuple[int, int]:
+        """Where the postings of a term begin and end; ``(0, 0)`` if the segment has none."""
+        row = self.row(term.encode())
+        return (0, 0) if row < 0 else (self._posting_starts[row], self._posting_starts[row + 1])
+
+    def row(self, term: bytes) -> int:
+        """The row of a term, -1 if the segment has none."""
+        prefix = _prefix(term)
+        row = bisect_left(self._prefixes, prefix)
+        if row == self.num_terms or self._prefixes[row] != prefix:
+            return -1
+        if len(term) >= _PREFIX_BYTES:
+            row = bisect_left(range(self.num_terms), term, row, bisect_right(self._prefixes, prefix, row), key=self.term)
+        return row if row < self.num_terms and self.term(row) == term else -1
 
     def save(self, folder: Path) -> None:
         """Writes one ``.npy`` file per array and then ``manifest.json`` into an existing folder."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rag.catalog import Catalog, DocumentRow
+from rag.catalog import Catalog
+from rag.catalog_read import DocumentRow
 from rag.core import Chunk, Document, Element, Span
 from rag.errors import DamagedIndex, IndexMismatch, IndexNotFound
 from tests.fakes import document

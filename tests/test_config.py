@@ -21,7 +21,10 @@ from rag.starter import STARTER
         ({"models": {"encodr": {"use": "x"}}}, "models.encodr: unknown model (did you mean 'encoder'?)"),
         ({"search": {"candidates": 0}}, "search.candidates: Input should be greater than or equal to 1, not 0"),
         ({"search": {"k": 3}}, "search.k: unknown key; allowed: candidates, rerank"),
-        ({"generator": {"use": "lm", "x": "${env:NO_SUCH_NAME}"}}, "generator.x: the environment variable 'NO_SUCH_NAME' is not set"),
+        (
+            {"generator": {"use": "lm", "x": "${env:NO_SUCH_NAME}"}},
+            "generator.x: the environment variable 'NO_SUCH_NAME' is not set",
+        ),
         ({"rerankers": [{"use": "magic"}]}, "rerankers[0].use: unknown reranker 'magic'; allowed: cross-encoder"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_missing_segment_is_named_and_can_be_rebuilt(whole: Path, tmp_path: Pa
     expected = everything(whole)
     work = tmp_path / "work"
     shutil.copytree(whole, work)
-    gone = sorted((work / "segments").iterdir())[0]
+    gone = min((work / "segments").iterdir())
     shutil.rmtree(gone)
     with pytest.raises(RagError, match=gone.name):
         everything(work)
@@ -90,5 +90,6 @@ def test_a_missing_segment_is_named_and_can_be_rebuilt(whole: Path, tmp_path: Pa
     texts, found, filtered = everything(work)  # type: ignore[misc]
     assert (texts, filtered) == (expected[0], expected[2])  # type: ignore[index]
     assert [[text for text, _ in stages["sparse"]] for stages in found] == [
-        [text for text, _ in stages["sparse"]] for stages in expected[1]  # type: ignore[index]
+        [text for text, _ in stages["sparse"]]
+        for stages in expected[1]  # type: ignore[index]
     ]

@@ -12,7 +12,9 @@ from rag.errors import ConfigError
 from rag.filter import And, Compare, Exists, Filter, In, Not, Or, from_json, load, matches, parse, to_sql
 
 FIELDS = st.sampled_from(["a", "b", "a.b", "c d", "$x", "ü", "a[0]", "'; DROP TABLE chunks; --"])
-VALUES = st.one_of(st.booleans(), st.integers(-3, 3), st.sampled_from([0.5, 1.0, -2.5]), st.text(max_size=3).filter(lambda t: "\0" not in t))
+VALUES = st.one_of(
+    st.booleans(), st.integers(-3, 3), st.sampled_from([0.5, 1.0, -2.5]), st.text(max_size=3).filter(lambda t: "\0" not in t)
+)
 VALUES = VALUES.filter(lambda v: not isinstance(v, str) or v.isprintable())
 LEAVES = st.one_of(
     st.builds(Compare, FIELDS, st.sampled_from(["eq", "ne", "lt", "le", "gt", "ge"]), VALUES),
@@ -67,7 +69,8 @@ def test_text(text: str, meta: dict[str, Any], expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "a =", "= 1", "a = 1 b = 2", "(a = 1", "a ! 1", "a in 1", "a in (", "not", "a = 1 and", "'x\"y' = 1", "(" * 99]
+    "text",
+    ["", "a", "a =", "= 1", "a = 1 b = 2", "(a = 1", "a ! 1", "a in 1", "a in (", "not", "a = 1 and", "'x\"y' = 1", "(" * 99],
 )
 def test_text_that_cannot_be_read(text: str) -> None:
     with pytest.raises(ConfigError, match="filter"):

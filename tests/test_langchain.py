@@ -72,7 +72,9 @@ def test_the_store_filters_and_reopens(tmp_path: Path) -> None:
 
 
 def test_k_documents_come_back_even_if_one_owns_the_best_chunks(tmp_path: Path) -> None:
-    store = RagVectorStore(Rag.open(tmp_path / "i", {**CONFIG, "chunker": {"use": "fixed", "max_tokens": 8}}, components={"encoder": HashingEncoder()}))
+    store = RagVectorStore(
+        Rag.open(tmp_path / "i", {**CONFIG, "chunker": {"use": "fixed", "max_tokens": 8}}, components={"encoder": HashingEncoder()})
+    )
     many = "\n\n".join("ducks swim on ponds all day long" for _ in range(60))
     store.add_documents([LangChainDocument(many, id="long"), LangChainDocument("a duck may swim too", id="short")])
     assert {d.id for d in store.similarity_search("ducks swim ponds", k=2)} == {"long", "short"}

@@ -15,7 +15,12 @@ from rag.lm import TransformersLM, spellings
 from rag.stops import StopCutter
 from tests.tiny_models import TEMPLATE, save_llama
 
-PROMPTS = ["The tower is", "Where is the answer? It is in the first", "Ducks", "the river flows through the city and the bridge was"]
+PROMPTS = [
+    "The tower is",
+    "Where is the answer? It is in the first",
+    "Ducks",
+    "the river flows through the city and the bridge was",
+]
 
 
 @pytest.fixture(scope="module")

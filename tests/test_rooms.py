@@ -27,7 +27,12 @@ HEAVY = {"torch", "transformers", "sentence_transformers", "faiss", "numba", "tr
 def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Every imported module, and whether the import runs when the file is imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    deferred = {id(node) for scope in ast.walk(tree) if isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef)) for node in ast.walk(scope)}
+    deferred = {
+        id(node)
+        for scope in ast.walk(tree)
+        if isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(scope)
+    }
     typing_only = {
         id(node)
         for branch in ast.walk(tree)
@@ -41,7 +46,10 @@ def _imports(path: Path) -> Iterator[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             base = str(node.module)
-            yield from ((f"{base}.{alias.name}" if base == "rag" or base in {f"rag.{room}" for room in ROOMS} else base, runs) for alias in node.names)
+            yield from (
+                (f"{base}.{alias.name}" if base == "rag" or base in {f"rag.{room}" for room in ROOMS} else base, runs)
+                for alias in node.names
+            )
 
 
 def _files(room: str) -> list[Path]:
@@ -55,7 +63,9 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
         for name, _ in _imports(path):
             if name == "rag" or name.startswith("rag."):
                 allowed = ALLOWED[room] | {own}
-                assert any(name == word or name.startswith(word + ".") and word != "rag" for word in allowed), f"{path.relative_to(ROOT)} imports {name}"
+                assert any(name == word or name.startswith(word + ".") and word != "rag" for word in allowed), (
+                    f"{path.relative_to(ROOT)} imports {name}"
+                )
 
 
 def test_the_table_would_catch_an_offender(tmp_path: Path) -> None:

@@ -42,7 +42,11 @@ def test_the_second_ingest_does_nothing(open_light: Open, docs: Path) -> None:
     assert names(first.added) == ["cats.md", "ducks.txt"]
     commits = rag.stats()["commits"]
     second = rag.ingest(docs)
-    assert (names(second.unchanged), second.num_chunks_added, index.num_built) == (["cats.md", "ducks.txt"], 0, first.num_chunks_added)
+    assert (names(second.unchanged), second.num_chunks_added, index.num_built) == (
+        ["cats.md", "ducks.txt"],
+        0,
+        first.num_chunks_added,
+    )
     assert rag.stats()["commits"] == commits
 
 
@@ -55,7 +59,12 @@ def test_edits_renames_and_removals_are_applied(open_light: Open, docs: Path) ->
     (docs / "sub" / "cats.md").rename(docs / "felines.md")
     (docs / "new.txt").write_text("Newts hide.")
     report = rag.ingest(docs)
-    assert (names(report.changed), names(report.renamed), names(report.added), report.deleted) == (["ducks.txt"], ["felines.md"], ["new.txt"], ())
+    assert (names(report.changed), names(report.renamed), names(report.added), report.deleted) == (
+        ["ducks.txt"],
+        ["felines.md"],
+        ["new.txt"],
+        (),
+    )
     assert index.num_built == built + 2
     (docs / "felines.md").unlink()
     assert names(rag.ingest(docs).deleted) == ["felines.md"]

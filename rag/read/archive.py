@@ -84,7 +84,7 @@ class Container:
                         if is_xml and _DOCTYPE_BYTES in tail + piece:
                             raise ReadError("", f"the zip entry {entry.filename!r} has a document type declaration")
                         tail = piece[-len(_DOCTYPE_BYTES) :]
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
                 raise ReadError("", f"the zip entry {entry.filename!r} is damaged: {error}") from error
 
     def _check_prolog(self, entry: zipfile.ZipInfo, piece: bytes) -> None:

@@ -66,7 +66,7 @@ _OTHER_MAGIC = {
     b"{\\rtf": "an RTF document (save it as .docx)", b"%!PS": "PostScript (save it as .pdf)", b"ID3": "MP3 sound",
 }  # fmt: skip
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}")  # `.2024` and `. Smith letter` are parts of a name
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,14}")  # `.2024` and `. Smith letter` are parts of a name
 _HEAD_BYTES = 8192
 _MAX_DIRECTORY_BYTES = 2**20
 

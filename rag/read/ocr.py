@@ -86,4 +86,6 @@ def _frames(data: bytes, limits: Limits) -> Iterator[tuple[NDArray[np.uint8], fl
             upright = ImageOps.exif_transpose(image).convert("RGB")
             yield np.asarray(upright), float(stated) if 50 <= float(stated) <= 1200 else float(RENDER_DPI)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ReadError("", f"not a readable picture: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        raise ReadError(
+            "", f"not a readable picture: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error

@@ -73,7 +73,11 @@ class Block:
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom."""
         parts: Sequence[Line | Row] = self.table.rows if self.table else self.lines
-        edges = [abs(edge) if edge < 0 and abs(part.right) < abs(part.left) else edge for part in parts for edge in (part.left, part.right)]
+        edges = [
+            abs(edge) if edge < 0 and abs(part.right) < abs(part.left) else edge
+            for part in parts
+            for edge in (part.left, part.right)
+        ]
         return min(edges), min(part.top for part in parts), max(edges), max(part.bottom for part in parts)
 
     @property
@@ -148,7 +152,7 @@ def _text_blocks(lines: list[Line], body_size: float, body_is_mono: bool) -> lis
     found: list[Block] = []
     for number, line in enumerate(lines):
         following = lines[number + 1] if number + 1 < len(lines) else None
-        if not found or _parts(found[-1], line, following, pitch, hanging, body_is_mono):
+        if not found or _parts(found[-1], line, following, pitch, hanging, body_size, body_is_mono):
             found.append(Block(_kind(line, following, body_is_mono)))
         found[-1].add(line)
     for block in found:
@@ -179,7 +183,9 @@ def _hangs(lines: Sequence[Line]) -> bool:
     return continues > max(starts, 2)
 
 
-def _parts(block: Block, line: Line, following: Line | None, pitch: float, hanging: bool, body_is_mono: bool) -> bool:
+def _parts(
+    block: Block, line: Line, following: Line | None, pitch: float, hanging: bool, body_size: float, body_is_mono: bool
+) -> bool:
     """Whether ``line`` starts a new block after ``block``."""
     before = block.lines[-1]
     size = max(before.size, line.size)
@@ -202,9 +208,13 @@ def _parts(block: Block, line: Line, following: Line | None, pitch: float, hangi
     ended = _ended(before.text)
     if " … " in before.text or " … " in line.text:
         return True
-    if _NUMBER.match(line.text) and (ended or block.kind == "list" and line.left < before.left + INDENT * size or _is_short(before, line)):
+    if _NUMBER.match(line.text) and (
+        ended or block.kind == "list" and line.left < before.left + INDENT * size or _is_short(before, line)
+    ):
         return True
     shift = line.left - before.left
+    if block.bold and line.bold or line.size > SIZE_STEP * body_size and before.size > SIZE_STEP * body_size:
+        return False  # lines of a heading, perhaps centred
     if block.kind == "list":
         inside = line.left > block.lines[0].left + INDENT * size or len(block.lines) > 1 and abs(shift) < INDENT * size
         return not inside and ended and (len(block.lines) > 1 or _is_short(before, line))
@@ -284,7 +294,9 @@ def continued(text: str, following: str, words: Words) -> str:
         if first.islower() and before.group(1) and not words.keeps_hyphen(before.group(1), after.group()):
             return text[:-1] + following
         return f"{text[:-1]}-{following}"
-    is_tight = last in "–—@" and not text[-2:-1].isspace() or last in "-/" and text[-2:-1].isdigit() or bool(_URL_END.search(text[-300:]))
+    is_tight = (
+        last in "–—@" and not text[-2:-1].isspace() or last in "-/" and text[-2:-1].isdigit() or bool(_URL_END.search(text[-300:]))
+    )
     if is_tight and first.isalnum():
         return text + following
     if last > "\u2e7f" and first > "\u2e7f" and not ("\uac00" <= last <= "\ud7a3"):  # Chinese and Japanese write no blanks

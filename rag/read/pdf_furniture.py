@@ -39,7 +39,9 @@ def without_furniture(pages: Sequence[PageText]) -> list[PageText]:
         for group in page.groups[1:]:
             for piece in group.pieces:
                 repeated[_folded(piece.text), _place(piece)].add(number)
-    return [_cleaned(number, page, stacks, repeated, counted) for number, (page, stacks) in enumerate(zip(pages, edges, strict=True))]
+    return [
+        _cleaned(number, page, stacks, repeated, counted) for number, (page, stacks) in enumerate(zip(pages, edges, strict=True))
+    ]
 
 
 def _cleaned(

@@ -18,6 +18,9 @@ MIN_COLUMN_ROWS = 3  # fewer rows than this beside each other are no columns
 PROSE_CHARS = 22  # a column of text has at least so many characters in its median row
 MIN_COLUMN_CHARS = 6  # ... or so many, if the page's own stream runs down the columns too
 MAX_DEPTH = 8
+MAX_FORMULA_ROWS = 6
+MAX_FORMULA_CHARS = 8  # a piece, on average
+TANGLED = 0.8  # font sizes from one row to the next: less is no line of text
 GOOD_SHARE = 0.6  # of the height of a region: a gutter that long needs no rival
 
 
@@ -100,7 +103,41 @@ def rows(pieces: Sequence[Piece]) -> list[Row]:
         if len(row.pieces) > 1:
             leftward = reads_leftwards("".join(piece.text for piece in row.pieces))
             row.pieces.sort(key=lambda piece: -piece.right if leftward else piece.left)
-    return sorted(found, key=lambda row: row.main.middle)
+    return _untangled(sorted(found, key=lambda row: row.main.middle))
+
+
+def _untangled(found: list[Row]) -> list[Row]:
+    """Rows of one formula (fractions, matrices, limits under a sum) as one row in the page's own order, the order of the formula.
+
+    Rows belong to one formula if they overlap, or if a few rows of short pieces were drawn across each other.
+    """
+    untangled: list[Row] = []
+    previous: Piece | None = None
+    for row in found:
+        main = row.main
+        if previous is not None and main.middle - previous.middle < TANGLED * max(main.size, previous.size):
+            last = untangled[-1]
+            last.pieces = sorted(last.pieces + row.pieces, key=lambda piece: piece.order)
+        else:
+            untangled.append(row)
+        previous = main
+    merged: list[Row] = []
+    run: list[Row] = []
+    reached = -1
+    for row in untangled:
+        if run and (min(p.order for p in row.pieces) > reached or row.main.middle - run[-1].main.middle > 2.5 * row.main.size):
+            merged += _formula(run)
+            run, reached = [], -1
+        run.append(row)
+        reached = max(reached, *(piece.order for piece in row.pieces))
+    return merged + _formula(run)
+
+
+def _formula(run: list[Row]) -> list[Row]:
+    pieces = [piece for row in run for piece in row.pieces]
+    if not 2 <= len(run) <= MAX_FORMULA_ROWS or sum(len(piece.text) for piece in pieces) > MAX_FORMULA_CHARS * len(pieces):
+        return run
+    return [Row(sorted(pieces, key=lambda piece: piece.order))]
 
 
 def _stacked(piece: Piece, other: Piece) -> bool:
@@ -139,9 +176,10 @@ class _Band:
             return True
         if num_chars < MIN_COLUMN_CHARS or min(num_rows) < 2 * MIN_COLUMN_ROWS or self._stream_switches() > 2:
             return False
-        # an index or a list of names: one short entry a row, and entries are words
-        single = all(len(side) < 1.4 * rows for side, rows in zip((self.left, self.right), num_rows, strict=True))
-        return single and all(sum(piece.text[0].isalpha() for piece in side) * 2 > len(side) for side in (self.left, self.right))
+        # an index, a list of names or of symbols: one short entry a row, and entries are words
+        if any(len(side) > 2.5 * count for side, count in zip((self.left, self.right), num_rows, strict=True)):
+            return False
+        return all(sum(any(map(str.isalpha, piece.text)) for piece in side) * 2 > len(side) for side in (self.left, self.right))
 
     def has_prose(self) -> bool:
         """Whether one side reads like a column of text."""
@@ -170,7 +208,9 @@ def _gutters(pieces: Sequence[Piece]) -> list[float]:
             edge = round(piece.left / 3)
             edges[edge] += 1
             exact[edge] = min(piece.left, exact.get(edge, piece.left))
-    shared = [(edges[edge] + edges[edge + 1] + edges[edge - 1], edge) for edge in edges if edges[edge] >= 2 and exact[edge] > first + 36]
+    shared = [
+        (edges[edge] + edges[edge + 1] + edges[edge - 1], edge) for edge in edges if edges[edge] >= 2 and exact[edge] > first + 36
+    ]
     return [exact[edge] for count, edge in sorted(shared, key=lambda pair: (-pair[0], pair[1]))[:8] if count >= MIN_COLUMN_ROWS]
 
 

@@ -68,7 +68,8 @@ def joined(pieces: Sequence[Piece]) -> str:
     for piece in pieces:
         if before is not None:
             gap = max(piece.left - before.right, before.left - piece.right)
-            text += " " if gap > WORD_GAP * min(piece.size, before.size) else ""
+            size = min(piece.size, before.size)
+            text += " " if gap > WORD_GAP * size or gap < -size / 2 else ""  # far back: one stands above the other
         text += piece.text
         before = piece
     return text
@@ -168,7 +169,9 @@ def _bold_and_mono(font: int | None) -> tuple[bool, bool]:
     _font_name(font, ctypes.addressof(buffer), 128)
     name = buffer.value.decode("latin-1").partition("+")[2] or buffer.value.decode("latin-1")
     flags = _font_flags(font)
-    return bool(_BOLD_NAME.search(name)) or flags > 0 and bool(flags & 1 << 18), bool(_MONO_NAME.search(name)) or flags > 0 and bool(flags & 1)
+    return bool(_BOLD_NAME.search(name)) or flags > 0 and bool(flags & 1 << 18), bool(
+        _MONO_NAME.search(name)
+    ) or flags > 0 and bool(flags & 1)
 
 
 def page_text(page: pdfium.PdfPage) -> PageText:
@@ -304,7 +307,9 @@ def _starts(text: str, words: _Words) -> NDArray[np.bool_]:
         (gap >= COLUMN_GAP * size)
         | (np.abs(np.diff(words.base)) >= 0.6 * size)
         | (angles[1:] != angles[:-1])
-        | np.array(["\n" in text[a[1] : b[0]] or text[a[1] - 1] == SOFT_HYPHEN for a, b in zip(spans, spans[1:], strict=False)], np.bool_)
+        | np.array(
+            ["\n" in text[a[1] : b[0]] or text[a[1] - 1] == SOFT_HYPHEN for a, b in zip(spans, spans[1:], strict=False)], np.bool_
+        )
     )
     return starts
 
@@ -356,7 +361,7 @@ def _composed(text: str, words: _Words, raw: int) -> tuple[str, _Words]:
 
     def put(accent: int, candidates: range, reach: float) -> bool:
         x, y = centre(accent)
-        near = [(math.dist(centre(index), (x, y)), index) for index in candidates if text[index].isalpha() or text[index] == "ı"]
+        near = [(math.dist(centre(index), (x, y)), index) for index in candidates if index != accent and text[index].isalpha()]
         if not near or min(near)[0] > reach:
             return False
         letter = min(near)[1]
@@ -379,7 +384,10 @@ def _composed(text: str, words: _Words, raw: int) -> tuple[str, _Words]:
         if any(put(accent, range(*words.spans[host]), reach) for host in np.flatnonzero(over).tolist() if host != number):
             gone.append(number)
     for number in gone:
-        if 0 < number < len(words.spans) - 1 and abs(words.left[number + 1] - words.right[number - 1]) < WORD_GAP * words.size[number]:
+        if (
+            0 < number < len(words.spans) - 1
+            and abs(words.left[number + 1] - words.right[number - 1]) < WORD_GAP * words.size[number]
+        ):
             start, end = words.spans[number - 1][1], words.spans[number + 1][0]
             if "\n" not in text[start:end]:
                 letters[start:end] = _NOTHING * (end - start)

@@ -141,7 +141,7 @@ def _is_plain(value: Any, depth: int) -> bool:
         return all(_is_plain(key, depth) and _is_plain(entry, depth + 1) for key, entry in value.items())
     if type(value) is list:
         return all(_is_plain(entry, depth + 1) for entry in value)
-    return value is None or type(value) in (bool, int, float)
+    return value is None or type(value) in (bool, int) or (type(value) is float and math.isfinite(value))
 
 
 def _law(holds: bool, broken: str) -> None:

@@ -57,7 +57,7 @@ class ChatRequest(BaseModel):
         raise ValueError("messages: there is no user message with text")
 
 
-def annotations(answer: Answer) -> list[dict[str, Any]]:
+def citations_of(answer: Answer) -> list[dict[str, Any]]:
     """Every citation, as message annotations."""
     return [
         {
@@ -94,7 +94,7 @@ def _usage(answer: Answer) -> dict[str, int]:
 
 def completion(request: ChatRequest, answer: Answer) -> dict[str, Any]:
     """The whole answer as one ``chat.completion``."""
-    message = {"role": "assistant", "content": answer.text, "annotations": annotations(answer)}
+    message = {"role": "assistant", "content": answer.text, "annotations": citations_of(answer)}
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
@@ -125,7 +125,7 @@ def server_sent_events(request: ChatRequest, events: Iterable[Event]) -> Iterato
             case TextEvent(text) if text:
                 yield line({"content": text})
             case AnswerEvent(answer):
-                yield line({"annotations": annotations(answer)}, "stop", usage=_usage(answer), rag=_extras(answer))
+                yield line({"annotations": citations_of(answer)}, "stop", usage=_usage(answer), rag=_extras(answer))
             case _:
                 pass
     yield "data: [DONE]\n\n"

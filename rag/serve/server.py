@@ -192,6 +192,3 @@ def run(rag: Rag, *, host: str | None = None, port: int | None = None) -> None:
 
     settings = rag.config.serve
     uvicorn.run(create_app(rag), host=host or settings.host, port=settings.port if port is None else port, log_level="info")
-
-
-

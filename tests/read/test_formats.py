@@ -107,7 +107,11 @@ def test_numbered_headings_and_lists_of_word() -> None:
     headings = [(level, text) for kind, level, text in shape(draft) if kind == "heading"]
     assert headings[:4] == [(1, "Test Document"), (1, "1. Section 1"), (2, "1.1. Section 1.1"), (2, "1.2. Section 1.2")]
     lists = [text for kind, _, text in shape(draft) if kind == "list"]
-    assert lists[0].splitlines()[1:4] == ["  1.1. Section A.1", "    1.1.1. Detail A.1.1", "    2.3.1. Hardware Constraints – Egde Case"]
+    assert lists[0].splitlines()[1:4] == [
+        "  1.1. Section A.1",
+        "    1.1.1. Detail A.1.1",
+        "    2.3.1. Hardware Constraints – Egde Case",
+    ]
 
 
 def test_vertically_merged_labels_stand_in_each_row() -> None:
@@ -214,7 +218,9 @@ HIDING = [
 @pytest.mark.parametrize("tag", ["p", "span", "td", "li", "div"])
 def test_hidden_html_is_dropped(attribute: str, tag: str) -> None:
     inner = f"<{tag} {attribute}>SECRET <b>words</b></{tag}>"
-    wrapped = {"td": f"<table><tr><td>a</td>{inner}<td>b</td></tr></table>", "li": f"<ul><li>a</li>{inner}</ul>"}.get(tag, f"<p>a</p>{inner}")
+    wrapped = {"td": f"<table><tr><td>a</td>{inner}<td>b</td></tr></table>", "li": f"<ul><li>a</li>{inner}</ul>"}.get(
+        tag, f"<p>a</p>{inner}"
+    )
     draft = read("html", f"<body>{wrapped}<p>seen</p></body>")
     assert "SECRET" not in draft.text and "words" not in draft.text
     assert "seen" in draft.text

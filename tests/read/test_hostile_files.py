@@ -37,13 +37,18 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "formats"
 
 
 @pytest.fixture(autouse=True)
-def quick_and_small() -> Iterator[None]:
-    tracemalloc.start()
+def quick() -> Iterator[None]:
     began = time.perf_counter()
     yield
-    seconds, peak = time.perf_counter() - began, tracemalloc.get_traced_memory()[1]
+    assert time.perf_counter() - began < 20
+
+
+@pytest.fixture
+def small() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 20
     assert peak < 400 * 2**20
 
 
@@ -86,7 +91,7 @@ def test_empty_documents_have_no_text(read: Read) -> None:
 
 
 @pytest.mark.parametrize("read", [read_text, read_markdown, read_html, read_csv, read_json, read_jsonl])
-@pytest.mark.parametrize("raw", [b"\x7fELF\x02\0\0\0", bytes(range(1, 32)) * 9, "アヒルは水鳥です。" .encode("shift-jis") + b"\x81"])
+@pytest.mark.parametrize("raw", [b"\x7fELF\x02\0\0\0", bytes(range(1, 32)) * 9, "アヒルは水鳥です。".encode("shift-jis") + b"\x81"])
 def test_binary_and_unknown_encodings_are_refused(read: Read, raw: bytes) -> None:
     with pytest.raises(ReadError):
         read(raw, Limits())
@@ -94,22 +99,23 @@ def test_binary_and_unknown_encodings_are_refused(read: Read, raw: bytes) -> Non
 
 @pytest.mark.parametrize("read", TEXTUAL)
 def test_text_past_the_limit(read: Read) -> None:
-    raw = {read_json: b'"' + b"x" * 500 + b'"', read_jsonl: b'"' + b"x" * 500 + b'"', read_xml: b"<a>" + b"x" * 500 + b"</a>"}.get(read, b"x" * 500)
+    raw = {read_json: b'"' + b"x" * 500 + b'"', read_jsonl: b'"' + b"x" * 500 + b'"', read_xml: b"<a>" + b"x" * 500 + b"</a>"}.get(
+        read, b"x" * 500
+    )
     assert read(raw, Limits()).text.endswith("xxx")
     with pytest.raises(FileTooLarge):
         read(raw, Limits(max_text_chars=400))
 
 
 @pytest.mark.parametrize("read", [read_text, read_markdown, read_html, read_csv])
-def test_one_line_of_twenty_megabytes(read: Read) -> None:
-    tracemalloc.stop()  # it would slow the work down tenfold
-    assert len(read(b"quack duck " * 1_900_000, Limits()).text) > 19_000_000
-    tracemalloc.start()
+def test_one_line_of_five_megabytes(read: Read) -> None:
+    assert len(read(b"quack duck " * 500_000, Limits()).text) > 5_000_000
 
 
 # zip containers -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("read", ZIPPED)
 def test_zip_bombs_name_the_entry(read: Read) -> None:
     file = with_entry(file_of(read), "media/bomb.bin", bytes(30 * 2**20))
@@ -166,10 +172,13 @@ def test_cut_short_or_not_a_container(read: Read) -> None:
         read(other, Limits())
 
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.mark.parametrize(("read", "name"), [(read_docx, "docx_lists.docx"), (read_pptx, "powerpoint_sample.pptx"), (read_xlsx, "xlsx_06_edge_cases_.xlsx")])
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [(read_docx, "docx_lists.docx"), (read_pptx, "powerpoint_sample.pptx"), (read_xlsx, "xlsx_06_edge_cases_.xlsx")],
+)
 @FUZZ
 @given(st.data())
 def test_damaged_parts_never_raise_anything_else(read: Read, name: str, data: st.DataObject) -> None:
@@ -191,7 +200,11 @@ def test_damaged_parts_never_raise_anything_else(read: Read, name: str, data: st
 
 @pytest.mark.parametrize("read", TEXTUAL)
 @FUZZ
-@given(raw=st.one_of(st.binary(max_size=200), st.text(alphabet='<>/&;!-[]{}":,|\n #*`~=.1aé\0\v\x85\u2028', max_size=300).map(str.encode)))
+@given(
+    raw=st.one_of(
+        st.binary(max_size=200), st.text(alphabet='<>/&;!-[]{}":,|\n #*`~=.1aé\0\v\x85\u2028', max_size=300).map(str.encode)
+    )
+)
 def test_random_bytes_never_raise_anything_else(read: Read, raw: bytes) -> None:
     try:
         draft = read(raw, Limits())
@@ -204,6 +217,7 @@ def test_random_bytes_never_raise_anything_else(read: Read, raw: bytes) -> None:
 # markup -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32"])
 def test_billion_laughs(encoding: str) -> None:
     with pytest.raises(ReadError, match="entities"):
@@ -220,11 +234,14 @@ def test_external_entities_and_odd_encodings(tmp_path: Path) -> None:
     ):
         with pytest.raises(ReadError):
             read_xml(xml.encode(), Limits())
-    seen = read_xml(f'<r xmlns:xi="http://www.w3.org/2001/XInclude">a<xi:include href="{secret.as_uri()}" parse="text"/></r>'.encode(), Limits())
+    seen = read_xml(
+        f'<r xmlns:xi="http://www.w3.org/2001/XInclude">a<xi:include href="{secret.as_uri()}" parse="text"/></r>'.encode(), Limits()
+    )
     assert seen.text == "a"
     assert read_html(f'<p>a<iframe src="{secret.as_uri()}"></iframe>'.encode(), Limits()).text == "a"
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     "html",
     [
@@ -257,6 +274,7 @@ def test_jsonl_names_the_line() -> None:
         read_jsonl(b'{"text": "a"}\n\n{"text": \n', Limits())
 
 
+@pytest.mark.usefixtures("small")
 def test_wide_csv_and_wide_json() -> None:
     with pytest.raises(FileTooLarge):
         read_csv(b"," * 500_000 + b"a", Limits(max_text_chars=1_000_000))
@@ -266,9 +284,7 @@ def test_wide_csv_and_wide_json() -> None:
 
 def test_sheet_with_a_cell_far_away() -> None:
     sheet = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData><row r="%d"><c r="A%d"><v>1</v></c></row></sheetData></worksheet>'
-    tracemalloc.stop()
     near = replaced(file_of(read_xlsx), "xl/worksheets/sheet1.xml", sheet % (1_048_576, 1_048_576))
     assert read_xlsx(near, Limits()).elements[-1].source == "Sheet!A1048576"
     with pytest.raises(ReadError, match="rows past"):
         read_xlsx(replaced(file_of(read_xlsx), "xl/worksheets/sheet1.xml", sheet % (2_000_000_000, 2_000_000_000)), Limits())
-    tracemalloc.start()

@@ -123,10 +123,15 @@ def test_docx_text_boxes_footnotes_frames_and_vertical_merges() -> None:
     table.cell(1, 0).merge(table.cell(2, 0)).text = "tall"
     for row in range(3):
         table.cell(row, 1).text = f"r{row}"
-    notes = f'<w:footnotes {nsdecls("w")}><w:footnote w:id="7"><w:p><w:r><w:t>The note.</w:t></w:r></w:p></w:footnote></w:footnotes>'
+    notes = (
+        f'<w:footnotes {nsdecls("w")}><w:footnote w:id="7"><w:p><w:r><w:t>The note.</w:t></w:r></w:p></w:footnote></w:footnotes>'
+    )
     relation = b'<Relationship Id="rIdN" Type="http://x/footnotes" Target="footnotes.xml"/></Relationships>'
     file = changed(
-        saved(document), "word/_rels/document.xml.rels", lambda part: part.replace(b"</Relationships>", relation), {"word/footnotes.xml": notes.encode()}
+        saved(document),
+        "word/_rels/document.xml.rels",
+        lambda part: part.replace(b"</Relationships>", relation),
+        {"word/footnotes.xml": notes.encode()},
     )
     assert texts(read_docx(file, Limits())) == [
         ("paragraph", "Anchor[1]"), ("paragraph", "In the box"), ("paragraph", "Framed"), ("table", "| r0\ntall | r1\ntall | r2"),
@@ -137,7 +142,9 @@ def test_docx_text_boxes_footnotes_frames_and_vertical_merges() -> None:
 def test_docx_with_macros_and_with_broken_relations_is_read() -> None:
     document = docx.Document()
     document.add_paragraph("still here")
-    file = changed(saved(document), "[Content_Types].xml", lambda part: part.replace(b"wordprocessingml.document.main", b"macroEnabled.main"))
+    file = changed(
+        saved(document), "[Content_Types].xml", lambda part: part.replace(b"wordprocessingml.document.main", b"macroEnabled.main")
+    )
     file = changed(file, "word/_rels/document.xml.rels", lambda part: part.replace(b"styles.xml", b"../NULL"))
     assert read_docx(file, Limits()).text == "still here"
 
@@ -152,7 +159,14 @@ def test_pptx_order_tables_charts_notes_and_hidden_shapes() -> None:
     first.placeholders[1].text = "point\nother"
     slide = deck.slides.add_slide(deck.slide_layouts[5])
     slide.shapes.title.text = "Second"
-    for left, top, text in [(5, 3, "right"), (1, 3.05, "left"), (1, 5, "low\vline"), (1, 2, "high"), (30, 3, "OFF SLIDE"), (1, 4, "HIDDEN")]:
+    for left, top, text in [
+        (5, 3, "right"),
+        (1, 3.05, "left"),
+        (1, 5, "low\vline"),
+        (1, 2, "high"),
+        (30, 3, "OFF SLIDE"),
+        (1, 4, "HIDDEN"),
+    ]:
         box = slide.shapes.add_textbox(Inches(left), Inches(top), Inches(1), Inches(0.5))
         box.text_frame.text = text
         if text == "HIDDEN":
@@ -188,7 +202,11 @@ def test_xlsx_regions_values_merges_and_hidden_sheets() -> None:
     book = openpyxl.Workbook()
     sheet = book.active
     sheet.title = "My data"
-    for row in [["name", "born", "share", "ok"], ["mallard", date(2024, 5, 1), 0.255, True], ["eider", datetime(2024, 5, 1, 13, 30), 0.1 + 0.2, False]]:
+    for row in [
+        ["name", "born", "share", "ok"],
+        ["mallard", date(2024, 5, 1), 0.255, True],
+        ["eider", datetime(2024, 5, 1, 13, 30), 0.1 + 0.2, False],
+    ]:
         sheet.append(row)
     sheet["C2"].number_format = "0.0%"
     sheet["F2"], sheet["F3"], sheet["G3"], sheet["F4"], sheet["G4"] = "A title", "k", "v", "x", 1
@@ -202,7 +220,12 @@ def test_xlsx_regions_values_merges_and_hidden_sheets() -> None:
     draft = read_xlsx(saved(book), Limits())
     assert [(element.kind, element.source, element.num_header_rows, element.span.of(draft.text)) for element in draft.elements] == [
         ("heading", "'My data'", 0, "My data"),
-        ("table", "'My data'!A1:D3", 1, "name | born | share | ok\nmallard | 2024-05-01 | 25.5% | TRUE\neider | 2024-05-01 13:30:00 | 0.3 | FALSE"),
+        (
+            "table",
+            "'My data'!A1:D3",
+            1,
+            "name | born | share | ok\nmallard | 2024-05-01 | 25.5% | TRUE\neider | 2024-05-01 13:30:00 | 0.3 | FALSE",
+        ),
         ("caption", "'My data'!F2:G2", 0, "A title"),
         ("table", "'My data'!F3:G4", 1, "k | v\nx | 1"),
         ("paragraph", "'My data'!A7", 0, "alone"),

@@ -1,0 +1,220 @@
+"""BERT-like encoders on real tokens only. Knows the architecture and the pooling; knows no prompt, no index and no disk.
+
+Texts are laid end to end: every linear layer, norm and activation sees ``(tokens, dim)`` with no padding, attention looks
+at one text at a time (texts of equal length together). The buffers of a pack are kept, because a fresh 25 MB activation
+per layer costs more in page faults than its GELU. Packs go to a crew of threads with their own share of the cores: a pack
+waits for nobody, where one pack spread over all cores waits at every layer for the slowest of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from rag.retrievers.encoder_linear import Kind, Linear
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": torch.ops.aten.gelu_,
+    "gelu_new": lambda x: torch.ops.aten.gelu_(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: torch.ops.aten.gelu_(x, approximate="tanh"),
+    "relu": torch.relu_,
+}  # fmt: skip
+_MODEL_TYPES = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
+_WINDOW_TEXTS = 8192  # tokenised at a time: bounds memory (Python integers), long enough to sort by length well
+_INLINE_TOKENS = 512  # below this a question is answered on the caller's thread: handing it over would cost more
+_MOST_WORKERS = 16
+
+
+def refusal(model: Any) -> str | None:
+    """Why this ``SentenceTransformer`` cannot take the packed path; ``None`` if it can."""
+    names = [type(module).__name__ for module in model]
+    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        return f"its modules are {' + '.join(names)}"
+    transformer, pooling = model[0], model[1]
+    bert, config = transformer.auto_model, transformer.config
+    if _MODEL_TYPES.get(config.model_type) != type(bert).__name__:
+        return f"its architecture is {type(bert).__name__}"
+    if config.is_decoder or config.add_cross_attention or getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return "it is not a plain encoder with absolute positions"
+    if config.hidden_act not in _ACTIVATIONS:
+        return f"its activation is {config.hidden_act!r}"
+    if pooling.pooling_mode not in ("mean", "cls") or not pooling.include_prompt:
+        return f"its pooling is {pooling.pooling_mode!r} with include_prompt={pooling.include_prompt}"
+    if not model.tokenizer.is_fast or model.tokenizer.padding_side != "right":
+        return "its tokeniser is slow or pads on the left"
+    special = ("query_length", "document_length", "query_expansion", "processing_kwargs")
+    if model.truncate_dim is not None or any(getattr(transformer, name, None) for name in special):
+        return "it sets lengths or dimensions per task"
+    if "message" in getattr(transformer, "modality_config", {}):
+        return "it reads chat messages"
+    return None
+
+
+class _Layer(NamedTuple):
+    qkv: Linear
+    out: Linear
+    norm_attention: torch.nn.LayerNorm
+    up: Linear
+    down: Linear
+    norm_feed_forward: torch.nn.LayerNorm
+
+
+class Buffers:
+    """What one thread needs to compute one pack of at most ``num_tokens`` tokens."""
+
+    def __init__(self, num_tokens: int, dim: int, wide: int) -> None:
+        self.qkv = torch.empty(num_tokens, 3 * dim)
+        self.attended = torch.empty(num_tokens, dim)
+        self.wide = torch.empty(num_tokens, wide)
+        self.sum = torch.empty(num_tokens, dim)
+
+
+class PackedBert:
+    """The weights of a BERT, RoBERTa or XLM-RoBERTa encoder with mean or CLS pooling, and its forward pass over a pack."""
+
+    def __init__(self, model: Any, kind: Kind) -> None:
+        bert, config = model[0].auto_model, model[0].config
+        embeddings = bert.embeddings
+        # RoBERTa counts positions from padding_idx + 1; every text here is one segment, so type 0 is folded in.
+        self._first_position = 0 if config.model_type == "bert" else embeddings.padding_idx + 1
+        self._words = embeddings.word_embeddings.weight.detach()
+        self._places = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()
+        self._norm = embeddings.LayerNorm
+        self._num_heads = int(config.num_attention_heads)
+        self._activation = _ACTIVATIONS[config.hidden_act]
+        self._pooling: str = model[1].pooling_mode
+        self.dim = int(config.hidden_size)
+        self.wide = int(config.intermediate_size)
+        self._layers = [_layer(layer, kind) for layer in bert.encoder.layer]
+
+    def forward(self, texts: Sequence[NDArray[np.int64]], buffers: Buffers) -> Tensor:
+        """Token ids of some texts, those of equal length next to each other -> unit vectors ``(texts, dim)``."""
+        lengths = [len(ids) for ids in texts]
+        num_tokens = sum(lengths)
+        groups = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
+        x = self._words[torch.from_numpy(np.concatenate(texts))]
+        x += torch.cat([self._places[self._first_position : self._first_position + n].repeat(count, 1) for n, count in groups])
+        x = self._norm(x)
+        qkv, attended = buffers.qkv[:num_tokens], buffers.attended[:num_tokens]
+        wide, total = buffers.wide[:num_tokens], buffers.sum[:num_tokens]
+        for layer in self._layers:
+            self._attend(layer.qkv(x, qkv), groups, attended)
+            x = layer.norm_attention(torch.add(x, layer.out(attended, total), out=total))
+            hidden = self._activation(layer.up(x, wide))
+            x = layer.norm_feed_forward(torch.add(x, layer.down(hidden, total), out=total))
+        if self._pooling == "cls":
+            pooled = x[torch.tensor([0, *itertools.accumulate(lengths)][:-1])]
+        else:
+            pooled = torch.segment_reduce(x, "mean", lengths=torch.tensor(lengths), axis=0)
+        return functional.normalize(pooled, dim=1)
+
+    def _attend(self, qkv: Tensor, groups: Sequence[tuple[int, int]], attended: Tensor) -> None:
+        heads, width = self._num_heads, self.dim // self._num_heads
+        start = 0
+        for length, count in groups:
+            stop = start + length * count
+            q, k, v = qkv[start:stop].view(count, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+            found = functional.scaled_dot_product_attention(q, k, v)  # (texts, heads, length, width)
+            attended[start:stop].view(count, length, heads, width).copy_(found.transpose(1, 2))
+            start = stop
+
+
+def _layer(layer: Any, kind: Kind) -> _Layer:
+    attention = layer.attention
+    heads = [attention.self.query, attention.self.key, attention.self.value]
+    dense = [attention.output.dense, layer.intermediate.dense, layer.output.dense]
+    out, up, down = (Linear(module.weight, module.bias, kind) for module in dense)
+    qkv = Linear(torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads]), kind)
+    return _Layer(qkv, out, attention.output.LayerNorm, up, down, layer.output.LayerNorm)
+
+
+def plan(lengths: NDArray[np.int64], tokens_per_batch: int, num_workers: int) -> list[NDArray[np.int64]]:
+    """Rows grouped into packs, longest texts first, each of at most ``tokens_per_batch`` tokens (or one text).
+
+    Packs are evened out, so that no worker is left with a full pack while the others are done.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    num_packs = -(-int(lengths.sum()) // tokens_per_batch)
+    num_packs = -(-num_packs // num_workers) * num_workers
+    budget = min(tokens_per_batch, -(-int(lengths.sum()) // num_packs) + int(lengths.max(initial=0)) // 2)
+    packs: list[list[int]] = []
+    free = 0
+    for row in order:
+        if lengths[row] > free:
+            packs.append([])
+            free = max(budget, int(lengths[row]))
+        packs[-1].append(int(row))
+        free -= int(lengths[row])
+    return [np.array(pack) for pack in packs]
+
+
+class PackedEncoder:
+    """Texts -> vectors: tokenises in bulk, packs by length, and spreads the packs over a crew of threads."""
+
+    def __init__(self, model: Any, bert: PackedBert, tokens_per_batch: int) -> None:
+        self._tokenizer = model.tokenizer
+        self._bert = bert
+        self._tokens_per_batch = max(tokens_per_batch, int(model.max_seq_length))
+        self._num_workers = min(torch.get_num_threads(), _MOST_WORKERS)
+        self._crew: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._own = threading.local()
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """``(texts, dim)``. Cuts texts exactly where ``SentenceTransformer`` does."""
+        vectors = np.empty((len(texts), self._bert.dim), np.float32)
+        for start in range(0, len(texts), _WINDOW_TEXTS):
+            window = list(texts[start : start + _WINDOW_TEXTS])
+            found = self._tokenizer(window, truncation="longest_first", padding=False, return_attention_mask=False, verbose=False)
+            tokens = [np.array(ids, np.int64) for ids in found["input_ids"]]
+            self._encode_tokens(tokens, vectors[start : start + len(window)])
+        return vectors
+
+    def _encode_tokens(self, tokens: list[NDArray[np.int64]], into: NDArray[np.float32]) -> None:
+        lengths = np.array([len(ids) for ids in tokens])
+
+        def compute(pack: NDArray[np.int64]) -> None:
+            with torch.inference_mode():
+                into[pack] = self._bert.forward([tokens[row] for row in pack], self._buffers()).numpy()
+
+        if lengths.sum() <= min(_INLINE_TOKENS, self._tokens_per_batch):
+            compute(np.argsort(-lengths, kind="stable"))
+            return
+        packs = plan(lengths, self._tokens_per_batch, self._num_workers)
+        list(self._workers().map(compute, packs))
+
+    def _buffers(self) -> Buffers:
+        if not hasattr(self._own, "buffers"):
+            own_crew = threading.current_thread().name.startswith("rag-encode")
+            num_tokens = self._tokens_per_batch if own_crew else min(_INLINE_TOKENS, self._tokens_per_batch)
+            self._own.buffers = Buffers(num_tokens, self._bert.dim, self._bert.wide)
+        buffers: Buffers = self._own.buffers
+        return buffers
+
+    def _workers(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._crew is None:
+                total = torch.get_num_threads()
+                share = max(1, total // self._num_workers)
+                ready = threading.Barrier(self._num_workers + 1)
+
+                def start() -> None:
+                    torch.get_num_threads()  # a thread's first call takes the process-wide number; ours must come after it
+                    torch.set_num_threads(share)
+                    ready.wait()
+
+                self._crew = ThreadPoolExecutor(self._num_workers, "rag-encode", initializer=start)
+                for _ in range(self._num_workers):
+                    self._crew.submit(int)
+                ready.wait()
+                torch.set_num_threads(total)  # for this thread and those to come
+            return self._crew
