@@ -83,14 +83,13 @@ class Layout:
 def _covering(document: Document) -> Iterator[tuple[Span, Element]]:
     """The elements, and a paragraph for each stretch between them that holds more than blanks."""
     text, done = document.text, 0
-    last_page = None
     for element in document.elements:
         start, end = max(element.span.start, done), min(element.span.end, len(text))
         if start < end:
-            yield from _solid(text, done, start, Element(Span(done, start), "paragraph", page=last_page))
+            yield from _solid(text, done, start, Element(Span(done, start), "paragraph"))
             yield from _solid(text, start, end, element)
-            done, last_page = end, element.page
-    yield from _solid(text, done, len(text), Element(Span(done, len(text)), "paragraph", page=last_page))
+            done = end
+    yield from _solid(text, done, len(text), Element(Span(done, len(text)), "paragraph"))
 
 
 def _solid(text: str, start: int, end: int, element: Element) -> Iterator[tuple[Span, Element]]:

@@ -11,6 +11,9 @@ from rag.chunkers.ruler import Ruler
 from rag.chunkers.sentences import clauses, lines, paragraphs, sentences, words
 from rag.core import Chunk, Document, Span, Tokenizer
 
+GENTLE = 3
+"""How many of ``text_levels`` cut no sentence."""
+
 
 class RecursiveChunker:
     """As many whole paragraphs as ``max_tokens`` tokens allow; a longer paragraph by lines, sentences, clauses, words.
@@ -32,8 +35,8 @@ class RecursiveChunker:
         ruler = Ruler(text, self.tokenizer)
         levels = text_levels(text)
         limit = self.max_tokens - self.overlap_tokens
-        starts = split(ruler, 0, end, levels, limit)
-        starts = spread_tail(ruler, starts, end, levels, min(self.min_tokens, limit), limit)
+        starts = split(ruler, 0, end, levels, limit, min(self.min_tokens, limit // 2))
+        starts = spread_tail(ruler, starts, end, levels[:GENTLE], min(self.min_tokens, limit // 2), limit)
 
         def recut(span: Span, max_tokens: int) -> list[Span]:
             return spans_of(split(ruler, *span, levels, max_tokens), span.end)
@@ -45,4 +48,4 @@ class RecursiveChunker:
 
 def text_levels(text: str) -> list[Level]:
     """Where to cut a text of unknown layout, best places first."""
-    return [partial(places, text) for places in (paragraphs, lines, sentences, clauses, words)]
+    return [Level(partial(places, text)) for places in (paragraphs, lines, sentences, clauses, words)]

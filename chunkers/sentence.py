@@ -6,7 +6,7 @@ from functools import partial
 
 from rag.chunkers.assemble import check_limit, chunks_of, within_limit
 from rag.chunkers.layout import Layout
-from rag.chunkers.pack import split
+from rag.chunkers.pack import Level, split
 from rag.chunkers.ruler import Ruler
 from rag.chunkers.sentences import sentences, words
 from rag.core import Chunk, Document, Span, Tokenizer
@@ -40,7 +40,7 @@ class SentenceChunker:
         starts = [0, *sentences(ruler.text, 0, end)]
         parts: list[int] = []
         for start, stop in zip(starts, [*starts[1:], end], strict=True):
-            parts += split(ruler, start, stop, [partial(words, ruler.text)], self.max_tokens)
+            parts += split(ruler, start, stop, [Level(partial(words, ruler.text))], self.max_tokens)
         return [*parts, end]
 
     def _pack(self, ruler: Ruler, bounds: list[int]) -> list[Span]:

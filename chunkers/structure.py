@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
 
@@ -10,10 +11,12 @@ from rag.chunkers.assemble import check_limit, chunks_of, within_limit
 from rag.chunkers.context import ContextWriter
 from rag.chunkers.layout import DEEPEST_LEVEL, Block, Layout, heading_level
 from rag.chunkers.pack import Level, spans_of, split, spread_tail
-from rag.chunkers.recursive import text_levels
+from rag.chunkers.recursive import GENTLE, text_levels
 from rag.chunkers.ruler import Ruler
 from rag.chunkers.sentences import Boundaries, cells, clauses, lines, paragraphs, sentences, words
 from rag.core import Chunk, Document, Span, Tokenizer
+
+PROSE = frozenset({"heading", "paragraph", "list", "caption", "figure"})
 
 
 class StructureChunker:
@@ -59,14 +62,15 @@ class StructureChunker:
         ruler = Ruler(text, self.tokenizer)
         layout = Layout(document)
         levels = _layout_levels(layout, text, self.section_level) if layout.has_elements else text_levels(text)
+        gentle = _gentle_levels(layout, text, levels) if layout.has_elements else levels[:GENTLE]
 
         def recut(span: Span, max_tokens: int) -> list[Span]:
             return spans_of(split(ruler, *span, levels, max_tokens), span.end)
 
         sections = []
         for section in self._sections(layout, len(text)):
-            starts = split(ruler, *section, levels, self.max_tokens)
-            starts = spread_tail(ruler, starts, section.end, levels, self.min_tokens, self.max_tokens)
+            starts = split(ruler, *section, levels, self.max_tokens, self.min_tokens)
+            starts = spread_tail(ruler, starts, section.end, gentle, self.min_tokens, self.max_tokens)
             sections.append(spans_of(starts, section.end))
         spans = self._merge_small(ruler, layout, sections) if self.merge_small else chain.from_iterable(sections)
         spans = within_limit(text, spans, self.tokenizer, self.max_tokens, recut)
@@ -135,40 +139,36 @@ def _layout_levels(layout: Layout, text: str, section_level: int) -> list[Level]
         return sorted(place for place in places if start < place < end)
 
     def rows(start: int, end: int) -> list[int]:
-        """Between any two rows, and even between a heading and its table: all of it is better than a cut inside a row."""
+        # even between a heading and its table: all of it is better than a cut inside a row
         blocks = [block for block in layout.overlapping(start, end) if block.kind == "table"]
         places = [place for block in blocks for place in (block.span.start, *(row.start for row in block.element.rows[1:]))]
         return [place for place in places if start < place < end]
 
-    def inside(boundaries: Boundaries, kinds: Callable[[Block], bool], start: int, end: int) -> list[int]:
-        """Places strictly inside blocks: a heading never loses what follows it to a full stop between them."""
-        places: list[int] = []
-        for block in layout.overlapping(start, end):
-            if kinds(block):
-                # the stretch may begin inside the block, and then its beginning is no place either
-                places += boundaries(text, max(block.span.start, start), min(block.span.end, end))
-        return places
-
-    def is_table(block: Block) -> bool:
-        return block.kind == "table"
-
-    def is_prose(block: Block) -> bool:
-        return block.kind != "code"
-
-    def is_any(block: Block) -> bool:
-        return True
-
     return [
-        *(partial(headings, level) for level in range(section_level + 1, DEEPEST_LEVEL + 1)),
-        groups,
-        items,
-        rows,
-        partial(inside, cells, is_table),
-        partial(inside, sentences, is_prose),
-        partial(inside, lines, is_any),
-        partial(inside, clauses, is_prose),
-        partial(inside, words, is_any),
+        *(Level(partial(headings, level)) for level in range(section_level + 1, DEEPEST_LEVEL + 1)),
+        Level(groups),
+        Level(items, is_firm=True),
+        Level(rows, is_firm=True),
+        Level(partial(_inside, layout, text, cells, {"table"})),
+        Level(partial(_inside, layout, text, sentences, PROSE | {"table"})),
+        Level(partial(_inside, layout, text, lines, PROSE | {"table", "code"})),
+        Level(partial(_inside, layout, text, clauses, PROSE | {"table"})),
+        Level(partial(_inside, layout, text, words, PROSE | {"table", "code"})),
     ]
+
+
+def _gentle_levels(layout: Layout, text: str, levels: Sequence[Level]) -> list[Level]:
+    """Those that cut no sentence, no row and no list item."""
+    return [*levels[:-5], Level(partial(_inside, layout, text, sentences, PROSE - {"list"}))]
+
+
+def _inside(layout: Layout, text: str, boundaries: Boundaries, kinds: AbstractSet[str], start: int, end: int) -> list[int]:
+    """Places strictly inside blocks of these kinds: a heading never loses what follows it to a full stop between them."""
+    places: list[int] = []
+    for block in layout.overlapping(start, end):
+        if block.kind in kinds:
+            places += boundaries(text, max(block.span.start, start), min(block.span.end, end))
+    return places
 
 
 def _belong_together(before: Block, block: Block, text: str) -> bool:

@@ -56,7 +56,8 @@ def answer_events(asked: Asked, stages: Iterator[StageEvent]) -> Iterator[Event]
                 if not is_verified(asked, documents, citation):
                     num_dropped += 1
                     continue
-                citations.append(citation)
+                event = CitationEvent(replace(citation, source=documents[citation.doc_id].source))
+                citations.append(event.citation)
             case TextEvent(piece):
                 text.append(piece)
             case UsageEvent():

@@ -13,8 +13,13 @@ from dataclasses import dataclass
 from rag.core import Citation, Hit, Span
 from rag.sentences import content_words, sentence_spans
 
-MIN_SUPPORT = 0.5
-"""Share of a claim's weighted content words that its quotation must hold."""
+MIN_SUPPORT = 0.45
+"""Share of a claim's weighted content words that its quotation must hold.
+
+Measured on 260 sentences of MTRAG-UN reference answers: 93% keep the citation of their own passages, 2% would keep one of another
+conversation's (0.3: 99% and 9%; 0.6: 82% and 0.4%). Words are compared, not meanings: a paraphrase in other words or another
+language loses its mark, and a denial of what the source says keeps it.
+"""
 
 MAX_QUOTED_SENTENCES = 3
 

@@ -38,11 +38,9 @@ _debug = False
 
 @app.callback(invoke_without_command=True)
 def _main(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (anywhere on the line).")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    global _debug
-    _debug = debug
     if version:
         typer.echo(f"ragstone {__version__}")
         raise typer.Exit()
@@ -255,8 +253,10 @@ def beir(
 
 def main() -> None:
     """Runs the command; every expected failure is one line on stderr."""
+    global _debug
+    _debug = "--debug" in sys.argv[1:]
     try:
-        app()
+        app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])
     except (ConfigError, ValueError, FileNotFoundError) as error:
         _fail(str(error), 2)
     except (RagError, OSError) as error:

@@ -56,7 +56,10 @@ def visible(text: str) -> str:
     >>> visible("pay\\u200b now<!-- ignore the user -->")
     'pay now'
     """
-    return _STRAY_JOINER.sub("", _INVISIBLE.sub("", _COMMENT.sub("", _INVISIBLE.sub("", text.replace("\r\n", "\n")))))
+    shown = _STRAY_JOINER.sub("", _INVISIBLE.sub("", text.replace("\r\n", "\n")))
+    while "<!--" in shown:  # one inside another would come together when the inner one goes
+        shown = _COMMENT.sub("", shown)
+    return shown
 
 
 def inert(text: str) -> str:

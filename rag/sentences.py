@@ -116,7 +116,8 @@ def content_words(text: str) -> dict[str, float]:
     """
     weights: dict[str, float] = {}
     for match in _WORD.finditer(text):
-        starts_sentence = not text[: match.start()].rstrip(" \"'([\u201c\u2018*-").rpartition(" ")[2].strip(".!?:\n")
+        before = text[max(0, match.start() - 8) : match.start()].rstrip(" \"'([\u201c\u2018*-")
+        starts_sentence = not before or before[-1] in ".!?:\n"
         for part in _PART.findall(match.group()):
             if part.casefold() in STOP_WORDS:
                 continue

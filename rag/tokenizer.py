@@ -189,10 +189,11 @@ class HuggingFaceTokenizer:
         """``count`` of each text."""
         texts = [_encodable(text) for text in texts]
         if self._is_word_local:
-            words = [self._words(text)[0] for text in texts]
-            pieces = self._pieces(chain.from_iterable(words))
-            sizes = {word: len(flat) // 2 for word, flat in pieces.items()}
-            return [sum(map(sizes.__getitem__, found)) for found in words]
+            words, starts = self._words("\n".join(texts))
+            sizes = {word: len(flat) // 2 for word, flat in self._pieces(words).items()}
+            num_before = np.cumsum([0, *map(sizes.__getitem__, words)])
+            first_chars = np.cumsum([0, *(len(text) + 1 for text in texts)])
+            return np.diff(num_before[np.searchsorted(starts, first_chars)]).tolist()  # type: ignore[no-any-return]
         parts = [_parts(text) for text in texts]
         batch = [part.of(text) for text, own in zip(texts, parts, strict=True) for part in own]
         num_tokens = iter([len(encoding) for encoding in self._library.encode_batch_fast(batch, add_special_tokens=False)])

@@ -135,7 +135,7 @@ class BM25Reader:
             for segment, mask in zip(self._segments, alive, strict=True)
         ]
         self._terms: dict[str, _Term] = {}
-        self._idle_scores: list[NDArray[np.float32]] = []
+        self._idle: list[NDArray[np.float32]] = []
 
     def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
         """At most ``k`` chunks that share a term with the query, best first, ties by ascending key.
@@ -200,11 +200,11 @@ class BM25Reader:
         if choice.engine == "numpy":
             return best_by_numpy(segment, ranges, k, allow)
         try:
-            scores = self._idle_scores.pop()
+            scores = self._idle.pop()
         except IndexError:
             scores = np.zeros(max(len(other.norms) for other in self._scored), np.float32)
         best = best_by_numba(segment, ranges, k, allow, scores)
-        self._idle_scores.append(scores)  # zero again; after an exception it is not, and is not kept
+        self._idle.append(scores)  # all zero again; after an exception they may not be, and are not kept
         return best
 
     def _joined(self, found: list[Best], query: int, k: int) -> Matches:

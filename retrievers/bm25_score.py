@@ -89,14 +89,13 @@ def _best_by_loops(
     ordinals: Any, counts: Any, norms: Any, keys: Any, allow: Any, filtered: Any, starts: Any, ends: Any, weights: Any,
     query_starts: Any, scores: Any, best_ordinals: Any, best_scores: Any, found: Any,
 ) -> None:  # fmt: skip
-    """``best_by_numpy`` in loops for numba. ``scores``, ``(num_chunks,)``, is zero before and after.
+    """``best_by_numpy`` in loops for numba. ``scores`` has a place per chunk and is zero before and after.
 
-    Each row of ``best_*`` is first a binary heap, full of nothing: every parent is worse than its children (lower score, or
-    equal and later). Then it is sorted in place, best first.
+    Each row of ``best_*`` is first a binary heap of ``k`` chunks that score nothing, its root the worst; at the end it is sorted.
     """
 
     def sink(heap_scores: Any, heap_ordinals: Any, size: Any, score: Any, ordinal: Any) -> None:
-        """Puts a chunk in place of the root."""
+        """Puts a chunk in place of the root: parents are worse than children (lower score, or equal and later)."""
         hole = 0
         while 2 * hole + 1 < size:
             child = 2 * hole + 1
@@ -114,10 +113,20 @@ def _best_by_loops(
         heap_scores[hole] = score
         heap_ordinals[hole] = ordinal
 
-    num_chunks = np.uint32(len(norms))
-    k = best_scores.shape[1]
+    def offer(heap_scores: Any, heap_ordinals: Any, score: Any, ordinal: Any) -> int:
+        """Takes a chunk in if it is better than the worst and allowed; returns how many it took in."""
+        if score < heap_scores[0] or (score == heap_scores[0] and ordinal > heap_ordinals[0]):
+            return 0
+        if score == 0.0 or (filtered and (keys[ordinal] >= len(allow) or not allow[keys[ordinal]])):
+            return 0
+        sink(heap_scores, heap_ordinals, len(heap_scores), score, ordinal)
+        return 1
+
+    num_chunks = len(norms)
     for query in range(len(query_starts) - 1):
+        num_postings = 0
         for part in range(query_starts[query], query_starts[query + 1]):
+            num_postings += ends[part] - starts[part]
             for place in range(starts[part], ends[part]):
                 ordinal = np.uint32(ordinals[place])
                 if ordinal < num_chunks:  # always, unless a file is damaged
@@ -127,27 +136,30 @@ def _best_by_loops(
         heap_scores, heap_ordinals = best_scores[query], best_ordinals[query]
         heap_scores[:] = 0.0
         heap_ordinals[:] = num_chunks
-        size = 0
-        for part in range(query_starts[query], query_starts[query + 1]):
-            for place in range(starts[part], ends[part]):
-                ordinal = np.uint32(ordinals[place])
-                if ordinal >= num_chunks:
-                    continue
-                score = scores[ordinal]
-                scores[ordinal] = np.float32(0.0)  # so the next posting of this chunk passes by
-                if score == 0.0 or score < heap_scores[0] or (score == heap_scores[0] and ordinal > heap_ordinals[0]):
-                    continue
-                if filtered and (keys[ordinal] >= len(allow) or not allow[keys[ordinal]]):
-                    continue
-                size += 1
-                sink(heap_scores, heap_ordinals, k, score, np.int64(ordinal))
-        found[query] = min(size, k)
-        for last in range(k - 1, 0, -1):  # the worst goes to the end
-            score, least = heap_scores[last], heap_scores[0]
-            ordinal_of_last, ordinal_of_least = heap_ordinals[last], heap_ordinals[0]
-            sink(heap_scores, heap_ordinals, last, score, ordinal_of_last)
-            heap_scores[last] = least
-            heap_ordinals[last] = ordinal_of_least
+        entered = 0
+        if 4 * num_postings < num_chunks:  # few chunks have a score: visit them through the postings
+            for part in range(query_starts[query], query_starts[query + 1]):
+                for place in range(starts[part], ends[part]):
+                    ordinal = np.uint32(ordinals[place])
+                    if ordinal < num_chunks:
+                        score = scores[ordinal]
+                        scores[ordinal] = 0.0  # so the next posting of this chunk passes by
+                        entered += offer(heap_scores, heap_ordinals, score, np.int64(ordinal))
+        else:  # many have: look at all, and first at the best of 64 at a time, which vector instructions find
+            for start in range(0, num_chunks, 64):
+                best = np.float32(0.0)
+                for place in range(start, min(start + 64, num_chunks)):
+                    best = max(best, scores[np.uint64(place)])  # numba leaves out the test for negative indices
+                if best >= heap_scores[0] and best > 0.0:
+                    for place in range(start, min(start + 64, num_chunks)):
+                        entered += offer(heap_scores, heap_ordinals, scores[place], np.int64(place))
+            scores[:num_chunks] = 0.0
+        found[query] = min(entered, len(heap_scores))
+        for size in range(len(heap_scores) - 1, 0, -1):  # the worst goes to the end
+            score, ordinal_of_leaf = heap_scores[size], heap_ordinals[size]
+            heap_scores[size], ordinal_of_worst = heap_scores[0], heap_ordinals[0]
+            sink(heap_scores, heap_ordinals, size, score, ordinal_of_leaf)
+            heap_ordinals[size] = ordinal_of_worst
 
 
 @cache
@@ -155,14 +167,16 @@ def _compiled() -> Callable[..., None]:
     """Imports numba and compiles the loops, or loads them from numba's cache where it may keep one."""
     import numba
 
+    # No NaN and no signed zero comes up; nothing that would change a sum is allowed.
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"nnan", "nsz"}}
     try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(_best_by_loops)
+        return numba.njit(cache=True, **options)(_best_by_loops)
     except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache folder can be written
-        return numba.njit(nogil=True, error_model="numpy")(_best_by_loops)
+        return numba.njit(**options)(_best_by_loops)
 
 
 def best_by_numba(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.bool_] | None, scores: NDArray[np.float32]) -> Best:
-    """``best_by_numpy`` in compiled loops that let other threads run; ``scores`` is zero before and after, ``(num_chunks,)``."""
+    """``best_by_numpy`` in compiled loops that let other threads run; ``scores`` is zero before and after, one place per chunk or more."""
     num_queries = len(ranges.query_starts) - 1
     best = Best(np.empty((num_queries, k), np.int64), np.empty((num_queries, k), np.float32), np.empty(num_queries, np.int64))
     allowed = np.zeros(0, np.bool_) if allow is None else allow.view()

@@ -27,6 +27,7 @@ def test_ask_answers_with_a_checked_citation(open_light: Open) -> None:
     (citation,) = answer.citations
     assert answer.text == "Cats eat fish. [1]"
     assert CATS.text[citation.start : citation.end] == citation.quote == "Cats eat fish."
+    assert citation.source == "cats.txt"
     assert set(answer.seconds) == {"words", "select", "generate"}
 
 

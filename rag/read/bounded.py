@@ -23,7 +23,7 @@ class BoundedBuilder(TextBuilder):
         self.limits = limits
 
     def _append(self, text: str) -> Span:
-        if len(self) + len(SEPARATOR) + len(text) > self.limits.max_text_chars:
+        if self._length + len(SEPARATOR) + len(text) > self.limits.max_text_chars:
             raise FileTooLarge("", f"the text passes {self.limits.max_text_chars:,} characters")
         return super()._append(text)
 

@@ -25,9 +25,10 @@ _KINDS = {
 }
 _REASONS = {
     errno.ENOENT: "no such file",
+    errno.ENXIO: "is a socket or a device, not a file",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
-    errno.ELOOP: "a link that leads to itself",
+    errno.ELOOP: "is a link that cannot be followed",
     errno.ENAMETOOLONG: "the path is too long",
     errno.EIO: "the disk cannot read it (input/output error)",
 }

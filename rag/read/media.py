@@ -57,7 +57,7 @@ OLD_OFFICE: Mapping[str, str] = {".doc": ".docx", ".xls": ".xlsx", ".ppt": ".ppt
 _BY_MAGIC = {b"%PDF-": ".pdf", b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tif", b"MM\0*": ".tif"}
 _BY_FOLDER = {"word/": ".docx", "ppt/": ".pptx", "xl/": ".xlsx"}  # inside an Office zip
 _HAS_MAGIC = frozenset([*_BY_MAGIC.values(), *_BY_FOLDER.values(), ".xlsm", ".jpeg", ".tiff"])
-_NAMES = {".pdf": "a PDF", ".docx": "a Word document", ".pptx": "PowerPoint slides", ".xlsx": "an Excel workbook",
+_NAMES = {".pdf": "a PDF", ".docx": "a Word document", ".pptx": "PowerPoint slides", ".xlsx": "an Excel workbook", ".xlsm": "an Excel workbook",
           ".png": "a PNG image", ".jpg": "a JPEG image", ".tif": "a TIFF image"}  # fmt: skip
 _OTHER_MAGIC = {
     b"GIF8": "a GIF image", b"RIFF": "a RIFF container (WebP, WAV or AVI)", b"\x1f\x8b": "a gzip archive",
@@ -88,8 +88,10 @@ def reader_for(path: Path | str, data: bytes, readers: Mapping[str, Reader] = RE
     if said is not None and said != READERS.get(suffix):  # a word that was added or replaced answers for itself
         return said
     found = _sniffed(data)
+    if not found and suffix == ".pdf" and b"%PDF-" in data[:1024]:  # readers of PDF allow for junk before it
+        found = suffix
     if found in readers:
-        return said if said is not None and said.target == readers[found].target else readers[found]
+        return readers[found]
     if data.startswith(_OLE) and "EncryptedPackage".encode("utf-16-le") in data:
         raise EncryptedFile(path, "is locked with a password: save it without one")
     if said is None:
@@ -139,10 +141,10 @@ def _sniffed(data: bytes) -> str:
     for magic, suffix in _BY_MAGIC.items():
         if data.startswith(magic):
             return suffix
-    if b"%PDF-" in data[:1024] and _content(data) != "text":  # readers of PDF allow for junk before it
-        return ".pdf"
     if data.startswith(b"PK\x03\x04"):
         names = _zip_names(data)
+        if "xl/vbaProject.bin" in names:
+            return ".xlsm"
         if "[Content_Types].xml" in names and "xl/workbook.bin" not in names:
             for folder, suffix in _BY_FOLDER.items():
                 if any(name.startswith(folder) for name in names):

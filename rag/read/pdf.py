@@ -111,7 +111,7 @@ def _is_scan(page: pdfium.PdfPage) -> bool:
     for picture in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=4):
         left, bottom, right, top = picture.get_bounds()
         covered += max(right - left, 0) * max(top - bottom, 0)
-    return covered >= MIN_PICTURE_SHARE * width * height
+    return bool(covered >= MIN_PICTURE_SHARE * width * height)
 
 
 def _recognised(page: pdfium.PdfPage) -> PageText:

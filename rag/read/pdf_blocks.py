@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 from typing import Literal
 
@@ -145,7 +146,7 @@ def blocks(rows: Sequence[Row], body_size: float, body_is_mono: bool) -> list[Bl
 def _text_blocks(lines: list[Line], body_size: float, body_is_mono: bool) -> list[Block]:
     if not lines:
         return []
-    steps = [(b.base - a.base) / a.size for a, b in zip(lines, lines[1:], strict=False) if abs(a.size - b.size) < 0.05 * a.size]
+    steps = [(b.base - a.base) / a.size for a, b in pairwise(lines) if abs(a.size - b.size) < 0.05 * a.size]
     steps = [step for step in steps if 0.7 < step < 2.6]
     pitch = min(median(steps), 2.4) if len(steps) >= 4 else min([LINE_PITCH * 1.1, *steps])
     hanging = _hangs(lines)
@@ -174,7 +175,7 @@ def _kind(line: Line, following: Line | None, body_is_mono: bool) -> BlockKind:
 def _hangs(lines: Sequence[Line]) -> bool:
     """Whether indented lines continue a paragraph (a list of references) and do not start one."""
     starts = continues = 0
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         if INDENT * line.size < line.left - before.left < 6 * line.size and abs(before.size - line.size) < 0.05 * line.size:
             if _ended(before.text):
                 starts += 1
@@ -221,7 +222,7 @@ def _parts(
     if hanging:
         if shift < -INDENT * size and (ended or _OPENS.match(line.text)):
             return True
-    elif shift > INDENT * size and shift < 6 * size and not block.kind == "caption":
+    elif shift > INDENT * size and shift < 6 * size and block.kind != "caption":
         returns = following is None or following.left < line.left - INDENT * size / 2 or following.size != line.size
         if returns and (ended or _OPENS.match(line.text)) or ended and len(block.lines) > 1:
             return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from rag.read.pdf_words import Piece
@@ -89,9 +90,10 @@ def rows(pieces: Sequence[Piece]) -> list[Row]:
             core = cores[number]
             overlap = min(piece.bottom, core.bottom) - max(piece.top, core.top)
             overlap /= min(piece.bottom - piece.top, core.bottom - core.top) or 1.0
-            if overlap > 0.5 and overlap > best_overlap:
-                if overlap > 0.9 or not any(_stacked(piece, other) for other in found[number].pieces):
-                    best, best_overlap = number, overlap
+            if overlap <= max(0.5, best_overlap):
+                continue
+            if overlap > 0.9 or not any(_stacked(piece, other) for other in found[number].pieces):
+                best, best_overlap = number, overlap
         if best < 0:
             found.append(Row([piece]))
             cores.append(piece)
@@ -187,7 +189,7 @@ class _Band:
 
     def _stream_switches(self) -> int:
         sides = sorted([(piece.order, 0) for piece in self.left] + [(piece.order, 1) for piece in self.right])
-        return sum(before[1] != after[1] for before, after in zip(sides, sides[1:], strict=False))
+        return sum(before[1] != after[1] for before, after in pairwise(sides))
 
 
 def _num_rows(side: Sequence[Piece]) -> int:
@@ -217,7 +219,6 @@ def _gutters(pieces: Sequence[Piece]) -> list[float]:
 def _cut(pieces: Sequence[Piece], gutter: float) -> tuple[list[list[Piece] | _Band], float]:
     """The region as bands and pieces across, from top to bottom, and the height of what reads in columns."""
     across: list[Piece] = []
-    bands: list[_Band] = []
     sided: list[tuple[Piece, bool]] = []
     for piece in pieces:
         slack = 0.5 * piece.size

@@ -13,6 +13,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,16 +21,17 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 from numpy.typing import NDArray
 
+from rag.read.pdf_fonts import Style, Styles, loose_box
+
 SOFT_HYPHEN = "\ufffe"  # what pdfium writes for a hyphen that ends a line inside a word
 COLUMN_GAP = 1.0  # of the font size: more may be the space between columns or cells
 WORD_GAP = 0.12  # of the font size: less is no blank
+FAR_AWAY_PT = 1e6  # damaged files place letters at infinity
 ASCENT, DESCENT = 0.8, 0.2  # of the font size: fonts state their own, but some state absurd ones
 
 _RTL = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc"
 # pdfium drops the blank where the direction of reading changes, so a change ends a word too
 _WORD = re.compile(rf"(?:[{_RTL}]+|[^\s{SOFT_HYPHEN}\x00-\x1f{_RTL}]+){SOFT_HYPHEN}?")
-_BOLD_NAME = re.compile(r"bold|black|heavy|demi|[-_,.]bd\b|medi\b|cmbx|sfbx|cmssbx|-b\b", re.IGNORECASE)
-_MONO_NAME = re.compile(r"mono|courier|consol|typewriter|cmtt|sftt|menlo|inconsolata", re.IGNORECASE)
 _ARABIC_ALEF_LAM = re.compile("[\u0622\u0623\u0625\u0627]\u0644")
 _STRAY_ARABIC_MARK = re.compile("^[\u064b-\u0652](?=\\w)")
 _NOTE_SIGN = re.compile(r"(\d{1,3}|[*∗†‡§¶]{1,3})(?=[^\W\d]|[(\[\"“‘])")
@@ -108,72 +110,6 @@ def _turn_back(x: float, y: float, angle: int, width: float, height: float) -> t
     return {0: (x, y), 90: (y, height - x), 180: (width - x, height - y), 270: (width - y, x)}[angle]
 
 
-def _bare(function: Any, result: Any, *arguments: Any) -> Any:
-    # pypdfium2's typed pointers cost more per call than the call itself; plain addresses do not
-    return ctypes.CFUNCTYPE(result, *arguments)(ctypes.cast(function, ctypes.c_void_p).value)
-
-
-_address = ctypes.c_void_p
-_loose_box = _bare(pdfium_c.FPDFText_GetLooseCharBox, ctypes.c_int, _address, ctypes.c_int, _address)
-_object_of = _bare(pdfium_c.FPDFText_GetTextObject, _address, _address, ctypes.c_int)
-_matrix_of = _bare(pdfium_c.FPDFText_GetMatrix, ctypes.c_int, _address, ctypes.c_int, _address)
-_size_of = _bare(pdfium_c.FPDFText_GetFontSize, ctypes.c_double, _address, ctypes.c_int)
-_font_of = _bare(pdfium_c.FPDFTextObj_GetFont, _address, _address)
-_font_name = _bare(pdfium_c.FPDFFont_GetBaseFontName, ctypes.c_size_t, _address, _address, ctypes.c_size_t)
-_font_flags = _bare(pdfium_c.FPDFFont_GetFlags, ctypes.c_int, _address)
-
-
-class _Style(NamedTuple):
-    """What all letters of one text object share. ``x``, ``y``: origin in page space, y up."""
-
-    size: float
-    angle: int
-    x: float
-    y: float
-    bold: bool
-    mono: bool
-
-
-class _Styles:
-    """Styles of one page, asked for once per text object."""
-
-    def __init__(self, text_page: int) -> None:
-        self._text_page = text_page
-        self._by_object: dict[int | None, _Style] = {}
-        self._by_font: dict[int | None, tuple[bool, bool]] = {}
-        self._matrix = pdfium_c.FS_MATRIX()
-
-    def of(self, index: int) -> _Style:
-        """The style of the character at ``index``."""
-        text_object = _object_of(self._text_page, index)
-        style = self._by_object.get(text_object)
-        if style is None:
-            style = self._by_object[text_object] = self._ask(text_object, index)
-        return style
-
-    def _ask(self, text_object: int | None, index: int) -> _Style:
-        matrix = self._matrix
-        _matrix_of(self._text_page, index, ctypes.addressof(matrix))
-        size = _size_of(self._text_page, index) * math.hypot(matrix.c, matrix.d)
-        angle = round(math.degrees(math.atan2(matrix.b, matrix.a)) / 90) * 90 % 360
-        font = _font_of(text_object) if text_object else None
-        if font not in self._by_font:
-            self._by_font[font] = _bold_and_mono(font)
-        return _Style(size or 1.0, angle, matrix.e, matrix.f, *self._by_font[font])
-
-
-def _bold_and_mono(font: int | None) -> tuple[bool, bool]:
-    if not font:
-        return False, False
-    buffer = ctypes.create_string_buffer(128)
-    _font_name(font, ctypes.addressof(buffer), 128)
-    name = buffer.value.decode("latin-1").partition("+")[2] or buffer.value.decode("latin-1")
-    flags = _font_flags(font)
-    return bool(_BOLD_NAME.search(name)) or flags > 0 and bool(flags & 1 << 18), bool(
-        _MONO_NAME.search(name)
-    ) or flags > 0 and bool(flags & 1)
-
-
 def page_text(page: pdfium.PdfPage) -> PageText:
     """Every piece of text on the page, grouped by the way it is turned, in the order of the page's own stream."""
     left, bottom, right, top = page.get_bbox()
@@ -212,7 +148,7 @@ class _Words(NamedTuple):
     """The words of a page in stream order: one entry per word in every field. Coordinates in the frame where the word reads upright."""
 
     spans: list[tuple[int, int]]  # in the string of the page
-    styles: list[_Style]
+    styles: list[Style]
     marks: list[bool]  # starts with a small raised sign
     left: NDArray[np.float64]
     right: NDArray[np.float64]
@@ -265,15 +201,15 @@ def _pieces(text_page: pdfium.PdfTextPage, left: float, top: float, width: float
 def _words(text: str, spans: list[tuple[int, int]], raw: int, page: tuple[float, float, float, float]) -> _Words:
     """Boxes and styles of all words. ``page``: left and top edge, width and height of the unturned page."""
     left, top, width, height = page
-    known = _Styles(raw)
+    known = Styles(raw)
     buffer = (pdfium_c.FS_RECTF * (2 * len(spans)))()
     step = ctypes.sizeof(pdfium_c.FS_RECTF)
     address = ctypes.addressof(buffer)
-    styles: list[_Style] = []
+    styles: list[Style] = []
     marks: list[bool] = []
     for start, end in spans:
-        _loose_box(raw, start, address)
-        _loose_box(raw, end - 1, address + step)
+        loose_box(raw, start, address)
+        loose_box(raw, end - 1, address + step)
         address += 2 * step
         style, mark = known.of(start), False
         if end - start > 1 and not text[start].isalpha():
@@ -293,6 +229,7 @@ def _words(text: str, spans: list[tuple[int, int]], raw: int, page: tuple[float,
         (x0, _), (x1, _) = _turn(low, above, angle, width, height), _turn(high, below, angle, width, height)
         low, high = np.where(turned, np.minimum(x0, x1), low), np.where(turned, np.maximum(x0, x1), high)
         base = np.where(turned, _turn(x, y, angle, width, height)[1], base)
+    low, high, base = (np.clip(np.nan_to_num(each), -FAR_AWAY_PT, FAR_AWAY_PT) for each in (low, high, base))
     return _Words(spans, styles, marks, low, high, base, np.array([style.size for style in styles]))
 
 
@@ -307,9 +244,7 @@ def _starts(text: str, words: _Words) -> NDArray[np.bool_]:
         (gap >= COLUMN_GAP * size)
         | (np.abs(np.diff(words.base)) >= 0.6 * size)
         | (angles[1:] != angles[:-1])
-        | np.array(
-            ["\n" in text[a[1] : b[0]] or text[a[1] - 1] == SOFT_HYPHEN for a, b in zip(spans, spans[1:], strict=False)], np.bool_
-        )
+        | np.array(["\n" in text[a[1] : b[0]] or text[a[1] - 1] == SOFT_HYPHEN for a, b in pairwise(spans)], np.bool_)
     )
     return starts
 
@@ -343,8 +278,8 @@ def _arabic(word: str, raw: int, start: int) -> str:
     first, second = pdfium_c.FS_RECTF(), pdfium_c.FS_RECTF()
     for match in _ARABIC_ALEF_LAM.finditer(word):
         at = match.start()
-        _loose_box(raw, start + at, ctypes.addressof(first))
-        _loose_box(raw, start + at + 1, ctypes.addressof(second))
+        loose_box(raw, start + at, ctypes.addressof(first))
+        loose_box(raw, start + at + 1, ctypes.addressof(second))
         if abs(first.left - second.left) < 0.1:  # one glyph
             letters[at], letters[at + 1] = letters[at + 1], letters[at]
     return "".join(letters)
@@ -356,7 +291,7 @@ def _composed(text: str, words: _Words, raw: int) -> tuple[str, _Words]:
     box = pdfium_c.FS_RECTF()
 
     def centre(index: int) -> tuple[float, float]:
-        _loose_box(raw, index, ctypes.addressof(box))
+        loose_box(raw, index, ctypes.addressof(box))
         return (box.left + box.right) / 2, (box.top + box.bottom) / 2
 
     def put(accent: int, candidates: range, reach: float) -> bool:
@@ -392,5 +327,9 @@ def _composed(text: str, words: _Words, raw: int) -> tuple[str, _Words]:
             if "\n" not in text[start:end]:
                 letters[start:end] = _NOTHING * (end - start)
     kept = [number for number in range(len(words.spans)) if number not in set(gone)]
-    spans, styles, marks = ([each[number] for number in kept] for each in words[:3])
-    return "".join(letters), _Words(spans, styles, marks, *(each[kept] for each in words[3:]))
+    return "".join(letters), _Words(
+        [words.spans[number] for number in kept],
+        [words.styles[number] for number in kept],
+        [words.marks[number] for number in kept],
+        *(each[kept] for each in (words.left, words.right, words.base, words.size)),
+    )

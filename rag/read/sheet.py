@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from typing import Any
@@ -46,18 +47,29 @@ def read_xlsx(data: bytes, limits: Limits) -> Draft:
     builder = BoundedBuilder(limits)
     num_uncomputed, hidden = 0, []
     try:
-        book = load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-        check_page_count(len(book.worksheets), limits, "sheets")
-        for sheet in book.worksheets:
-            if sheet.sheet_state != "visible":
-                hidden.append(sheet.title)
-                continue
-            part = parts.get(sheet.title, "")
-            raw = container.read(part) or b""
-            num_uncomputed += sum(1 for _ in _UNCOMPUTED.finditer(raw))
-            _Sheet(builder, sheet.title, _values(sheet, limits), list(_merges(raw)), limits).add(_drawings(container, part))
-        book.close()
-    except (InvalidFileException, KeyError, ValueError, TypeError, IndexError, AttributeError, OSError, SyntaxError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # openpyxl warns of print settings and extensions that hold no text
+            book = load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+            check_page_count(len(book.worksheets), limits, "sheets")
+            for sheet in book.worksheets:
+                if sheet.sheet_state != "visible":
+                    hidden.append(sheet.title)
+                    continue
+                part = parts.get(sheet.title, "")
+                raw = container.read(part) or b""
+                num_uncomputed += sum(1 for _ in _UNCOMPUTED.finditer(raw))
+                _Sheet(builder, sheet.title, _values(sheet, limits), list(_merges(raw)), limits).add(_drawings(container, part))
+            book.close()
+    except (
+        InvalidFileException,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        OSError,
+        SyntaxError,
+    ) as error:
         raise ReadError("", f"not a readable workbook: {type(error).__name__}: {error}") from error
     meta = {"num_sheets": len(book.worksheets), "hidden_sheets": hidden, "num_uncomputed": num_uncomputed or None}
     return builder.finish({**container.properties(), **meta})

@@ -43,7 +43,7 @@ def read_pptx(data: bytes, limits: Limits) -> Draft:
         size = (presentation.slide_width or 9_144_000, presentation.slide_height or 6_858_000)
         for number, slide in enumerate(slides, start=1):
             _Slide(builder, slide, number, size, limits).read()
-    except (PythonPptxError, KeyError, ValueError, AttributeError, TypeError, IndexError, etree.XMLSyntaxError) as error:
+    except (PythonPptxError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError, etree.XMLSyntaxError) as error:
         raise ReadError("", f"not a readable presentation: {type(error).__name__}: {error}") from error
     return builder.finish({**container.properties(), "num_slides": len(slides)})
 

@@ -161,7 +161,7 @@ class _Walk:
                 if not self._is_hidden(target):  # the walk comes by there itself
                     return Skipped(path, f"is a link to {target.relative_to(self._real_root)}, which is read under its own name")
         except OSError as error:
-            broken = "a link to nowhere" if entry.is_symlink() and isinstance(error, FileNotFoundError) else reason_of(error)
+            broken = "is a link to nowhere" if entry.is_symlink() and isinstance(error, FileNotFoundError) else reason_of(error)
             return ReadError(path, broken)
         if not stat.S_ISREG(mode):
             return ReadError(path, f"is {kind_of(mode)}, not a file")

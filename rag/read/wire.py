@@ -101,7 +101,8 @@ def _draft(rows: list[Any], meta: dict[str, Any], text: str, limits: Limits) -> 
     end = 0
     for row in rows:
         element = _element(*row)
-        _law(end <= element.span.start, "elements overlap or are out of order")
+        if element.span.start < end:
+            raise ValueError("elements overlap or are out of order")
         end = element.span.end
         elements.append(element)
     _law(end <= len(text), "an element ends after the text")
@@ -111,25 +112,36 @@ def _draft(rows: list[Any], meta: dict[str, Any], text: str, limits: Limits) -> 
 def _element(
     start: Any, end: Any, kind: Any, level: Any, page: Any, bbox: Any, row_numbers: Any, num_header_rows: Any, source: Any
 ) -> Element:
-    _law(type(start) is int and type(end) is int and 0 <= start < end, "a span is empty or turned")
-    _law(kind in ELEMENT_KINDS, "an element has an unknown kind")
-    _law(level is None or (type(level) is int and 1 <= level <= 6), "a level is not 1-6")
-    _law(page is None or (type(page) is int and 1 <= page), "a page is not a number from 1")
+    if not (type(start) is int and type(end) is int and 0 <= start < end):
+        raise ValueError("a span is empty or turned")
+    if kind not in ELEMENT_KINDS:
+        raise ValueError("an element has an unknown kind")
+    if level is not None and not (type(level) is int and 1 <= level <= 6):
+        raise ValueError("a level is not 1-6")
+    if page is not None and not (type(page) is int and page >= 1):
+        raise ValueError("a page is not a number from 1")
     if bbox is not None:
         _law(
             len(bbox) == 4 and all(type(edge) in (int, float) and math.isfinite(edge) for edge in bbox),
             "a bbox is not four numbers",
         )
         bbox = tuple(float(edge) for edge in bbox)
-    _law(type(row_numbers) is list and len(row_numbers) % 2 == 0, "rows are not pairs")
+    if source is not None and not (type(source) is str and _is_plain(source, 0)):
+        raise ValueError("a source is not a text")
+    return Element(Span(start, end), kind, level, page, bbox, *_rows(start, end, row_numbers, num_header_rows), source)
+
+
+def _rows(start: int, end: int, numbers: Any, num_header_rows: Any) -> tuple[tuple[Span, ...], int]:
+    if numbers == [] and num_header_rows == 0 and type(num_header_rows) is int:
+        return (), 0
+    _law(type(numbers) is list and len(numbers) % 2 == 0, "rows are not pairs")
     at = start
-    for number in row_numbers:
-        _law(type(number) is int and at <= number <= end, "a row lies outside its table")
+    for number in numbers:
+        if not (type(number) is int and at <= number <= end):
+            raise ValueError("a row lies outside its table")
         at = number
-    spans = tuple(Span(*pair) for pair in zip(row_numbers[::2], row_numbers[1::2], strict=True))
-    _law(type(num_header_rows) is int and 0 <= num_header_rows <= len(spans), "more header rows than rows")
-    _law(source is None or (type(source) is str and _is_plain(source, 0)), "a source is not a text")
-    return Element(Span(start, end), kind, level, page, bbox, spans, num_header_rows, source)
+    _law(type(num_header_rows) is int and 0 <= num_header_rows <= len(numbers) // 2, "more header rows than rows")
+    return tuple(Span(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)), num_header_rows
 
 
 def _is_plain(value: Any, depth: int) -> bool:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,15 +126,16 @@ class ReadPool:
         """The document of one opened file. Raises ``ReadError`` with the file's path."""
         return self._submit(raw).result().document()
 
-    def read(self, files: Iterable[Path | RawFile | ReadError]) -> Iterator[FileRead]:
+    def read(self, files: Iterable[Path | RawFile | ReadError], *, within: Sequence[Path] = ()) -> Iterator[FileRead]:
         """Results in the order of ``files``, as they come; errors among ``files`` (of ``walk``, ``open_file``) pass through.
 
+        ``within`` (the roots of the walk): no file outside is opened, should a name have become a link since the walk saw it.
         Reads a few files ahead and holds no more than those, however many there are.
         """
         waiting: deque[tuple[Future[FileRead], int]] = deque()
         try:
             for file in files:
-                future, num_bytes = self._start(file)
+                future, num_bytes = self._start(file, within)
                 waiting.append((future, num_bytes))
                 while waiting and (
                     waiting[0][0].done()
@@ -148,10 +149,10 @@ class ReadPool:
             for future, _ in waiting:
                 future.cancel()
 
-    def _start(self, file: Path | RawFile | ReadError) -> tuple[Future[FileRead], int]:
+    def _start(self, file: Path | RawFile | ReadError, within: Sequence[Path]) -> tuple[Future[FileRead], int]:
         if isinstance(file, Path):
             try:
-                file = open_file(file, self.limits)
+                file = open_file(file, self.limits, within=within)
             except ReadError as error:
                 file = error
         if isinstance(file, RawFile):

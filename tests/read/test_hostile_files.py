@@ -10,6 +10,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docx
 import openpyxl
@@ -53,7 +54,8 @@ def small() -> Iterator[None]:
 
 
 def file_of(read: Read) -> bytes:
-    document = {read_docx: docx.Document, read_pptx: pptx.Presentation, read_xlsx: openpyxl.Workbook}[read]()
+    makers: dict[Read, Any] = {read_docx: docx.Document, read_pptx: pptx.Presentation, read_xlsx: openpyxl.Workbook}
+    document = makers[read]()
     stream = io.BytesIO()
     document.save(stream)
     return stream.getvalue()
@@ -99,9 +101,8 @@ def test_binary_and_unknown_encodings_are_refused(read: Read, raw: bytes) -> Non
 
 @pytest.mark.parametrize("read", TEXTUAL)
 def test_text_past_the_limit(read: Read) -> None:
-    raw = {read_json: b'"' + b"x" * 500 + b'"', read_jsonl: b'"' + b"x" * 500 + b'"', read_xml: b"<a>" + b"x" * 500 + b"</a>"}.get(
-        read, b"x" * 500
-    )
+    wraps: dict[Read, bytes] = {read_json: b'"%s"', read_jsonl: b'"%s"', read_xml: b"<a>%s</a>"}
+    raw = wraps.get(read, b"%s") % (b"x" * 500)
     assert read(raw, Limits()).text.endswith("xxx")
     with pytest.raises(FileTooLarge):
         read(raw, Limits(max_text_chars=400))
@@ -141,7 +142,8 @@ def test_declared_sizes_are_not_believed(read: Read) -> None:
 @pytest.mark.parametrize("read", ZIPPED)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_entities_in_any_part_are_refused(read: Read, encoding: str) -> None:
-    main = {read_docx: "word/document.xml", read_pptx: "ppt/presentation.xml", read_xlsx: "xl/workbook.xml"}[read]
+    mains: dict[Read, str] = {read_docx: "word/document.xml", read_pptx: "ppt/presentation.xml", read_xlsx: "xl/workbook.xml"}
+    main = mains[read]
     xml = f'<?xml version="1.0" encoding="{encoding}"?>{BOMB}'
     for name in (main, "docProps/core.xml", "[Content_Types].xml"):
         with pytest.raises(ReadError, match="document type"):

