@@ -27,8 +27,8 @@ NUM_SOURCES = 24
 
 
 def marker(source: str) -> str:
-    """A word that stands in this document alone."""
-    return "marker" + "".join(chr(ord("a") + int(digit)) for digit in source.removeprefix("d"))
+    """A word that stands in this document alone, and in no other marker."""
+    return "marker" + "".join(chr(ord("a") + int(digit)) for digit in source.removeprefix("d").zfill(3))
 
 
 def operation(seed: int, number: int) -> tuple[str, dict[str, str]]:

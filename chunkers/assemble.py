@@ -35,17 +35,18 @@ def within_limit(text: str, spans: Iterable[Span], tokenizer: Tokenizer, max_tok
     A stretch by itself may have more tokens than it had inside the whole text, so every span is counted again, and those
     above the limit are cut again. Raises ``ValueError`` if one character alone has more tokens than the limit.
     """
-    kept = trimmed(text, spans)
-    counts = counts_of(tokenizer, [span.of(text) for span in kept])
-    if max(counts, default=0) <= max_tokens:
-        return _ascending(kept)
     fitting: list[Span] = []
-    for span, count in zip(kept, counts, strict=True):
-        if count <= max_tokens:
-            fitting.append(span)
-            continue
-        pieces = trimmed(text, recut(span, max(2 * max_tokens - count, 1))) if recut and count < 2 * max_tokens else [span]
-        fitting.extend(within_limit(text, _halved(text, pieces, tokenizer, max_tokens), tokenizer, max_tokens))
+    pending = trimmed(text, spans)
+    while pending:
+        cut_again: list[Span] = []
+        for span, count in zip(pending, counts_of(tokenizer, [span.of(text) for span in pending]), strict=True):
+            if count <= max_tokens:
+                fitting.append(span)
+                continue
+            # aiming lower by the excess nearly always does it; if not, the second time round cuts between tokens
+            pieces = recut(span, max(2 * max_tokens - count, 1)) if recut and count < 2 * max_tokens else [span]
+            cut_again += pieces if len(pieces) > 1 else _in_two(text, span, tokenizer, max_tokens)
+        pending, recut = trimmed(text, cut_again), None
     return _ascending(fitting)
 
 
@@ -58,20 +59,16 @@ def _ascending(spans: list[Span]) -> list[Span]:
     return ascending
 
 
-def _halved(text: str, pieces: Sequence[Span], tokenizer: Tokenizer, max_tokens: int) -> Iterable[Span]:
-    """The pieces; one that is still above the limit in parts, each shorter than it."""
-    for piece, count in zip(pieces, counts_of(tokenizer, [piece.of(text) for piece in pieces]), strict=True):
-        if count <= max_tokens:
-            yield piece
-            continue
-        if len(piece) == 1:
-            raise ValueError(f"max_tokens={max_tokens} is too small: the character {piece.of(text)!r} alone has {count} tokens")
-        place = piece.start + Ruler(piece.of(text), tokenizer).cut(0, len(piece), max_tokens)
-        if place >= piece.end:  # tokens without characters make up the excess
-            place = piece.start + len(piece) // 2
-            place = next((near for near in range(place, piece.start, -1) if not is_inside_character(text, near)), place)
-        yield Span(piece.start, place)
-        yield Span(place, piece.end)
+def _in_two(text: str, span: Span, tokenizer: Tokenizer, max_tokens: int) -> list[Span]:
+    """A span above the limit: what fits of it, and the rest."""
+    piece = span.of(text)
+    if len(piece) == 1:
+        raise ValueError(f"max_tokens={max_tokens} is too small: the character {piece!r} alone has {tokenizer.count(piece)} tokens")
+    place = span.start + Ruler(piece, tokenizer).cut(0, len(piece), max_tokens)
+    if place == span.end:  # tokens without characters make up the excess
+        middle = span.start + len(piece) // 2
+        place = next((near for near in range(middle, span.start, -1) if not is_inside_character(text, near)), middle)
+    return [Span(span.start, place), Span(place, span.end)]
 
 
 def chunks_of(

@@ -55,7 +55,7 @@ class Ruler:
         if self.index(end) - first <= max_tokens:
             return end
         last = first + max_tokens
-        for token in range(last, max(first + max_tokens // 2, first), -1):
+        for token in range(last, max(first + max_tokens // 2 - 1, first), -1):
             place = int(self._places[token])
             if not self._is_inside_word(place):
                 return place if place > start else start + 1

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
-from functools import partial
 from itertools import chain
 
 from rag.chunkers.assemble import check_limit, chunks_of, within_limit
+from rag.chunkers.breaks import Breaks, starts_section
 from rag.chunkers.context import ContextWriter
-from rag.chunkers.layout import DEEPEST_LEVEL, Block, Layout, heading_level
-from rag.chunkers.pack import Level, spans_of, split, spread_tail
+from rag.chunkers.layout import DEEPEST_LEVEL, Layout
+from rag.chunkers.pack import spans_of, split, spread_tail
 from rag.chunkers.recursive import GENTLE, text_levels
 from rag.chunkers.ruler import Ruler
-from rag.chunkers.sentences import Boundaries, cells, clauses, lines, paragraphs, sentences, words
 from rag.core import Chunk, Document, Span, Tokenizer
-
-PROSE = frozenset({"heading", "paragraph", "list", "caption", "figure"})
 
 
 class StructureChunker:
@@ -61,8 +57,9 @@ class StructureChunker:
         text = document.text
         ruler = Ruler(text, self.tokenizer)
         layout = Layout(document)
-        levels = _layout_levels(layout, text, self.section_level) if layout.has_elements else text_levels(text)
-        gentle = _gentle_levels(layout, text, levels) if layout.has_elements else levels[:GENTLE]
+        breaks = Breaks(layout, text)
+        levels = breaks.levels(self.section_level) if layout.has_elements else text_levels(text)
+        gentle = breaks.gentle_levels(self.section_level) if layout.has_elements else levels[:GENTLE]
 
         def recut(span: Span, max_tokens: int) -> list[Span]:
             return spans_of(split(ruler, *span, levels, max_tokens), span.end)
@@ -80,7 +77,7 @@ class StructureChunker:
         """Stretches between headings; a heading right after a heading above it starts no section of its own."""
         starts = [0]
         for before, block in layout.starting(0, end):
-            if _starts_section(before, block, self.section_level):
+            if starts_section(before, block, self.section_level):
                 starts.append(block.span.start)
         return spans_of(starts, end)
 
@@ -92,9 +89,8 @@ class StructureChunker:
             is_section = len(spans) == 1
             if merged and (last_is_section or is_section):
                 joined = Span(merged[-1].start, spans[0].end)
-                is_small = (last_is_section and self._is_small(ruler, merged[-1])) or (
-                    is_section and self._is_small(ruler, spans[0])
-                )
+                is_small = last_is_section and self._is_small(ruler, merged[-1])
+                is_small = is_small or (is_section and self._is_small(ruler, spans[0]))
                 following = sections[number + 1][0] if is_section and number + 1 < len(sections) else None
                 if is_small and ruler.count(*joined) <= self.max_tokens and not self._opens(ruler, layout, spans[0], following):
                     merged[-1] = joined
@@ -115,86 +111,3 @@ class StructureChunker:
         above = layout.path(section)
         is_below = bool(above) and above[-1].start >= section.start and layout.path(following)[: len(above)] == above
         return is_below and self._is_small(ruler, section) and ruler.count(section.start, following.end) <= self.max_tokens
-
-
-def _starts_section(before: Block, block: Block, level: int) -> bool:
-    if block.kind != "heading" or heading_level(block.element) > level:
-        return False
-    return not (before.kind == "heading" and heading_level(before.element) < heading_level(block.element))
-
-
-def _layout_levels(layout: Layout, text: str, section_level: int) -> list[Level]:
-    """Where to cut a text of known layout, best places first."""
-
-    def headings(level: int, start: int, end: int) -> list[int]:
-        return [block.span.start for before, block in layout.starting(start, end) if _starts_section(before, block, level)]
-
-    def groups(start: int, end: int) -> list[int]:
-        return [block.span.start for before, block in layout.starting(start, end) if not _belong_together(before, block, text)]
-
-    def items(start: int, end: int) -> list[int]:
-        places = [block.span.start for before, block in layout.starting(start, end) if _are_items(before, block)]
-        for block in layout.overlapping(start, end):
-            places += _item_places(block, text)
-        return sorted(place for place in places if start < place < end)
-
-    def rows(start: int, end: int) -> list[int]:
-        # even between a heading and its table: all of it is better than a cut inside a row
-        blocks = [block for block in layout.overlapping(start, end) if block.kind == "table"]
-        places = [place for block in blocks for place in (block.span.start, *(row.start for row in block.element.rows[1:]))]
-        return [place for place in places if start < place < end]
-
-    return [
-        *(Level(partial(headings, level)) for level in range(section_level + 1, DEEPEST_LEVEL + 1)),
-        Level(groups),
-        Level(items, is_firm=True),
-        Level(rows, is_firm=True),
-        Level(partial(_inside, layout, text, cells, {"table"})),
-        Level(partial(_inside, layout, text, sentences, PROSE | {"table"})),
-        Level(partial(_inside, layout, text, lines, PROSE | {"table", "code"})),
-        Level(partial(_inside, layout, text, clauses, PROSE | {"table"})),
-        Level(partial(_inside, layout, text, words, PROSE | {"table", "code"})),
-    ]
-
-
-def _gentle_levels(layout: Layout, text: str, levels: Sequence[Level]) -> list[Level]:
-    """Those that cut no sentence, no row and no list item."""
-    return [*levels[:-5], Level(partial(_inside, layout, text, sentences, PROSE - {"list"}))]
-
-
-def _inside(layout: Layout, text: str, boundaries: Boundaries, kinds: AbstractSet[str], start: int, end: int) -> list[int]:
-    """Places strictly inside blocks of these kinds: a heading never loses what follows it to a full stop between them."""
-    places: list[int] = []
-    for block in layout.overlapping(start, end):
-        if block.kind in kinds:
-            places += boundaries(text, max(block.span.start, start), min(block.span.end, end))
-    return places
-
-
-def _belong_together(before: Block, block: Block, text: str) -> bool:
-    """Whether a cut between two neighbours would leave a heading, a caption or a list without what it is about."""
-    if before.kind == "heading":
-        return True
-    if block.kind == "list":
-        return before.kind == "list" or text[before.span.end - 1] in ":\uff1a"
-    if block.kind == "caption":
-        return before.kind in ("table", "figure")
-    return before.kind == "caption" and block.kind in ("table", "figure")
-
-
-def _are_items(before: Block, block: Block) -> bool:
-    return before.kind == block.kind and block.kind in ("list", "heading") or before.kind in ("table", "figure")
-
-
-def _item_places(block: Block, text: str) -> list[int]:
-    """Where rows, list items and lines of code begin, the first of the block left out, and table heads kept with a row."""
-    span = block.span
-    if block.kind == "table":
-        return [row.start for row in block.element.rows[block.element.num_header_rows + 1 :]] or (
-            [] if block.element.rows else lines(text, *span)
-        )
-    if block.kind == "list":
-        return lines(text, *span)
-    if block.kind == "code":
-        return paragraphs(text, *span) or lines(text, *span)
-    return []

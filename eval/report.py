@@ -167,7 +167,10 @@ class BeirReport:
             found.append(f"{self.num_foreign_hits} documents found are not of this collection: the index holds others too.")
         for ranking in self.rankings.values():
             if ranking.num_short:
-                found.append(f"{ranking.name}: {ranking.num_short} rankings ran out of chunks: deep recall may be too low there.")
+                found.append(
+                    f"{ranking.name}: {ranking.num_short} rankings hold fewer than {self.k} documents, since {self.chunk_depth} chunks "
+                    f"reach no further: recall@{self.k} is a lower bound."
+                )
             if len(ranking.scores) < max(len(each.scores) for each in self.rankings.values()):
                 found.append(f"{ranking.name} orders only the head of a ranking: what looks deeper is not measured.")
         return found

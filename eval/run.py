@@ -19,8 +19,6 @@ from rag.pipeline import Rag
 
 FUSED = "fused"
 RERANKED = "reranked"
-CHUNKS_PER_DOCUMENT = 3
-"""How many chunks are asked for, per document wanted: several chunks of one document make one place in its ranking."""
 
 
 class Searched(Protocol):
@@ -74,12 +72,14 @@ def evaluate_beir(
 ) -> BeirReport:
     """Ingests the corpus, searches every judged query, and measures each ranking by its first ``k`` documents.
 
-    ``chunk_depth``: chunks to ask for (default: ``3 * k``). Compared are fused against the best single index (by the same
-    measure on the same queries, which favours the single index), and reranked against what was reranked. Raises ``ValueError`` if
-    nothing is judged, ``k`` is too small for every measure, or the pipeline's answer does not fit the queries.
+    ``chunk_depth``: chunks to ask each index for. By default ``k``, as the pipeline itself would search; several chunks of
+    one document take one place, so a ranking may then have fewer documents than ``k``. Compared are fused against the best
+    single index (by the same measure on the same queries, which favours the single index), and reranked against what was
+    reranked. Raises ``ValueError`` if nothing is judged, ``k`` is too small for every measure, or the pipeline's answer
+    does not fit the queries.
     """
     measures = measurable(k)
-    depth = CHUNKS_PER_DOCUMENT * k if chunk_depth is None else chunk_depth
+    depth = k if chunk_depth is None else chunk_depth
     for name, value in (("chunk_depth", depth), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} is {value}; allowed: 1 or more")

@@ -61,7 +61,6 @@ class _Candidate:
 
     hit: Hit
     hit_rank: int  # from 0
-    number: int  # among the sentences of its chunk
     span: Span  # in the chunk's text
     lead: Span | None  # the sentence before it that a reader needs too
     read: str
@@ -193,7 +192,7 @@ def _candidates(hits: Sequence[Hit]) -> list[_Candidate]:
             leans = i > 0 and not answers_before and not is_row and bool(_LEANS_BACK.match(sentence))
             lead_in = table_head or (before if leans or answers_before else "")
             read = f"{lead_in} {sentence}" if lead_in and len(lead_in) < ENCODED_CHARS // 2 else sentence
-            found.append(_Candidate(hit, rank, i, span, spans[i - 1] if leans else None, read, content_words(read)))
+            found.append(_Candidate(hit, rank, span, spans[i - 1] if leans else None, read, content_words(read)))
     return found
 
 

@@ -23,7 +23,8 @@ Engine = Literal["auto", "numpy", "numba"]
 ENGINES: tuple[str, ...] = ("auto", "numpy", "numba")
 
 NUMBA_LOAD_POSTINGS = 100_000_000
-"""Postings that numpy scores in about the second that importing numba and loading its code takes."""
+"""Postings that numpy scores in about the second that importing numba and loading the compiled loops takes.
+(The very first time on a machine they are compiled, which takes about four seconds.)"""
 
 NUMBA_READY_POSTINGS = 10_000_000
 """The same where another part of the process has numba imported already."""
@@ -113,15 +114,6 @@ def _best_by_loops(
         heap_scores[hole] = score
         heap_ordinals[hole] = ordinal
 
-    def offer(heap_scores: Any, heap_ordinals: Any, score: Any, ordinal: Any) -> int:
-        """Takes a chunk in if it is better than the worst and allowed; returns how many it took in."""
-        if score < heap_scores[0] or (score == heap_scores[0] and ordinal > heap_ordinals[0]):
-            return 0
-        if score == 0.0 or (filtered and (keys[ordinal] >= len(allow) or not allow[keys[ordinal]])):
-            return 0
-        sink(heap_scores, heap_ordinals, len(heap_scores), score, ordinal)
-        return 1
-
     num_chunks = len(norms)
     for query in range(len(query_starts) - 1):
         num_postings = 0
@@ -137,22 +129,34 @@ def _best_by_loops(
         heap_scores[:] = 0.0
         heap_ordinals[:] = num_chunks
         entered = 0
-        if 4 * num_postings < num_chunks:  # few chunks have a score: visit them through the postings
+        # The tests stand in the loops: a call would count references to the arrays it is given, for every single posting.
+        if 5 * num_postings < num_chunks:  # few chunks have a score: visit them through the postings
             for part in range(query_starts[query], query_starts[query + 1]):
                 for place in range(starts[part], ends[part]):
                     ordinal = np.uint32(ordinals[place])
-                    if ordinal < num_chunks:
-                        score = scores[ordinal]
-                        scores[ordinal] = 0.0  # so the next posting of this chunk passes by
-                        entered += offer(heap_scores, heap_ordinals, score, np.int64(ordinal))
-        else:  # many have: look at all, and first at the best of 64 at a time, which vector instructions find
+                    if ordinal >= num_chunks:
+                        continue
+                    score = scores[ordinal]
+                    scores[ordinal] = 0.0  # so the next posting of this chunk passes by
+                    if score == 0.0 or score < heap_scores[0] or (score == heap_scores[0] and ordinal > heap_ordinals[0]):
+                        continue
+                    if filtered and (keys[ordinal] >= len(allow) or not allow[keys[ordinal]]):
+                        continue
+                    entered += 1
+                    sink(heap_scores, heap_ordinals, len(heap_scores), score, np.int64(ordinal))
+        else:  # many have: look at all in order, and first at the best of 64, which vector instructions find
             for start in range(0, num_chunks, 64):
+                end = min(start + 64, num_chunks)
                 best = np.float32(0.0)
-                for place in range(start, min(start + 64, num_chunks)):
-                    best = max(best, scores[np.uint64(place)])  # numba leaves out the test for negative indices
-                if best >= heap_scores[0] and best > 0.0:
-                    for place in range(start, min(start + 64, num_chunks)):
-                        entered += offer(heap_scores, heap_ordinals, scores[place], np.int64(place))
+                for place in range(start, end):
+                    best = max(best, scores[np.uint64(place)])  # unsigned: numba then leaves out the test for negative indices
+                if best > heap_scores[0]:
+                    for place in range(start, end):
+                        if scores[place] > heap_scores[0]:
+                            if filtered and (keys[place] >= len(allow) or not allow[keys[place]]):
+                                continue
+                            entered += 1
+                            sink(heap_scores, heap_ordinals, len(heap_scores), scores[place], place)
             scores[:num_chunks] = 0.0
         found[query] = min(entered, len(heap_scores))
         for size in range(len(heap_scores) - 1, 0, -1):  # the worst goes to the end
@@ -168,11 +172,12 @@ def _compiled() -> Callable[..., None]:
     import numba
 
     # No NaN and no signed zero comes up; nothing that would change a sum is allowed.
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"nnan", "nsz"}}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"nnan", "nsz"}}
     try:
-        return numba.njit(cache=True, **options)(_best_by_loops)
+        loops: Callable[..., None] = numba.njit(cache=True, **options)(_best_by_loops)
     except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache folder can be written
-        return numba.njit(**options)(_best_by_loops)
+        loops = numba.njit(**options)(_best_by_loops)
+    return loops
 
 
 def best_by_numba(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.bool_] | None, scores: NDArray[np.float32]) -> Best:

@@ -89,6 +89,7 @@ class PackedBert:
         self._words = embeddings.word_embeddings.weight.detach()
         self._places = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()
         self._norm = embeddings.LayerNorm
+        self.max_tokens = len(self._places) - self._first_position
         self._num_heads = int(config.num_attention_heads)
         self._activation = _ACTIVATIONS[config.hidden_act]
         self._pooling: str = model[1].pooling_mode
@@ -160,11 +161,11 @@ def plan(lengths: NDArray[np.int64], tokens_per_batch: int, num_workers: int) ->
 class PackedEncoder:
     """Texts -> vectors: tokenises in bulk, packs by length, and spreads the packs over a crew of threads."""
 
-    def __init__(self, model: Any, bert: PackedBert, tokens_per_batch: int) -> None:
+    def __init__(self, model: Any, bert: PackedBert, tokens_per_batch: int, num_workers: int | None = None) -> None:
         self._tokenizer = model.tokenizer
         self._bert = bert
-        self._tokens_per_batch = max(tokens_per_batch, int(model.max_seq_length))
-        self._num_workers = min(torch.get_num_threads(), _MOST_WORKERS)
+        self._tokens_per_batch = max(tokens_per_batch, min(model.max_seq_length, bert.max_tokens))  # a pack holds any text
+        self._num_workers = num_workers or min(torch.get_num_threads(), _MOST_WORKERS)
         self._crew: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._own = threading.local()

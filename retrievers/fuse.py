@@ -46,13 +46,16 @@ class ConvexFusion:
 
     ``normalise`` maps the scores of each ranking of a query:
 
-    - ``theoretical``: from the least possible score to the best seen. ``floors`` gives the least possible per index; an index
-      not named there has 0 if all its scores are positive or zero in this query (BM25), else -1 (a cosine).
+    - ``theoretical``: from the least possible score to the best seen. ``floors`` gives the least possible per index. Without
+      one it is 0 (or the lowest seen, if that is negative): what BM25 starts from, and where a cosine of texts says
+      "unrelated". ``floors={"dense": -1}`` is the textbook's mapping of a cosine; it needs three times the weight to do as well.
     - ``minmax``: from the lowest seen to the highest seen.
     - ``zscore``: mean 0, deviation 1 over what was seen.
 
     A chunk that a ranking does not have gets that ranking's floor: the least of its normalised scores (of ``theoretical`` too: a
-    chunk past the end scored at most as much as the last one seen).
+    chunk past the end scored at most as much as the last one seen). Equal weights are the default because they are also about the
+    best ones measured: nDCG@10 of dense (MiniLM), BM25, fused is .683, .751, .811 on the Anthropic documentation questions and
+    .764, .800, .850 on MTRAG; reciprocal ranks give .793 and .824.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class ConvexFusion:
             return [float(value) for value in (scores - scores.mean()) / deviation] if deviation > 0 else [0.0] * len(scores)
         low, high = float(scores.min()), float(scores.max())
         if self.normalise == "theoretical":
-            low = self.floors.get(name, 0.0 if low >= 0 else -1.0)
+            low = self.floors.get(name, min(0.0, low))
         return [float(value) for value in (scores - low) / (high - low)] if high > low else [1.0] * len(scores)
 
 

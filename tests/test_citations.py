@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +53,7 @@ def test_marks(text: str, numbers: list[tuple[int, ...]]) -> None:
 @given(st.text(alphabet="ab [1,]-3`\n.", max_size=60), st.lists(st.integers(0, 60), max_size=8))
 def test_marks_do_not_depend_on_how_the_stream_was_cut(text: str, cuts: list[int]) -> None:
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(places)]
     assert parse(pieces) == parse([text])
 
 

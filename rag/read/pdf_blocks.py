@@ -104,30 +104,22 @@ class Words:
 
 def line_of(row: Row) -> Line:
     """A row as a line of text."""
-    main = row.main
-    letters = row.pieces
-    if len(letters) > 1:
+    if len(row.pieces) == 1:
+        main = first = row.pieces[0]
+        text, mark, bold, mono = main.text, main.mark, main.bold, main.mono
+    else:
+        main, first = row.main, row.pieces[0]
         letters = [piece for piece in row.pieces if any(map(str.isalnum, piece.text))] or row.pieces
-    text = joined(row.pieces)
-    first = row.pieces[0]
-    mark = first.mark
-    if len(row.pieces) > 1 and len(first.text) <= 3 and first.size < 0.8 * main.size and not first.text.isalpha():
-        text, mark = f"{first.text} {joined(row.pieces[1:])}", True
+        bold, mono = all(piece.bold for piece in letters), all(piece.mono for piece in letters)
+        text, mark = joined(row.pieces), first.mark
+        if len(first.text) <= 3 and first.size < 0.8 * main.size and not first.text.isalpha():
+            text, mark = f"{first.text} {joined(row.pieces[1:])}", True
     if "..." in text or ". ." in text:
         text = _LEADERS.sub(" … ", text).strip()
-    leftward = reads_leftwards(text)
-    return Line(
-        text,
-        -row.right if leftward else row.left,
-        row.top,
-        -row.left if leftward else row.right,
-        row.bottom,
-        main.middle,
-        main.size,
-        all(piece.bold for piece in letters),
-        all(piece.mono for piece in letters),
-        mark,
-    )
+    left, right = row.left, row.right
+    if reads_leftwards(text):
+        left, right = -right, -left
+    return Line(text, left, row.top, right, row.bottom, main.middle, main.size, bold, mono, mark)
 
 
 def blocks(rows: Sequence[Row], body_size: float, body_is_mono: bool) -> list[Block]:
@@ -292,7 +284,7 @@ def continued(text: str, following: str, words: Words) -> str:
         before = re.search(r"([^\W\d_]*)[^\w]?$", text[:-1] + "-")
         after = re.match(r"[^\W\d_]*", following)
         assert before is not None and after is not None
-        if first.islower() and before.group(1) and not words.keeps_hyphen(before.group(1), after.group()):
+        if before.group(1) and not words.keeps_hyphen(before.group(1), after.group()):
             return text[:-1] + following
         return f"{text[:-1]}-{following}"
     is_tight = (

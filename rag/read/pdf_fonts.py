@@ -52,6 +52,12 @@ class Styles:
         self._by_font: dict[int | None, tuple[bool, bool]] = {}
         self._matrix = pdfium_c.FS_MATRIX()
 
+    def of_all(self, indices: list[int]) -> list[Style]:
+        """The styles of the characters at ``indices``: ``of`` without a call for each."""
+        text_page, known = self._text_page, self._by_object
+        objects = [_object_of(text_page, index) for index in indices]
+        return [known.get(each) or self.of(index) for each, index in zip(objects, indices, strict=True)]
+
     def of(self, index: int) -> Style:
         """The style of the character at ``index``."""
         text_object = _object_of(self._text_page, index)

@@ -7,6 +7,7 @@ side is cut again. OCR boxes go through the same code.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from statistics import median
 
 from rag.read.pdf_words import Piece
 
+_RTL = re.compile("[\u0590-\u08ff]")
+
 MIN_COLUMN_ROWS = 3  # fewer rows than this beside each other are no columns
 PROSE_CHARS = 22  # a column of text has at least so many characters in its median row
 MIN_COLUMN_CHARS = 6  # ... or so many, if the page's own stream runs down the columns too
@@ -22,7 +25,7 @@ MAX_DEPTH = 8
 MAX_FORMULA_ROWS = 6
 MAX_FORMULA_CHARS = 8  # a piece, on average
 TANGLED = 0.8  # font sizes from one row to the next: less is no line of text
-GOOD_SHARE = 0.6  # of the height of a region: a gutter that long needs no rival
+GOOD_SHARE = 0.8  # of the height of a region: a gutter that long needs no rival
 
 
 @dataclass(slots=True)
@@ -34,27 +37,29 @@ class Row:
     @property
     def main(self) -> Piece:
         """The piece that gives the row its height: the largest, then the longest."""
+        if len(self.pieces) == 1:
+            return self.pieces[0]
         return max(self.pieces, key=lambda piece: (round(piece.size, 1), len(piece.text)))
 
     @property
     def left(self) -> float:
         """Left edge."""
-        return min(piece.left for piece in self.pieces)
+        return min([piece.left for piece in self.pieces])
 
     @property
     def right(self) -> float:
         """Right edge."""
-        return max(piece.right for piece in self.pieces)
+        return max([piece.right for piece in self.pieces])
 
     @property
     def top(self) -> float:
         """Upper edge."""
-        return min(piece.top for piece in self.pieces)
+        return min([piece.top for piece in self.pieces])
 
     @property
     def bottom(self) -> float:
         """Lower edge."""
-        return max(piece.bottom for piece in self.pieces)
+        return max([piece.bottom for piece in self.pieces])
 
 
 def regions(pieces: Sequence[Piece], depth: int = 0) -> list[list[Piece]]:
@@ -66,7 +71,7 @@ def regions(pieces: Sequence[Piece], depth: int = 0) -> list[list[Piece]]:
     extent = max(piece.bottom for piece in pieces) - min(piece.top for piece in pieces)
     for gutter in _gutters(pieces):
         cut, height = _cut(pieces, gutter)
-        if height > best_height:
+        if cut and (not best or height > best_height):
             best, best_height = cut, height
             if height > GOOD_SHARE * extent:
                 break
@@ -83,16 +88,17 @@ def rows(pieces: Sequence[Piece]) -> list[Row]:
     """The pieces of one region as rows from top to bottom. Raised and lowered marks stay in the row of their word."""
     found: list[Row] = []
     cores: list[Piece] = []  # the piece of each row that decides what lies beside it
-    for piece in sorted(pieces, key=lambda piece: (piece.middle, piece.order)):
+    for piece in sorted(pieces, key=lambda piece: (piece.top + piece.bottom, piece.order)):
+        top, bottom = piece.top, piece.bottom
         best = -1
-        best_overlap = 0.0
-        for number in range(max(0, len(found) - 4), len(found)):
+        best_overlap = 0.5
+        for number in range(len(found) - 1, max(len(found) - 5, -1), -1):
             core = cores[number]
-            overlap = min(piece.bottom, core.bottom) - max(piece.top, core.top)
-            overlap /= min(piece.bottom - piece.top, core.bottom - core.top) or 1.0
-            if overlap <= max(0.5, best_overlap):
+            if core.bottom <= top:
                 continue
-            if overlap > 0.9 or not any(_stacked(piece, other) for other in found[number].pieces):
+            overlap = (min(core.bottom, bottom)) - (max(core.top, top))
+            overlap /= min(bottom - top, core.bottom - core.top) or 1.0
+            if overlap > best_overlap and (overlap > 0.9 or not any(_stacked(piece, other) for other in found[number].pieces)):
                 best, best_overlap = number, overlap
         if best < 0:
             found.append(Row([piece]))
@@ -126,18 +132,21 @@ def _untangled(found: list[Row]) -> list[Row]:
     merged: list[Row] = []
     run: list[Row] = []
     reached = -1
+    middle = 0.0
     for row in untangled:
-        if run and (min(p.order for p in row.pieces) > reached or row.main.middle - run[-1].main.middle > 2.5 * row.main.size):
-            merged += _formula(run)
+        main = row.main
+        orders = [piece.order for piece in row.pieces]
+        if run and (min(orders) > reached or main.middle - middle > 2.5 * main.size):
+            merged += run if len(run) == 1 else _formula(run)
             run, reached = [], -1
         run.append(row)
-        reached = max(reached, *(piece.order for piece in row.pieces))
-    return merged + _formula(run)
+        reached, middle = max(reached, *orders), main.middle
+    return merged + (run if len(run) < 2 else _formula(run))
 
 
 def _formula(run: list[Row]) -> list[Row]:
     pieces = [piece for row in run for piece in row.pieces]
-    if not 2 <= len(run) <= MAX_FORMULA_ROWS or sum(len(piece.text) for piece in pieces) > MAX_FORMULA_CHARS * len(pieces):
+    if len(run) > MAX_FORMULA_ROWS or sum(len(piece.text) for piece in pieces) > MAX_FORMULA_CHARS * len(pieces):
         return run
     return [Row(sorted(pieces, key=lambda piece: piece.order))]
 
@@ -149,7 +158,7 @@ def _stacked(piece: Piece, other: Piece) -> bool:
 
 def reads_leftwards(text: str) -> bool:
     """Whether most of ``text`` is Hebrew, Arabic or the like."""
-    return not text.isascii() and sum("\u0590" <= char <= "\u08ff" for char in text) * 2 > len(text)
+    return not text.isascii() and len(_RTL.findall(text)) * 2 > len(text)
 
 
 @dataclass(slots=True)
@@ -193,7 +202,7 @@ class _Band:
 
 
 def _num_rows(side: Sequence[Piece]) -> int:
-    return len({round(piece.middle / max(piece.size, 1) * 1.6) for piece in side})
+    return len({int((piece.top + piece.bottom) / piece.size) for piece in side})
 
 
 def _typical_chars(side: Sequence[Piece]) -> float:
@@ -248,8 +257,11 @@ def _cut(pieces: Sequence[Piece], gutter: float) -> tuple[list[list[Piece] | _Ba
             parts.append(last := _Band([], []))
         (last.right if is_right else last.left).append(piece)
     parts = [part for whole in parts for part in (_strata(whole) if isinstance(whole, _Band) else [whole])]
+    if not any(isinstance(part, _Band) for part in parts):
+        return [], 0.0
     height = sum(part.shared_height() for part in parts if isinstance(part, _Band))
-    height -= 0.5 * sum(piece.bottom - piece.top for piece in across)
+    # an edge inside a column (a hanging indent) makes columns too, but many rows reach over it
+    height -= 2 * sum(piece.bottom - piece.top for piece in across)
     merged: list[list[Piece] | _Band] = []
     for part in parts:
         if isinstance(part, _Band) or not merged or isinstance(merged[-1], _Band):

@@ -51,6 +51,8 @@ def split_tables(rows: Sequence[Row]) -> list[Row | Table]:
 
 
 def _cell_groups(row: Row) -> list[list[Piece]]:
+    if len(row.pieces) == 1:
+        return [row.pieces]
     groups: list[list[Piece]] = []
     for piece in row.pieces:
         if groups and max(piece.left - groups[-1][-1].right, groups[-1][-1].left - piece.right) < 0.9 * COLUMN_GAP * piece.size:

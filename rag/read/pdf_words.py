@@ -205,19 +205,17 @@ def _words(text: str, spans: list[tuple[int, int]], raw: int, page: tuple[float,
     buffer = (pdfium_c.FS_RECTF * (2 * len(spans)))()
     step = ctypes.sizeof(pdfium_c.FS_RECTF)
     address = ctypes.addressof(buffer)
-    styles: list[Style] = []
-    marks: list[bool] = []
     for start, end in spans:
         loose_box(raw, start, address)
         loose_box(raw, end - 1, address + step)
         address += 2 * step
-        style, mark = known.of(start), False
+    styles = known.of_all([start for start, _ in spans])
+    marks = [False] * len(spans)
+    for number, (start, end) in enumerate(spans):
         if end - start > 1 and not text[start].isalpha():
-            other = known.of(end - 1)
+            other, style = known.of(end - 1), styles[number]
             if other.size > 1.2 * style.size and other.angle == style.angle:  # a raised footnote sign is no style
-                style, mark = other, _NOTE_SIGN.match(text, start, end) is not None
-        styles.append(style)
-        marks.append(mark)
+                styles[number], marks[number] = other, _NOTE_SIGN.match(text, start, end) is not None
     boxes = np.frombuffer(buffer, np.float32).astype(np.float64).reshape(len(spans), 2, 4)
     low, high = boxes[:, :, 0::2].min((1, 2)) - left, boxes[:, :, 0::2].max((1, 2)) - left
     above, below = top - boxes[:, :, 1::2].max((1, 2)), top - boxes[:, :, 1::2].min((1, 2))

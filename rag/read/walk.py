@@ -137,7 +137,7 @@ class _Walk:
                 yield self._file(entry, path)
 
     def _is_left_out(self, name: str, parts: tuple[str, ...], is_folder: bool, rules: _Rules) -> bool:
-        if name in _NEVER or (name.startswith(".") and not self._hidden) or str(self._real_root.joinpath(*parts)) in self._named:
+        if name in _NEVER or (name.startswith(".") and not self._hidden) or self._is_root(parts):
             return True
         end = "/" if is_folder else ""
         relative = "/".join(parts) + end
@@ -150,6 +150,9 @@ class _Walk:
                     return says
         return False
 
+    def _is_root(self, parts: tuple[str, ...]) -> bool:
+        return len(self._named) > 1 and str(self._real_root.joinpath(*parts)) in self._named
+
     def _file(self, entry: os.DirEntry[str], path: Path) -> Path | ReadError:
         try:
             mode = entry.stat(follow_symlinks=False).st_mode
@@ -158,6 +161,10 @@ class _Walk:
                 if not target.is_relative_to(self._real_root):
                     return ReadError(path, f"is a link out of the folder (to {target})")
                 mode = target.stat().st_mode
+                if stat.S_ISDIR(mode):
+                    return Skipped(
+                        path, f"is a link to the folder {target.relative_to(self._real_root)}; such links are not followed"
+                    )
                 if not self._is_hidden(target):  # the walk comes by there itself
                     return Skipped(path, f"is a link to {target.relative_to(self._real_root)}, which is read under its own name")
         except OSError as error:

@@ -33,6 +33,11 @@ def bom_encoding(raw: bytes) -> str | None:
     return next((encoding for mark, encoding in _BYTE_ORDER_MARKS if raw.startswith(mark)), None)
 
 
+def is_ambiguous(raw: bytes) -> bool:
+    """Whether bytes look like UTF-16 but neither a mark nor ``<`` at the start says so: some parsers guess, others do not."""
+    return b"\0" in raw[:4] and bom_encoding(raw) is None and not any(raw.startswith(start) for start, _ in _UNMARKED)
+
+
 def decode_xml(raw: bytes) -> str:
     """The characters of an XML file, its declaration cut off. Raises ``rag.errors.ReadError`` for an unknown encoding."""
     encoding = bom_encoding(raw) or next((name for start, name in _UNMARKED if raw.startswith(start)), None)

@@ -36,6 +36,13 @@ def office(folder: str, **parts: bytes) -> bytes:
     return raw.getvalue()
 
 
+def zip_of_a_folder() -> bytes:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("word/list.txt", "a")
+    return raw.getvalue()
+
+
 def pdf(extra: str = "", page: str = "BT /F1 24 Tf 72 700 Td (Hello from a page) Tj ET") -> bytes:
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
@@ -63,6 +70,7 @@ BAD: dict[str, tuple[bytes, type[ReadError], str]] = {
     "page.pdf": (b"<!DOCTYPE html><html><body>Please log in</body></html>", ReadError, "says .pdf but holds HTML"),
     "text.docx": (b"plain words", ReadError, "says .docx but holds plain text"),
     "zip.docx": (office("visio"), ReadError, "says .docx but holds a zip archive of another kind"),
+    "folder.docx": (zip_of_a_folder(), ReadError, "says .docx but holds a zip archive of another kind"),
     "cut.docx": (
         office("word", filler=os.urandom(2000))[:1500],
         ReadError,

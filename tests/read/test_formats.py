@@ -276,6 +276,10 @@ def test_html_charset() -> None:
     assert read("html", '<?xml version="1.0" encoding="latin-1"?><p>ü').text == "ü"
 
 
+def test_a_closed_dialog_is_hidden() -> None:
+    assert read("html", "<p>a</p><dialog>b</dialog><dialog open>c</dialog>").text == "a\n\nc"
+
+
 # delimited text, JSON -----------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import struct
 import time
 import tracemalloc
@@ -148,6 +149,20 @@ def test_entities_in_any_part_are_refused(read: Read, encoding: str) -> None:
     for name in (main, "docProps/core.xml", "[Content_Types].xml"):
         with pytest.raises(ReadError, match="document type"):
             read(replaced(file_of(read), name, xml.encode(encoding)), Limits())
+
+
+def test_a_declaration_behind_blanks_and_one_in_a_picture() -> None:
+    document = docx.Document()
+    document.add_paragraph("seen")
+    stream = io.BytesIO()
+    document.save(stream)
+    svg = b'<?xml version="1.0"?><!DOCTYPE svg PUBLIC "x" "y"><svg/>'
+    assert read_docx(with_entry(stream.getvalue(), "word/media/image1.svg", svg), Limits()).text == "seen"
+    blanks = bytes(random.Random(7).choices(b" \t\n", k=2 * 2**20))
+    with pytest.raises(ReadError, match="document type"):
+        read_docx(with_entry(stream.getvalue(), "word/sheet.bin", blanks + BOMB.encode()), Limits())
+    with pytest.raises(ReadError, match="never use"):
+        read_docx(with_entry(stream.getvalue(), "word/x.xml", f" {BOMB}".encode("utf-16-le")), Limits())
 
 
 @pytest.mark.parametrize("read", ZIPPED)

@@ -14,7 +14,7 @@ import pptx
 import pytest
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openpyxl.chart import BarChart, Reference
 from pptx.chart.data import CategoryChartData
@@ -274,6 +274,7 @@ def slow_regions(filled: set[tuple[int, int]]) -> list[Region]:
         boxes = [box for box in boxes if box not in (a, b)] + [a.union(b)]
 
 
+@example({*((1, column) for column in range(1, 6)), (2, 1), (3, 1), (3, 3)})  # one begins on the last row of the other
 @given(st.sets(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=40))
 def test_regions_equal_flood_fill(filled: set[tuple[int, int]]) -> None:
     columns: dict[int, set[int]] = {}

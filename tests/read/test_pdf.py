@@ -123,6 +123,14 @@ def test_three_columns() -> None:
     assert names_in_order(draft.text) == expected_names(("a", 25), ("b", 25), ("c", 25))
 
 
+def test_columns_of_entries_with_hanging_indents() -> None:
+    def entries(x: float, name: str) -> list[Put]:
+        return [Put(x if number % 3 == 0 else x + 11, 80 + 12 * number, line) for number, line in enumerate(prose(name, 45))]
+
+    draft = read_pdf(pdf(by_row(entries(50, "left"), entries(320, "right"))), LIMITS)
+    assert names_in_order(draft.text) == expected_names(("left", 45), ("right", 45))
+
+
 def test_what_spans_the_columns_cuts_them() -> None:
     upper = by_row(column(50, 80, prose("a", 12)), column(320, 80, prose("b", 12)))
     middle = [Put(60, 260, "Figure 1: A drawing over the whole width of the page, which both columns make room for, says much.")]

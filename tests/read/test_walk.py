@@ -211,6 +211,7 @@ def test_links_inside_the_root(tmp_path: Path) -> None:
     assert reasons["again.txt"] == "is a link to a.txt, which is read under its own name"
     assert reasons["self.txt"] == "is a link that cannot be followed"
     assert reasons["broken.txt"] == "is a link to nowhere"
+    assert reasons["folder"] == "is a link to the folder sub; such links are not followed"
     assert set(reasons) == {"again.txt", "self.txt", "broken.txt", "folder", "loop", "sub/up"}
 
 

@@ -88,7 +88,16 @@ def test_the_idf_is_what_differs_from_rank_bm25() -> None:
     assert expected and everything(index.reader([build(index, contents)], np.ones(100, np.bool_)), "w20") == pytest.approx(expected)
 
 
-posting_counts = st.lists(st.dictionaries(st.integers(0, 29), st.integers(1, 400), max_size=30), min_size=1, max_size=6)
+def as_stored(
+    ordinals: NDArray[np.int32], counts: NDArray[np.uint8], norms: NDArray[np.float32], keys: NDArray[np.int64]
+) -> Scored:
+    """Read-only like the arrays of a segment: numba compiles once for all tests."""
+    for values in (ordinals, counts, keys):
+        values.flags.writeable = False
+    return Scored(ordinals, counts, norms, keys)
+
+
+posting_counts = st.lists(st.dictionaries(st.integers(0, 29), st.integers(1, 255), max_size=30), min_size=1, max_size=6)
 
 
 @settings(deadline=None, max_examples=60)
@@ -100,9 +109,9 @@ def test_numpy_and_numba_are_equal_bit_for_bit(
 ) -> None:
     sizes = np.cumsum([0, *map(len, terms)])
     norms = np.array([np.inf if number in dead else random.choice([0.5, 1.0, 1.7]) for number in range(30)], np.float32)
-    segment = Scored(
+    segment = as_stored(
         np.array([ordinal for term in terms for ordinal in sorted(term)], np.int32),
-        np.array([term[ordinal] for term in terms for ordinal in sorted(term)], np.int32),
+        np.array([term[ordinal] for term in terms for ordinal in sorted(term)], np.uint8),
         norms,
         np.arange(30, dtype=np.int64) * 2,
     )
@@ -130,7 +139,7 @@ def test_short_and_long_postings_are_equal_too(seed: int) -> None:
     sizes = [8, 20, 60, 900, 2900, 5, 30, 100, 200, 1500, 12, 2000, 2500, 3000]
     postings = [np.sort(random.choice(num_chunks, size, replace=False)) for size in sizes]
     starts = np.cumsum([0, *sizes])
-    segment = Scored(
+    segment = as_stored(
         np.concatenate(postings).astype(np.int32),
         random.geometric(0.6, starts[-1]).astype(np.uint8),
         norms,

@@ -1,0 +1,239 @@
+"""Dense search: exact against sorting, graphs against exact, files against damage. The laws of every index are in tests/contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from rag.core import Chunk, Matches, Span
+from rag.errors import ConfigError, DamagedIndex, IndexMismatch
+from rag.retrievers.dense import FaissIndex
+from rag.retrievers.dense_search import search_exact, search_reference
+
+DIM = 16
+
+
+class VectorEncoder:
+    """The vector of ``"7"`` is row 7 of a fixed table: tests choose the geometry, no model is needed."""
+
+    def __init__(self, table: NDArray[np.float32], name: str = "table") -> None:
+        self.table = table
+        self.dim = table.shape[1]
+        self.fingerprint = name
+        self.num_calls = 0
+
+    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self.table[[int(text) for text in texts]]
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.num_calls += 1
+        return self.encode_documents(texts)
+
+
+def unit_rows(num: int, seed: int = 0, dim: int = DIM) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((num, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def chunks(numbers: Sequence[int]) -> list[Chunk]:
+    return [Chunk(f"c{n}", "doc", Span(0, len(str(n))), str(n)) for n in numbers]
+
+
+def same(found: Sequence[Matches], wanted: Sequence[Matches]) -> None:
+    for mine, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(mine.keys, theirs.keys)
+        np.testing.assert_array_equal(mine.scores, theirs.scores)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99), st.sampled_from([None, 0.05, 0.4, 0.9]))
+def test_exact_search_is_the_sorted_reference(num_rows: int, k: int, num_queries: int, seed: int, share: float | None) -> None:
+    vectors = unit_rows(num_rows, seed)
+    vectors[num_rows // 2 :] = vectors[: num_rows - num_rows // 2]  # equal rows: ties must go to the first
+    allowed = None if share is None else np.random.default_rng(seed).random(num_rows) < share
+    queries = unit_rows(num_queries, seed + 1)
+    for found, wanted in zip(
+        search_exact(vectors, queries, k, allowed), search_reference(vectors, queries, k, allowed), strict=True
+    ):
+        np.testing.assert_array_equal(found.rows, wanted.rows)
+        np.testing.assert_array_equal(found.scores, wanted.scores)
+
+
+def test_blocks_meet_at_their_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = unit_rows(500), unit_rows(7, 1)
+    wanted = search_reference(vectors, queries, 20)
+    monkeypatch.setattr("rag.retrievers.dense_search._BLOCK_ROWS", 33)
+    monkeypatch.setattr("rag.retrievers.dense_search._SCORES_AT_A_TIME", 1001)
+    for found, reference in zip(search_exact(vectors, queries, 20), wanted, strict=True):
+        np.testing.assert_array_equal(found.rows, reference.rows)
+
+
+@pytest.fixture(scope="module")
+def table() -> NDArray[np.float32]:
+    centres = unit_rows(40, 3)
+    rows = centres[np.random.default_rng(4).integers(0, 40, 3000)] + 0.6 * unit_rows(3000, 5)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def exact(table: NDArray[np.float32]) -> Callable[..., list[Matches]]:
+    index = FaissIndex(VectorEncoder(table))
+    segment = index.build(np.arange(2900), chunks(range(2900)))
+
+    def search(k: int = 10, allow: NDArray[np.bool_] | None = None, live: NDArray[np.bool_] | None = None) -> list[Matches]:
+        reader = index.reader([segment], np.ones(2900, np.bool_) if live is None else live)
+        return reader.search([str(n) for n in range(2900, 2960)], k, allow)
+
+    return search
+
+
+@pytest.mark.parametrize("ivf", [False, True])
+def test_a_graph_finds_what_exact_search_finds(
+    table: NDArray[np.float32], exact: Callable[..., list[Matches]], tmp_path: Path, ivf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ivf:
+        monkeypatch.setattr("rag.retrievers.dense_graph.IVF_FROM_ROWS", 1000)
+    index = FaissIndex(VectorEncoder(table), exact_below=100)
+    built = index.build(np.arange(2900), chunks(range(2900)))
+    assert built.recipe == ("IVF215,SQ8" if ivf else "HNSW32_SQ8") and built.graph.ntotal == 2900
+    built.save(tmp_path)
+    rng = np.random.default_rng(0)
+    live = rng.random(2900) < 0.8
+    queries = [str(n) for n in range(2900, 2960)]
+    for segment in (built, index.load(tmp_path)):
+        for allow in (None, rng.random(2900) < 0.3, rng.random(2900) < 0.01, np.zeros(2900, np.bool_)):
+            found = index.reader([segment], live).search(queries, 10, allow)
+            wanted = exact(10, allow, live)
+            shared = sum(len(np.intersect1d(mine.keys, theirs.keys)) for mine, theirs in zip(found, wanted, strict=True))
+            total = sum(len(theirs.keys) for theirs in wanted)
+            assert [len(mine.keys) for mine in found] == [len(theirs.keys) for theirs in wanted]
+            assert shared >= (0.9 if ivf else 0.97) * total
+            for mine in found:
+                assert live[mine.keys].all() and (allow is None or allow[mine.keys].all())
+                assert np.all(np.diff(mine.scores) <= 0)
+
+
+def test_few_allowed_rows_are_searched_exactly(table: NDArray[np.float32], exact: Callable[..., list[Matches]]) -> None:
+    index = FaissIndex(VectorEncoder(table), exact_below=100)
+    live = np.ones(2900, np.bool_)
+    reader = index.reader([index.build(np.arange(2900), chunks(range(2900)))], live)
+    allow = np.zeros(2900, np.bool_)
+    allow[np.random.default_rng(1).permutation(2900)[:90]] = True
+    same(reader.search([str(n) for n in range(2900, 2960)], 10, allow), exact(10, allow))
+    assert all(len(matches.keys) == 90 for matches in reader.search(["2900", "2950"], 200, allow))
+
+
+def test_a_merged_graph_is_built_when_it_is_saved(
+    table: NDArray[np.float32], exact: Callable[..., list[Matches]], tmp_path: Path
+) -> None:
+    encoder = VectorEncoder(table)
+    index = FaissIndex(encoder, exact_below=100)
+    numbers = np.arange(2900)
+    parts = [index.build(numbers[start::3], chunks(numbers[start::3].tolist())) for start in range(3)]
+    live = np.ones(2900, np.bool_)
+    merged = index.merge(parts, live)
+    same(index.reader([merged], live).search([str(n) for n in range(2900, 2960)], 10), exact())
+    merged.save(tmp_path)
+    loaded = index.load(tmp_path)
+    assert loaded.graph.ntotal == 2900
+    np.testing.assert_array_equal(loaded.vectors[:], table[:2900])
+    found = index.reader([loaded], live).search([str(n) for n in range(2900, 2960)], 10)
+    assert np.mean([np.isin(mine.keys, theirs.keys).mean() for mine, theirs in zip(found, exact(), strict=True)]) > 0.97
+
+
+def test_float16_halves_the_file_and_hardly_moves_a_score(
+    table: NDArray[np.float32], exact: Callable[..., list[Matches]], tmp_path: Path
+) -> None:
+    index = FaissIndex(VectorEncoder(table), store="float16")
+    index.build(np.arange(2900), chunks(range(2900))).save(tmp_path)
+    assert (tmp_path / "vectors.npy").stat().st_size == 2900 * DIM * 2 + 128
+    found = index.reader([index.load(tmp_path)], np.ones(2900, np.bool_)).search([str(n) for n in range(2900, 2960)], 10)
+    for mine, theirs in zip(found, exact(), strict=True):
+        np.testing.assert_allclose(mine.scores, theirs.scores, atol=5e-4)
+
+
+def test_a_question_asked_again_is_not_encoded_again(table: NDArray[np.float32]) -> None:
+    encoder = VectorEncoder(table)
+    index = FaissIndex(encoder, num_cached_queries=2)
+    reader = index.reader([index.build(np.arange(10), chunks(range(10)))], np.ones(10, np.bool_))
+    first = reader.search(["5", "6"], 3)
+    same(reader.search(["5", "6"], 3), first)
+    assert encoder.num_calls == 1
+    reader.search(["7"], 3)
+    reader.search(["5"], 3)
+    assert encoder.num_calls == 3
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def _change_manifest(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no keys": lambda folder: (folder / "keys.npy").unlink(),
+    "no vectors": lambda folder: (folder / "vectors.npy").unlink(),
+    "no graph": lambda folder: (folder / "graph.faiss").unlink(),
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "short keys": lambda folder: _cut_short(folder / "keys.npy"),
+    "short vectors": lambda folder: _cut_short(folder / "vectors.npy"),
+    "short graph": lambda folder: _cut_short(folder / "graph.faiss"),
+    "empty vectors": lambda folder: (folder / "vectors.npy").write_bytes(b""),
+    "keys out of order": lambda folder: np.save(folder / "keys.npy", np.arange(200)[::-1]),
+    "keys as floats": lambda folder: np.save(folder / "keys.npy", np.arange(200.0)),
+    "other dim": lambda folder: np.save(folder / "vectors.npy", unit_rows(200, dim=8)),
+    "pickled vectors": lambda folder: np.save(folder / "vectors.npy", np.array([{}] * 200), allow_pickle=True),
+    "not JSON": lambda folder: (folder / "manifest.json").write_text("{", encoding="utf-8"),
+    "a list": lambda folder: (folder / "manifest.json").write_text("[]", encoding="utf-8"),
+    "fewer rows": lambda folder: _change_manifest(folder, num_rows=199),
+    "words for numbers": lambda folder: _change_manifest(folder, dim="16"),
+    "unknown store": lambda folder: _change_manifest(folder, store="object"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named(tmp_path: Path, damage: str) -> None:
+    index = FaissIndex(VectorEncoder(unit_rows(200)), exact_below=100)
+    index.build(np.arange(200), chunks(range(200))).save(tmp_path)
+    DAMAGES[damage](tmp_path)
+    with pytest.raises(DamagedIndex) as caught:
+        index.load(tmp_path)
+    assert Path(caught.value.path).parent == tmp_path
+
+
+def test_another_encoder_or_a_newer_format_is_refused(tmp_path: Path) -> None:
+    rows = unit_rows(20)
+    index = FaissIndex(VectorEncoder(rows))
+    segment = index.build(np.arange(20), chunks(range(20)))
+    segment.save(tmp_path)
+    other = FaissIndex(VectorEncoder(rows, "other"))
+    with pytest.raises(IndexMismatch):
+        other.load(tmp_path)
+    with pytest.raises(IndexMismatch):
+        other.reader([segment], np.ones(20, np.bool_))
+    _change_manifest(tmp_path, format=2)
+    with pytest.raises(IndexMismatch):
+        index.load(tmp_path)
+
+
+def test_bad_input_is_refused() -> None:
+    encoder = VectorEncoder(unit_rows(20))
+    with pytest.raises(ConfigError, match="float32, float16"):
+        FaissIndex(encoder, store="int8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="exact_below"):
+        FaissIndex(encoder, exact_below=-1)
+    for keys in (np.arange(3), np.array([1, 1]), np.array([2, 1])):
+        with pytest.raises(ValueError, match="ascending keys"):
+            FaissIndex(encoder).build(keys, chunks([1, 2]))
+    with pytest.raises(ValueError, match="k must be"):
+        FaissIndex(encoder).reader([], np.ones(0, np.bool_)).search(["1"], 0)

