@@ -284,7 +284,7 @@ def continued(text: str, following: str, words: Words) -> str:
         before = re.search(r"([^\W\d_]*)[^\w]?$", text[:-1] + "-")
         after = re.match(r"[^\W\d_]*", following)
         assert before is not None and after is not None
-        if before.group(1) and not words.keeps_hyphen(before.group(1), after.group()):
+        if first.islower() and before.group(1) and not words.keeps_hyphen(before.group(1), after.group()):
             return text[:-1] + following
         return f"{text[:-1]}-{following}"
     is_tight = (
