@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from rag.chunkers.layout import Layout
 from rag.chunkers.ruler import Ruler
 from rag.core import Document, Span, Tokenizer
 
 HEADING_SEPARATOR = " > "
+_EMPTY_CELLS = re.compile(r"\s*\|[\s|]*")
 
 
 class ContextWriter:
     """``writer(span)``: the context of a chunk, at most ``max_tokens`` tokens.
 
     The document's title and the headings above the chunk, outermost first, without those that the chunk itself holds; on
-    the next line the head of the table inside which the chunk starts. Where it is too long, the outermost heading goes first.
+    the next line the head of the table inside which the chunk starts. Where it is too long, the outermost heading goes first, the end of the table head last.
     """
 
     def __init__(self, document: Document, layout: Layout, tokenizer: Tokenizer, max_tokens: int) -> None:
@@ -44,18 +47,20 @@ class ContextWriter:
         rows, num_header_rows = block.element.rows, block.element.num_header_rows
         if block.kind != "table" or not 0 < num_header_rows < len(rows) or span.start < rows[num_header_rows].start:
             return ""
-        return "\n".join(row.of(self._text) for row in rows[:num_header_rows])
+        return "\n".join(_EMPTY_CELLS.sub(" | ", row.of(self._text)).strip(" |") for row in rows[:num_header_rows]).strip()
 
     def _fitted(self, headings: tuple[str, ...], head: str) -> str:
         head = self._cut(head, self._max_tokens)
         for first in range(len(headings)):
-            path = HEADING_SEPARATOR.join(headings[first:])
-            whole = f"{path}\n{head}" if head else path
+            whole = "\n".join(part for part in (HEADING_SEPARATOR.join(headings[first:]), head) if part)
             if self._tokenizer.count(whole) <= self._max_tokens:
                 return whole
-        if head or not headings:
+        if not headings:
             return head
-        return self._cut(headings[-1], self._max_tokens)
+        # not even the innermost heading fits beside the head: it may take half of the room
+        path = self._cut(headings[-1], self._max_tokens // 2 if head else self._max_tokens)
+        whole = f"{path}\n{self._cut(head, self._max_tokens - self._tokenizer.count(path))}".strip()
+        return whole if self._tokenizer.count(whole) <= self._max_tokens else path
 
     def _cut(self, text: str, max_tokens: int) -> str:
         """The beginning of ``text`` that fits."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag.core import Completion, Message, Prompt, Span, TokenLogprobs, digest
 from rag.errors import ModelError
+from rag.quiet import quiet_loading
 from rag.stops import Writer
 
 if TYPE_CHECKING:
@@ -101,9 +102,10 @@ class TransformersLM:
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
         try:
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                self.model, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            )
+            with quiet_loading():
+                network: Any = AutoModelForCausalLM.from_pretrained(
+                    self.model, dtype=dtype, use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ModelError(f"cannot load the model {self.model!r}: {error}") from error
         return network.to(device).eval()

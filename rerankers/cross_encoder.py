@@ -8,6 +8,7 @@ from typing import Any
 
 from rag.core import Hit, rescored
 from rag.errors import ModelError
+from rag.quiet import quiet_loading
 
 
 class CrossEncoderReranker:
@@ -47,13 +48,14 @@ class CrossEncoderReranker:
                 from sentence_transformers import CrossEncoder
 
                 try:
-                    encoder = CrossEncoder(
-                        self.model,
-                        device=self.device,
-                        max_length=self.max_length_tokens,
-                        trust_remote_code=False,
-                        model_kwargs={"use_safetensors": True},
-                    )
+                    with quiet_loading():
+                        encoder = CrossEncoder(
+                            self.model,
+                            device=self.device,
+                            max_length=self.max_length_tokens,
+                            trust_remote_code=False,
+                            model_kwargs={"use_safetensors": True},
+                        )
                 except (OSError, ValueError, ImportError) as error:
                     raise ModelError(f"cannot load the cross-encoder {self.model!r}: {error}") from error
                 encoder.eval()

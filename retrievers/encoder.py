@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rag.core import digest
 from rag.embedded import resolve
 from rag.errors import ConfigError, ModelError
+from rag.quiet import quiet_loading
 from rag.retrievers.encoder_identity import content_name, find_folder
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ class SentenceTransformersEncoder:
         from rag.retrievers.encoder_packed import PackedBert, PackedEncoder, refusal
 
         try:
-            model = SentenceTransformer(resolve(self.model), device=self.device)
+            with quiet_loading():
+                model = SentenceTransformer(resolve(self.model), device=self.device)
         except (OSError, ValueError) as error:
             raise ModelError(f"the encoder {self.model!r} could not be loaded: {error}") from error
         model.eval()

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("chunkers", "retrievers", "rerankers", "kvcache", "kernels", "eval")
 CORE = {"rag", "rag.core", "rag.errors"}
-MODELS = {"rag.embedded", "rag.sentences", "rag.tokenizer"}
+MODELS = {"rag.embedded", "rag.quiet", "rag.sentences", "rag.tokenizer"}
 ALLOWED = {
     "kernels": set[str](),
     "chunkers": CORE | MODELS,

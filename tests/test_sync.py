@@ -182,3 +182,9 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(open_light: Open, docs: 
     assert len(rag.documents()) == 1
     report = rag.ingest(docs)
     assert (len(report.unchanged), len(report.added)) == (1, 1)
+
+
+def test_an_index_below_the_folder_is_not_read(open_light: Open, docs: Path) -> None:
+    rag = open_light(docs / "rag.index")
+    rag.ingest(docs)
+    assert len(rag.ingest(docs).unchanged) == 2

@@ -109,6 +109,20 @@ def test_a_table_is_cut_between_rows_and_its_head_repeated() -> None:
     assert [chunk.context for chunk in chunks] == ["Book", "Book > Ducks\nname | kg"]
 
 
+def test_a_table_head_shares_the_context_with_the_innermost_heading() -> None:
+    table = [["one", "", "", "two", "three"], *([["duck"] * 5] * 4)]
+    document = _document((1, "Birds"), (2, "Ducks and geese"), table)
+    contexts = {size: _chunk(document, 12, min_tokens=0, max_context_tokens=size)[-1].context for size in (2, 5, 6, 8, 9, 40)}
+    assert contexts == {
+        2: "Ducks\none",
+        5: "Ducks and\none | two",
+        6: "Ducks and geese\none | two",
+        8: "Ducks and geese\none | two | three",
+        9: "Ducks and geese\none | two | three",
+        40: "Birds > Ducks and geese\none | two | three",
+    }
+
+
 def test_a_head_keeps_a_row_if_it_can() -> None:
     table = [["name", "kg"], ["duck", "1"]]
     assert [chunk.text for chunk in _chunk(_document(_words(6), table), 9, min_tokens=0)] == [_words(6), "name | kg\nduck | 1"]

@@ -39,8 +39,11 @@ class Put(NamedTuple):
     font: str = "regular"
 
 
-def pdf(*pages: list[Put], rotate: int = 0, picture: bool = False, info: str = "") -> bytes:
-    """A PDF with the given pages; ``picture`` lays one grey picture over each page's lower half."""
+def pdf(*pages: list[Put], rotate: int = 0, turn: int = 0, picture: bool = False, info: str = "") -> bytes:
+    """A PDF with the given pages, shown turned clockwise by ``rotate``, all text turned by ``turn`` against the clock about the
+    middle of the page; ``picture`` lays one grey picture over each page's lower half.
+    """
+    cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[turn]
     fonts = "".join(
         f"/{name} << /Type /Font /Subtype /Type1 /BaseFont /{base} /Encoding /WinAnsiEncoding >> " for name, base in FONTS.items()
     )
@@ -50,7 +53,9 @@ def pdf(*pages: list[Put], rotate: int = 0, picture: bool = False, info: str = "
         parts = []
         for put in page:
             text = put.text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
-            parts.append(f"BT /{put.font} {put.size} Tf 1 0 0 1 {put.x} {HEIGHT - put.y} Tm ({text}) Tj ET")
+            x, y = put.x - WIDTH / 2, HEIGHT / 2 - put.y
+            place = f"{cos} {sin} {-sin} {cos} {WIDTH / 2 + cos * x - sin * y} {HEIGHT / 2 + sin * x + cos * y}"
+            parts.append(f"BT /{put.font} {put.size} Tf {place} Tm ({text}) Tj ET")
         if picture:
             parts.append("q 612 0 0 396 0 0 cm BI /W 1 /H 1 /CS /G /BPC 8 ID 0 EI Q")
         stream = "\n".join(parts)
@@ -125,7 +130,7 @@ def test_three_columns() -> None:
 
 def test_columns_of_entries_with_hanging_indents() -> None:
     def entries(x: float, name: str) -> list[Put]:
-        return [Put(x if number % 3 == 0 else x + 11, 80 + 12 * number, line) for number, line in enumerate(prose(name, 45))]
+        return [Put(x if number % 5 == 0 else x + 11, 80 + 12 * number, line) for number, line in enumerate(prose(name, 45))]
 
     draft = read_pdf(pdf(by_row(entries(50, "left"), entries(320, "right"))), LIMITS)
     assert names_in_order(draft.text) == expected_names(("left", 45), ("right", 45))
@@ -205,11 +210,11 @@ def test_elements_know_page_and_place() -> None:
 
 
 @pytest.mark.parametrize("rotate", [0, 90, 180, 270])
-def test_boxes_are_those_of_the_page_as_shown(rotate: int) -> None:
-    """The text is written as on an unturned page; what a reader of the turned page sees is found by drawing it."""
-    data = pdf(
-        [Put(100, 200, "A sentence that is turned together with its page."), Put(100, 212, "And one more below it.")], rotate=rotate
-    )
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_boxes_are_those_of_the_page_as_shown(rotate: int, turn: int) -> None:
+    """What a reader of the turned page sees is found by drawing it."""
+    page = [Put(100, 300, "A sentence that is turned together with its page."), Put(100, 312, "And one more below it.")]
+    data = pdf(page, rotate=rotate, turn=turn)
     draft = read_pdf(data, LIMITS)
     assert draft.text.startswith("A sentence that is turned together with its page.")
     assert draft.text.endswith("And one more below it.")
