@@ -1,6 +1,6 @@
 """How fast texts become vectors: the packed encoder against ``SentenceTransformer.encode`` with its defaults, same texts.
 
-    python -m bench.encode --data ../shared/data/chunking_evaluation/corpora --out bench/results/encode.json
+    python bench/encode.py --data FOLDER_OF_MARKDOWN
 
 All variants run in one process, in turns; wall and CPU seconds are medians over the turns. On a busy machine the CPU seconds
 (of all threads, waiting in OpenMP included) say more than the wall.
@@ -9,22 +9,22 @@ All variants run in one process, in turns; wall and CPU seconds are medians over
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.record import write_result
 from rag.retrievers.encoder import SentenceTransformersEncoder
 from rag.retrievers.encoder_linear import Kind, choose_linear
 from rag.retrievers.encoder_packed import PackedBert, PackedEncoder
@@ -92,7 +92,6 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="0: what torch takes by itself")
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -101,35 +100,20 @@ def main() -> None:
     lengths = [min(encoder.count_tokens(text), encoder.max_tokens) for text in texts]
     found = measure(variants(encoder), texts, arguments.rounds)
     reference, ours = found["SentenceTransformer.encode"], list(found.values())[-1]
-    report: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "load": os.getloadavg(),
-        },
-        "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
+    report = {
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg(),
         "texts": len(texts),
         "tokens": sum(lengths),
         "rounds": arguments.rounds,
         "product": choose_linear("float32").why,
         "variants": found,
         "times_faster_by_wall": reference["wall_seconds"] / ours["wall_seconds"],
+        "times_faster_by_best_wall": reference["best_wall_seconds"] / ours["best_wall_seconds"],
         "times_faster_by_cpu": reference["cpu_seconds"] / ours["cpu_seconds"],
     }
-    text = json.dumps(report, indent=1)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "cpu family", "model\t"))]
-    return " / ".join(dict.fromkeys(names)) or platform.processor()
+    write_result("encode", report)
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

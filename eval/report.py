@@ -89,7 +89,7 @@ class BeirReport:
             "num_empty_documents": self.num_empty_documents,
             "num_missing_documents": self.num_missing_documents,
             "num_queries": self.num_queries,
-            "unjudged_queries": list(self.unjudged_queries),
+            "num_unjudged_queries": len(self.unjudged_queries),
             "queries_without_relevant": list(self.queries_without_relevant),
             "num_foreign_hits": self.num_foreign_hits,
             "k": self.k,

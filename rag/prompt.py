@@ -129,8 +129,8 @@ def _end_line(number: int, key: str) -> str:
 
 
 def _block(number: int, hit: Hit, key: str) -> str:
-    context = unmarked(inert(hit.chunk.context)).replace(key, "").strip()
-    text = unmarked(inert(hit.chunk.text)).replace(key, "").strip()
+    context = unmarked(inert(hit.chunk.context)).replace(key, "(key)").strip()
+    text = unmarked(inert(hit.chunk.text)).replace(key, "(key)").strip()
     return f"BEGIN SOURCE [{number}] {key}\n" + (f"({context})\n" if context else "") + text + _end_line(number, key)
 
 

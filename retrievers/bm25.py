@@ -165,7 +165,7 @@ class BM25Reader:
             known = self._terms.get(term) or self._look_up(term)
             if known.num_postings:
                 found.append((repeats * known.idf * (self._k1 + 1), known))
-        found.sort(key=lambda pair: pair[1].num_postings)
+        found.sort(key=lambda pair: -pair[1].idf)  # one order of adding, however the chunks are spread over segments
         return found
 
     def _look_up(self, term: str) -> _Term:

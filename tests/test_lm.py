@@ -12,8 +12,8 @@ import pytest
 from rag.core import Completion, Message
 from rag.errors import ModelError
 from rag.lm import TransformersLM, spellings
-from rag.stops import StopCutter
-from tests.tiny_models import TEMPLATE, save_llama
+from rag.stops import StopCutter, Writer
+from tests.tiny_models import TEMPLATE, save_gpt2, save_llama
 
 PROMPTS = [
     "The tower is",
@@ -79,6 +79,13 @@ def test_a_batch_equals_one_at_a_time(folder: Path, lm: TransformersLM) -> None:
     assert lm.complete([]) == []
 
 
+def test_absolute_positions_do_not_count_the_padding(tmp_path: Path) -> None:
+    lm = TransformersLM(str(save_gpt2(tmp_path)), device="cpu")
+    assert lm.complete(PROMPTS, max_tokens=10) == [lm.complete([prompt], max_tokens=10)[0] for prompt in PROMPTS]
+    together, alone = lm.score(PROMPTS, ("the river", "no")), [lm.score([prompt], ("the river", "no"))[0] for prompt in PROMPTS]
+    assert [value for row in together for value in row] == pytest.approx([value for row in alone for value in row], abs=1e-3)
+
+
 def test_a_stream_is_the_completion_in_pieces(lm: TransformersLM) -> None:
     for prompt in PROMPTS:
         text, completion = text_of(lm.stream(prompt, max_tokens=30))
@@ -114,6 +121,18 @@ def test_characters_of_many_bytes_come_whole(lm: TransformersLM, monkeypatch: py
     pieces = [writer.push(token) for token in ids] + [writer.rest()]
     assert "".join(pieces) == wanted
     assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_blanks_that_a_decoder_drops_at_the_start_are_kept_inside() -> None:
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = Tokenizer(models.WordLevel({"\u2581hello": 0, "\u2581big": 1, "\u2581world": 2, "ly": 3}, unk_token="ly"))
+    bare.decoder = decoders.Metaspace()
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=bare)  # type: ignore[no-untyped-call]
+    writer = Writer(tokenizer, frozenset(), (), 1, 100, strip=False)
+    assert tokenizer.decode([2]) == "world"
+    assert [writer.push(token) for token in (0, 1, 3, 2)] == ["hello", " big", "ly", " world"]
 
 
 def manual_score(lm: TransformersLM, prompt_ids: list[int], choice: str) -> float:

@@ -1,8 +1,9 @@
-"""Tiny random models in real folders, for tests: a Llama with a byte-level BPE tokenizer and a BERT cross-encoder."""
+"""Tiny random models in real folders, for tests: a Llama and a GPT-2 with a byte-level BPE tokenizer, a BERT cross-encoder."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 TEXT = """The tower is 330 metres tall and was built in 1889. Yes, no, maybe: the river flows through the city.
 Where is the answer? It is in the first source. Ducks, geese and swans live by the water; the bridge was opened in 1932."""
@@ -13,11 +14,9 @@ TEMPLATE = (
 )
 
 
-def save_llama(folder: Path, *, chat_template: str | None = TEMPLATE, seed: int = 0, max_positions: int = 512) -> Path:
-    """A random two-layer Llama with its own 400-token vocabulary, saved as a hub model would be."""
-    import torch
+def _save_tokenizer(folder: Path, chat_template: str | None) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     bare = Tokenizer(models.BPE())
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -33,6 +32,15 @@ def save_llama(folder: Path, *, chat_template: str | None = TEMPLATE, seed: int 
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def save_llama(folder: Path, *, chat_template: str | None = TEMPLATE, seed: int = 0, max_positions: int = 512) -> Path:
+    """A random two-layer Llama with its own 400-token vocabulary, saved as a hub model would be."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _save_tokenizer(folder, chat_template)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -48,6 +56,28 @@ def save_llama(folder: Path, *, chat_template: str | None = TEMPLATE, seed: int 
         initializer_range=0.5,  # larger than usual: a random model whose choices are far apart
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def save_gpt2(folder: Path) -> Path:
+    """A random two-layer GPT-2: unlike Llama's, its positions are absolute, so padding in the wrong place shows."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = _save_tokenizer(folder, None)
+    torch.manual_seed(0)
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=256,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=end,
+        eos_token_id=end,
+        initializer_range=0.5,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rag.core import Chunk, Document, Hit, Span
 from rag.eval.beir import BeirSet, Record, read_beir
-from rag.eval.run import evaluate_beir, ranked_documents
+from rag.eval.run import evaluate_beir, ranked_documents, run_beir
 
 CORPUS = [
     {"_id": "duck", "title": "Ducks", "text": "Ducks swim.\n\nDucks eat leaves.", "metadata": {}},
@@ -227,3 +227,13 @@ def test_a_reranked_head_is_not_measured_past_its_end() -> None:
         (name, "only") for name in ("nDCG@10", "recall@10", "MRR@10")
     ]
     assert "| -  " in report.table() and "reranked orders only the head of a ranking" in report.table()
+
+
+def test_the_real_pipeline_is_measured_from_a_configuration(folder: Path, tmp_path: Path) -> None:
+    """Words alone, so that no model is loaded; the second time, nothing is ingested again."""
+    words = {"models": {"tokenizer": {"use": "words"}}, "indexes": {"sparse": {"use": "bm25"}}}
+    for _ in range(2):
+        report = run_beir(folder, index=tmp_path / "index", config=words)
+        assert report.rankings["sparse"].per_query["MRR@10"] == {"q1": 1.0, "q2": 1.0, "q3": 0.0}
+        assert report.num_documents == 4 and report.num_foreign_hits == 0
+    assert run_beir(folder, config=words).as_dict()["rankings"] == report.as_dict()["rankings"], "a temporary index does as well"

@@ -130,7 +130,7 @@ def test_three_columns() -> None:
 
 def test_columns_of_entries_with_hanging_indents() -> None:
     def entries(x: float, name: str) -> list[Put]:
-        return [Put(x if number % 5 == 0 else x + 11, 80 + 12 * number, line) for number, line in enumerate(prose(name, 45))]
+        return [Put(x if number % 12 == 0 else x + 11, 80 + 12 * number, line) for number, line in enumerate(prose(name, 45))]
 
     draft = read_pdf(pdf(by_row(entries(50, "left"), entries(320, "right"))), LIMITS)
     assert names_in_order(draft.text) == expected_names(("left", 45), ("right", 45))

@@ -30,7 +30,8 @@ class VectorEncoder:
         self.num_calls = 0
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return self.table[[int(text) for text in texts]]
+        rows: NDArray[np.float32] = self.table[[int(text) for text in texts]]
+        return rows
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.num_calls += 1
@@ -39,7 +40,7 @@ class VectorEncoder:
 
 def unit_rows(num: int, seed: int = 0, dim: int = DIM) -> NDArray[np.float32]:
     rows = np.random.default_rng(seed).standard_normal((num, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 def chunks(numbers: Sequence[int]) -> list[Chunk]:
@@ -79,7 +80,7 @@ def test_blocks_meet_at_their_seams(monkeypatch: pytest.MonkeyPatch) -> None:
 def table() -> NDArray[np.float32]:
     centres = unit_rows(40, 3)
     rows = centres[np.random.default_rng(4).integers(0, 40, 3000)] + 0.6 * unit_rows(3000, 5)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 @pytest.fixture(scope="module")
