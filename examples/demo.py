@@ -15,8 +15,10 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything that is needed lies on this machine
 
-from rag import Rag  # noqa: E402
-from rag import terminal  # noqa: E402
+from rag import (
+    Rag,
+    terminal,
+)
 
 EXAMPLES = Path(__file__).resolve().parent
 INDEX = EXAMPLES.parent / "demo.index"

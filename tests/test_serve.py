@@ -83,7 +83,11 @@ def test_upload_search_chat_delete(client: TestClient) -> None:
 
 
 def test_chat_answers_in_openai_s_shape(filled: TestClient) -> None:
-    body = {"model": "rag", "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "what is weed"}], "temperature": 0}
+    body = {
+        "model": "rag",
+        "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "what is weed"}],
+        "temperature": 0,
+    }
     answer = filled.post("/v1/chat/completions", json=body).json()
     message = answer["choices"][0]["message"]
     assert (message["role"], message["content"]) == ("assistant", "Ducks eat weed. [1]")
@@ -159,7 +163,9 @@ def test_the_queue_of_uploads_is_bounded(tmp_path: Path) -> None:
 
 def test_a_real_server_answers_and_stops_on_a_signal(tmp_path: Path) -> None:
     (tmp_path / "ducks.txt").write_text("Mallards nest close to water.")
-    (tmp_path / "light.yaml").write_text("indexes: {words: {use: bm25}}\nmodels: {tokenizer: {use: words}}\nchunker: {use: recursive}\n")
+    (tmp_path / "light.yaml").write_text(
+        "indexes: {words: {use: bm25}}\nmodels: {tokenizer: {use: words}}\nchunker: {use: recursive}\n"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "rag"]
     subprocess.run([*command, "ingest", "ducks.txt", "-c", "light.yaml"], cwd=tmp_path, env=environment, check=True)
