@@ -45,14 +45,14 @@ def langchain(count: Callable[[str], int]) -> Callable[[str], list[Piece]]:
 
 
 def semchunk(count: Callable[[str], int]) -> Callable[[str], list[Piece]]:
-    from semchunk import chunkerify
+    from semchunk import chunkerify  # type: ignore[attr-defined]
 
     # it remembers the counts of each counter for good: a new one forgets them
     chunker = chunkerify(lambda text: count(text), MAX_TOKENS)
 
     def chunk(text: str) -> list[Piece]:
         chunks, offsets = chunker(text, offsets=True)
-        return [(piece, start) for piece, (start, _) in zip(chunks, offsets, strict=True)]
+        return [(piece, start) for piece, (start, _) in zip(chunks, offsets, strict=True)]  # type: ignore[misc]
 
     return chunk
 
@@ -60,7 +60,7 @@ def semchunk(count: Callable[[str], int]) -> Callable[[str], list[Piece]]:
 def chonkie(count: Callable[[str], int]) -> Callable[[str], list[Piece]]:
     from chonkie import RecursiveChunker
 
-    chunker = RecursiveChunker(tokenizer=count, chunk_size=MAX_TOKENS, min_characters_per_chunk=1)
+    chunker = RecursiveChunker(tokenizer=count, chunk_size=MAX_TOKENS, min_characters_per_chunk=1)  # type: ignore[arg-type]
     return lambda text: [(chunk.text, chunk.start_index) for chunk in chunker.chunk(text)]
 
 

@@ -47,7 +47,7 @@ def kill_rounds(num_rounds: int, seed: int, folder: Path) -> tuple[list[str], in
         except subprocess.TimeoutExpired:
             writer.kill()
         writer.wait()
-        last = int((acks.read_text().split() or [-1])[-1])
+        last = int((acks.read_text().split() or ["-1"])[-1])
         before, after = state_after(seed, last), state_after(seed, last + 1)
         found = faults_in(index, before, after)
         faults += [f"round {number}: {fault}" for fault in found]

@@ -56,7 +56,7 @@ def alternating(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str,
     for run in runs.values():
         run()
     for number in range(rounds):
-        names = list(runs) if number % 2 == 0 else list(reversed(runs))
+        names = list(runs) if number % 2 == 0 else list(runs)[::-1]
         for name in names:
             started = time.perf_counter()
             runs[name]()

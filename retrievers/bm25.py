@@ -135,7 +135,6 @@ class BM25Reader:
             for segment, mask in zip(self._segments, alive, strict=True)
         ]
         self._terms: dict[str, _Term] = {}
-        self._idle: list[NDArray[np.float32]] = []
 
     def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
         """At most ``k`` chunks that share a term with the query, best first, ties by ascending key.
@@ -196,16 +195,8 @@ class BM25Reader:
             np.array([weight for weight, _, _ in flat], np.float32),
             np.array(list(accumulate(map(len, asked), initial=0)), np.int64),
         )
-        k = min(k, len(segment.norms))
-        if choice.engine == "numpy":
-            return best_by_numpy(segment, ranges, k, allow)
-        try:
-            scores = self._idle.pop()
-        except IndexError:
-            scores = np.zeros(max(len(other.norms) for other in self._scored), np.float32)
-        best = best_by_numba(segment, ranges, k, allow, scores)
-        self._idle.append(scores)  # all zero again; after an exception they may not be, and are not kept
-        return best
+        best_of = best_by_numba if choice.engine == "numba" else best_by_numpy
+        return best_of(segment, ranges, min(k, len(segment.norms)), allow)
 
     def _joined(self, found: list[Best], query: int, k: int) -> Matches:
         """The best of all segments for one query."""

@@ -30,6 +30,13 @@ NUMBA_READY_POSTINGS = 10_000_000
 """The same where another part of the process has numba imported already."""
 
 
+WINDOW_CHUNKS = 1 << 13
+"""Chunks whose float32 scores fill 32 KiB, a first-level cache."""
+
+BLOCK_CHUNKS = 128
+"""Chunks that the compiled loops compare with the worst of the best at once; divides ``WINDOW_CHUNKS``."""
+
+
 class Ranges(NamedTuple):
     """Queries as posting ranges of one segment: query ``q`` has the ranges ``query_starts[q]:query_starts[q + 1]``."""
 
@@ -87,12 +94,14 @@ def best_by_numpy(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.boo
 
 
 def _best_by_loops(
-    ordinals: Any, counts: Any, norms: Any, keys: Any, allow: Any, filtered: Any, starts: Any, ends: Any, weights: Any,
+    ordinals: Any, counts: Any, norms: Any, keys: Any, allow: Any, filtered: Any, cursors: Any, ends: Any, weights: Any,
     query_starts: Any, scores: Any, best_ordinals: Any, best_scores: Any, found: Any,
 ) -> None:  # fmt: skip
-    """``best_by_numpy`` in loops for numba. ``scores`` has a place per chunk and is zero before and after.
+    """``best_by_numpy`` in loops for numba; ``cursors`` are the starts, and move to the ends.
 
-    Each row of ``best_*`` is first a binary heap of ``k`` chunks that score nothing, its root the worst; at the end it is sorted.
+    Chunks are scored a window at a time, as many as ``scores`` has places (zeros, a multiple of ``BLOCK_CHUNKS``), so that their
+    scores stay in the cache while every term adds to them and while the best are taken. Each row of ``best_*`` is first a binary
+    heap of ``k`` chunks that score nothing, its root the worst; at the end it is sorted.
     """
 
     def sink(heap_scores: Any, heap_ordinals: Any, size: Any, score: Any, ordinal: Any) -> None:
@@ -116,54 +125,54 @@ def _best_by_loops(
 
     num_chunks = len(norms)
     for query in range(len(query_starts) - 1):
-        num_postings = 0
-        for part in range(query_starts[query], query_starts[query + 1]):
-            num_postings += ends[part] - starts[part]
-            for place in range(starts[part], ends[part]):
-                ordinal = np.uint32(ordinals[place])
-                if ordinal < num_chunks:  # always, unless a file is damaged
-                    count = np.float32(counts[place])
-                    scores[ordinal] += weights[part] * count / (count + norms[ordinal])
-
+        parts = range(query_starts[query], query_starts[query + 1])
         heap_scores, heap_ordinals = best_scores[query], best_ordinals[query]
         heap_scores[:] = 0.0
         heap_ordinals[:] = num_chunks
         entered = 0
-        # The tests stand in the loops: a call would count references to the arrays it is given, for every single posting.
-        if 5 * num_postings < num_chunks:  # few chunks have a score: visit them through the postings
-            for part in range(query_starts[query], query_starts[query + 1]):
-                for place in range(starts[part], ends[part]):
+        while True:
+            start = np.int64(num_chunks)  # of the next window that has a posting
+            for part in parts:
+                if cursors[part] < ends[part]:
+                    start = min(start, np.int64(np.uint32(ordinals[cursors[part]])))
+            if start >= num_chunks:
+                break
+            start -= start % len(scores)
+            size = min(len(scores), num_chunks - start)
+            for part in parts:
+                place, end, weight = cursors[part], ends[part], weights[part]
+                while place < end:
                     ordinal = np.uint32(ordinals[place])
-                    if ordinal >= num_chunks:
-                        continue
-                    score = scores[ordinal]
-                    scores[ordinal] = 0.0  # so the next posting of this chunk passes by
-                    if score == 0.0 or score < heap_scores[0] or (score == heap_scores[0] and ordinal > heap_ordinals[0]):
-                        continue
-                    if filtered and (keys[ordinal] >= len(allow) or not allow[keys[ordinal]]):
-                        continue
-                    entered += 1
-                    sink(heap_scores, heap_ordinals, len(heap_scores), score, np.int64(ordinal))
-        else:  # many have: look at all in order, and first at the best of 64, which vector instructions find
-            for start in range(0, num_chunks, 64):
-                end = min(start + 64, num_chunks)
-                best = np.float32(0.0)
-                for place in range(start, end):
-                    best = max(best, scores[np.uint64(place)])  # unsigned: numba then leaves out the test for negative indices
-                if best > heap_scores[0]:
-                    for place in range(start, end):
+                    offset = np.uint64(np.int64(ordinal) - start)
+                    if offset >= np.uint64(size):  # in a later window, or out of range in a damaged file
+                        break
+                    count = np.float32(counts[place])
+                    scores[offset] += weight * count / (count + norms[ordinal])
+                    place += 1
+                cursors[part] = place
+            # The tests stand in the loop: a call would count references to the arrays it is given, for every chunk.
+            for block in range(0, size, BLOCK_CHUNKS):
+                least = heap_scores[0]
+                any_above = np.uint8(0)
+                for lane in range(
+                    BLOCK_CHUNKS
+                ):  # of fixed length, without a branch, with unsigned indices: so it becomes vector code
+                    any_above |= scores[np.uint64(block) + np.uint64(lane)] > least
+                if any_above:
+                    for place in range(block, block + BLOCK_CHUNKS):
                         if scores[place] > heap_scores[0]:
-                            if filtered and (keys[place] >= len(allow) or not allow[keys[place]]):
+                            key = keys[start + place]
+                            if filtered and (key >= len(allow) or not allow[key]):
                                 continue
                             entered += 1
-                            sink(heap_scores, heap_ordinals, len(heap_scores), scores[place], place)
-            scores[:num_chunks] = 0.0
+                            sink(heap_scores, heap_ordinals, len(heap_scores), scores[place], start + place)
+            scores[:] = 0.0
         found[query] = min(entered, len(heap_scores))
-        for size in range(len(heap_scores) - 1, 0, -1):  # the worst goes to the end
-            score, ordinal_of_leaf = heap_scores[size], heap_ordinals[size]
-            heap_scores[size], ordinal_of_worst = heap_scores[0], heap_ordinals[0]
-            sink(heap_scores, heap_ordinals, size, score, ordinal_of_leaf)
-            heap_ordinals[size] = ordinal_of_worst
+        for last in range(len(heap_scores) - 1, 0, -1):  # the worst goes to the end
+            score, ordinal_of_leaf = heap_scores[last], heap_ordinals[last]
+            heap_scores[last], ordinal_of_worst = heap_scores[0], heap_ordinals[0]
+            sink(heap_scores, heap_ordinals, last, score, ordinal_of_leaf)
+            heap_ordinals[last] = ordinal_of_worst
 
 
 @cache
@@ -180,13 +189,14 @@ def _compiled() -> Callable[..., None]:
     return loops
 
 
-def best_by_numba(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.bool_] | None, scores: NDArray[np.float32]) -> Best:
-    """``best_by_numpy`` in compiled loops that let other threads run; ``scores`` is zero before and after, one place per chunk or more."""
+def best_by_numba(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.bool_] | None) -> Best:
+    """``best_by_numpy`` in compiled loops that let other threads run. The postings of a term ascend, as in every segment."""
     num_queries = len(ranges.query_starts) - 1
     best = Best(np.empty((num_queries, k), np.int64), np.empty((num_queries, k), np.float32), np.empty(num_queries, np.int64))
     allowed = np.zeros(0, np.bool_) if allow is None else allow.view()
     allowed.flags.writeable = False  # numba compiles anew for every combination of writable and read-only arrays
-    _compiled()(*segment, allowed, allow is not None, *ranges, scores, *best)
+    scores = np.zeros(min(WINDOW_CHUNKS, -(-len(segment.norms) // BLOCK_CHUNKS) * BLOCK_CHUNKS), np.float32)
+    _compiled()(*segment, allowed, allow is not None, ranges.starts.copy(), *ranges[1:], scores, *best)
     return best
 
 

@@ -32,7 +32,8 @@ class HashingEncoder:
             for word in re.findall(r"\w+", text.lower()):
                 vectors[row, int(hashlib.md5(word.encode()).hexdigest(), 16) % self.dim] += 1.0
             vectors[row, 0] += 1e-3
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
 
 class WordSegment:

@@ -24,7 +24,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def everything(folder: Path) -> object:
+Everything = tuple[dict[str, str], list[dict[str, list[tuple[str, float]]]], list[str]]
+
+
+def everything(folder: Path) -> Everything:
     """What an index answers: all texts, and each index's ranking for a query of its own words and for a common word."""
     with open_index(folder) as rag:
         sources = sorted(row.source for row in rag.documents())
@@ -38,7 +41,7 @@ def everything(folder: Path) -> object:
         return texts, found, filtered
 
 
-def check(whole: Path, work: Path, name: str, change: Callable[[bytes], bytes], expected: object) -> None:
+def check(whole: Path, work: Path, name: str, change: Callable[[bytes], bytes], expected: Everything) -> None:
     shutil.copytree(whole, work)
     target = work / name
     target.write_bytes(change(target.read_bytes()))
@@ -87,9 +90,7 @@ def test_a_missing_segment_is_named_and_can_be_rebuilt(whole: Path, tmp_path: Pa
     with open_index(work) as rag:
         assert any(gone.name in fault for fault in rag.verify())
         assert rag.verify(repair=True) == []
-    texts, found, filtered = everything(work)  # type: ignore[misc]
-    assert (texts, filtered) == (expected[0], expected[2])  # type: ignore[index]
-    assert [[text for text, _ in stages["sparse"]] for stages in found] == [
-        [text for text, _ in stages["sparse"]]
-        for stages in expected[1]  # type: ignore[index]
-    ]
+    texts, found, filtered = everything(work)
+    assert (texts, filtered) == (expected[0], expected[2])
+    for stages, before in zip(found, expected[1], strict=True):
+        assert [text for text, _ in stages["sparse"]] == [text for text, _ in before["sparse"]]

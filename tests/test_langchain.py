@@ -20,7 +20,7 @@ CONFIG = {"models": {"tokenizer": {"use": "words"}}, "chunker": {"use": "recursi
 
 class TestVectorStore(VectorStoreIntegrationTests):
     @pytest.fixture()
-    def vectorstore(self, tmp_path: Path) -> Generator[VectorStore, None, None]:  # type: ignore[override]
+    def vectorstore(self, tmp_path: Path) -> Generator[VectorStore, None, None]:
         yield RagVectorStore.open(tmp_path / "index", CONFIG, embedding=self.get_embeddings())
 
 

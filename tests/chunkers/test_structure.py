@@ -53,6 +53,11 @@ def test_small_sections_are_joined() -> None:
     assert len(_chunk(document, 12, min_tokens=3, merge_small=False)) == 3
 
 
+def test_a_small_section_joins_the_beginning_of_a_long_one() -> None:
+    document = _document((2, "One"), "a", (2, "Two"), _words(6), _words(8))
+    assert [chunk.text for chunk in _chunk(document, 12, min_tokens=3)] == ["One\n\na\n\nTwo\n\nw w w w w w", _words(8)]
+
+
 def test_a_small_section_goes_with_the_sections_below_it() -> None:
     document = _document((1, "A"), _words(5), (1, "B"), "b", (2, "C"), _words(5))
     assert [chunk.text for chunk in _chunk(document, 10, min_tokens=4)] == ["A\n\nw w w w w", "B\n\nb\n\nC\n\nw w w w w"]
