@@ -16,7 +16,7 @@ ALLOWED = {
     "kernels": set[str](),
     "chunkers": CORE | MODELS,
     "retrievers": CORE | MODELS | {"rag.kernels"},
-    "rerankers": CORE | MODELS | {"rag.kernels"},
+    "rerankers": CORE | MODELS | {"rag.kernels", "rag.prompt"},
     "kvcache": CORE | MODELS | {"rag.kernels"},
     "eval": CORE | {"rag.pipeline", "rag.config", "rag.ingest"},
     "rag/read": CORE | {"rag.read"},
