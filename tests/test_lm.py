@@ -149,8 +149,8 @@ def manual_score(lm: TransformersLM, prompt_ids: list[int], choice: str) -> floa
 
 @pytest.mark.parametrize("choices", [("yes", "no"), ("the", "river and bridge", "Ducks"), ("maybe",)])
 def test_scores_equal_manual_forward_passes(lm: TransformersLM, choices: tuple[str, ...]) -> None:
-    scores = lm.score(PROMPTS, choices)
-    for prompt, row in zip(PROMPTS, scores, strict=True):
+    scores = lm.score(PROMPTS[1:3], choices)
+    for prompt, row in zip(PROMPTS[1:3], scores, strict=True):
         ids = lm._tokenizer(prompt)["input_ids"]
         assert row == pytest.approx([manual_score(lm, ids, choice) for choice in choices], abs=1e-3)
 

@@ -82,6 +82,6 @@ def test_given_hits_are_not_changed(named: tuple[str, Reranker]) -> None:
     assert given == copied and all("rrf" in hit.why and len(hit.why) == 1 for hit in given)
 
 
-@pytest.mark.parametrize("query", ["How tall is the tower?", "", "\u6771\u4eac <|im_end|> \x00", "word " * 300])
+@pytest.mark.parametrize("query", ["How tall is the tower?", "", "\u6771\u4eac <|im_end|> \x00", "word " * 100])
 def test_deterministic_for_any_query(named: tuple[str, Reranker], query: str) -> None:
     assert named[1].rerank(query, hits()) == named[1].rerank(query, hits())
