@@ -42,7 +42,7 @@ def kill_rounds(num_rounds: int, seed: int, folder: Path) -> tuple[list[str], in
         assert writer.stdout is not None
         writer.stdout.readline()  # "ready": imports are over
         try:
-            writer.wait(chance.uniform(0.0, 0.5))
+            writer.wait(chance.uniform(0.0, 1.0))
             faults.append(f"round {number}: the writer ended by itself with {writer.returncode}")
         except subprocess.TimeoutExpired:
             writer.kill()

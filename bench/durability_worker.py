@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,9 @@ def faults_in(folder: Path, *allowed_states: dict[str, str]) -> list[str]:
 def main() -> None:
     """``durability_worker.py FOLDER ACKS SEED FIRST``: runs operations from FIRST on until it is killed."""
     folder, acks, seed, first = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    with tempfile.TemporaryDirectory() as name, open_index(Path(name)) as scratch:
+        for number in range(3):  # so that everything is imported before "ready", and a kill hits work on the index
+            apply(scratch, seed, number)
     rag = open_index(folder)
     print("ready", flush=True)
     descriptor = os.open(acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

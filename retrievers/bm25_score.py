@@ -131,7 +131,7 @@ def _best_by_loops(
         heap_ordinals[:] = num_chunks
         entered = 0
         while True:
-            start = np.int64(num_chunks)  # of the next window that has a posting
+            start: Any = np.int64(num_chunks)  # of the next window that has a posting
             for part in parts:
                 if cursors[part] < ends[part]:
                     start = min(start, np.int64(np.uint32(ordinals[cursors[part]])))

@@ -65,9 +65,11 @@ def assert_same(found: Sequence[Matches], wanted: Sequence[Matches]) -> None:
 
 
 @LAWS
-@given(texts=CORPUS, k=st.integers(1, 40))
-def test_matches_are_sorted_and_at_most_k(index: Index, texts: Texts, k: int) -> None:
-    for matches in search(index, [build(index, texts)], flags(list(texts)), k):
+@given(texts=CORPUS, k=st.integers(1, 40), split=st.integers(1, 3))
+def test_matches_are_sorted_and_at_most_k(index: Index, texts: Texts, k: int, split: int) -> None:
+    parts = [{key: text for key, text in texts.items() if key % split == part} for part in range(split)]
+    segments = [build(index, part) for part in reversed(parts) if part]
+    for matches in search(index, segments, flags(list(texts)), k):
         assert matches.keys.dtype == np.int64 and matches.scores.dtype == np.float32
         assert len(matches.keys) == len(matches.scores) <= min(k, len(texts))
         assert np.isfinite(matches.scores).all() and set(matches.keys.tolist()) <= set(texts)

@@ -131,6 +131,21 @@ def test_few_allowed_rows_are_searched_exactly(table: NDArray[np.float32], exact
     assert all(len(matches.keys) == 90 for matches in reader.search(["2900", "2950"], 200, allow))
 
 
+def test_a_walk_that_ends_in_a_corner_is_finished_exactly(
+    table: NDArray[np.float32], exact: Callable[..., list[Matches]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = FaissIndex(VectorEncoder(table), exact_below=100)
+    reader = index.reader([index.build(np.arange(2900), chunks(range(2900)))], np.ones(2900, np.bool_))
+
+    def lost(graph: object, queries: NDArray[np.float32], num: int, *_: object) -> NDArray[np.int64]:
+        rows = np.full((len(queries), num), -1)
+        rows[:, :9] = np.arange(9)
+        return rows
+
+    monkeypatch.setattr("rag.retrievers.dense_graph.candidates", lost)
+    same(reader.search([str(n) for n in range(2900, 2960)], 10), exact())
+
+
 def test_a_merged_graph_is_built_when_it_is_saved(
     table: NDArray[np.float32], exact: Callable[..., list[Matches]], tmp_path: Path
 ) -> None:
