@@ -89,7 +89,7 @@ class ExtractiveGenerator:
         encoder: Encoder | None = None,
         max_sentences: int = 3,
         min_support: float | None = None,
-        max_candidates: int = 32,
+        max_candidates: int = 24,
         abstention: str = ABSTENTION,
     ) -> None:
         if max_sentences < 1:

@@ -27,8 +27,9 @@ class FaissIndex:
     """Finds chunks whose meaning is near the query's: cosine of ``encoder`` vectors, between -1 and 1.
 
     The vector of a chunk is that of ``chunk.indexed_text``. ``store="float16"`` halves the files and moves a score by up to
-    5e-4. ``ef_search`` is the beam of a graph search: 128 finds about 99 % of the true top 10. ``num_cached_queries`` query
-    vectors are remembered, so that the same question with another filter or ``k`` costs no encoder call.
+    5e-4. ``ef_search`` is the beam of a graph search: 128 found all of the true top 10 among 60,000 made-up vectors
+    (bench/dense.py). ``num_cached_queries`` query vectors are remembered, so that the same question with another filter or
+    ``k`` costs no encoder call. Raises ``ConfigError`` for options out of range.
     """
 
     def __init__(

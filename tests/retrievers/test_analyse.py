@@ -1,16 +1,24 @@
-"""Words and terms: folding, technical names, scripts without spaces, stop words."""
+"""Words and terms: folding, technical names, scripts without spaces, stop words; how well real questions find with them."""
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag.core import Chunk, Span
 from rag.errors import ConfigError
 from rag.retrievers.analyse import MAX_TERM_CHARS, STOP_WORDS, Analyser
+from rag.retrievers.bm25 import BM25Index
 
 ENGLISH = Analyser()
 PLAIN = Analyser("none")
+DATA = Path(__file__).parents[2] / "../shared/data"
 
 
 @pytest.mark.parametrize(
@@ -112,3 +120,34 @@ def test_long_runs_are_cut_alike_and_in_linear_time() -> None:
     assert ENGLISH.terms("x" * 500) == ["x" * MAX_TERM_CHARS]
     assert len(ENGLISH.terms("a." * 100_000)) == 1  # initials, cut
     assert len(ENGLISH.terms("ab-" * 100_000)) == 100_000
+
+
+def ndcg_at_10(folder: Path) -> float:
+    """Mean over the queries of a BEIR folder, indexed as title, line break, text."""
+    if not folder.exists():
+        pytest.skip(f"no data at {folder}")
+    with (folder / "corpus.jsonl").open(encoding="utf-8") as file:
+        corpus = [json.loads(line) for line in file]
+    with (folder / "queries.jsonl").open(encoding="utf-8") as file:
+        queries = {each["_id"]: each["text"] for each in map(json.loads, file)}
+    relevant: dict[str, dict[str, int]] = {}
+    for line in (folder / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+        query, chunk, grade = line.split("\t")
+        relevant.setdefault(query, {})[chunk] = int(grade)
+    index = BM25Index()
+    contents = [Chunk(each["_id"], each["_id"], Span(0, 1), each["text"], each.get("title") or "") for each in corpus]
+    reader = index.reader([index.build(np.arange(len(corpus)), contents)], np.ones(len(corpus), np.bool_))
+    values = []
+    for matches, grades in zip(reader.search([queries[query] for query in relevant], 10), relevant.values(), strict=True):
+        gains = [grades.get(corpus[key]["_id"], 0) for key in matches.keys]
+        ideal = sorted(grades.values(), reverse=True)[:10]
+        discounted = [sum(gain / math.log2(rank + 2) for rank, gain in enumerate(row)) for row in (gains, ideal)]
+        values.append(discounted[0] / discounted[1])
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize(
+    ("folder", "least"), [("anthropic_cookbook_retrieval/docs/derived_beir", 0.74), ("mtrag_un_reference/derived_beir", 0.79)]
+)
+def test_quality_on_real_questions(folder: str, least: float) -> None:
+    assert ndcg_at_10(DATA / folder) >= least

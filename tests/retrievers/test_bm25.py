@@ -23,7 +23,6 @@ from rag.retrievers.bm25_score import Chooser, Engine, Ranges, Scored, best_by_n
 from rag.retrievers.bm25_segment import BM25Segment, Postings
 
 WORDS = [f"w{number}" for number in range(40)]
-DATA = Path(__file__).parents[2] / "../shared/data"
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -377,35 +376,3 @@ def test_bad_calls_are_refused() -> None:
             index.build(np.array(keys), chunks(["a", "b"]))
     with pytest.raises(ValueError, match="two of the segments"):
         index.merge([segment, segment], np.ones(2, np.bool_))
-
-
-def ndcg_at_10(folder: Path) -> float:
-    """Mean over the queries of a BEIR folder, indexed as title, line break, text."""
-    if not folder.exists():
-        pytest.skip(f"no data at {folder}")
-    with (folder / "corpus.jsonl").open(encoding="utf-8") as file:
-        corpus = [json.loads(line) for line in file]
-    with (folder / "queries.jsonl").open(encoding="utf-8") as file:
-        queries = {each["_id"]: each["text"] for each in map(json.loads, file)}
-    relevant: dict[str, dict[str, int]] = {}
-    for line in (folder / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
-        query, chunk, grade = line.split("\t")
-        relevant.setdefault(query, {})[chunk] = int(grade)
-    index = BM25Index()
-    contents = [Chunk(each["_id"], each["_id"], Span(0, 1), each["text"], each.get("title") or "") for each in corpus]
-    live: NDArray[np.bool_] = np.ones(len(corpus), np.bool_)
-    reader = index.reader([index.build(np.arange(len(corpus)), contents)], live)
-    values = []
-    for matches, grades in zip(reader.search([queries[query] for query in relevant], 10), relevant.values(), strict=True):
-        gains = [grades.get(corpus[key]["_id"], 0) for key in matches.keys]
-        ideal = sorted(grades.values(), reverse=True)[:10]
-        discounted = [sum(gain / math.log2(rank + 2) for rank, gain in enumerate(row)) for row in (gains, ideal)]
-        values.append(discounted[0] / discounted[1])
-    return float(np.mean(values))
-
-
-@pytest.mark.parametrize(
-    ("folder", "least"), [("anthropic_cookbook_retrieval/docs/derived_beir", 0.74), ("mtrag_un_reference/derived_beir", 0.79)]
-)
-def test_quality_on_real_questions(folder: str, least: float) -> None:
-    assert ndcg_at_10(DATA / folder) >= least

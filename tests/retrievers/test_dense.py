@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rag.core import Chunk, Matches, Span
 from rag.errors import ConfigError, DamagedIndex, IndexMismatch
 from rag.retrievers.dense import FaissIndex
+from rag.retrievers.dense_graph import build_graph, write_graph
 from rag.retrievers.dense_search import search_exact, search_reference
 
 DIM = 16
@@ -209,6 +210,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "keys as floats": lambda folder: np.save(folder / "keys.npy", np.arange(200.0)),
     "other dim": lambda folder: np.save(folder / "vectors.npy", unit_rows(200, dim=8)),
     "pickled vectors": lambda folder: np.save(folder / "vectors.npy", np.array([{}] * 200), allow_pickle=True),
+    "graph of another segment": lambda folder: write_graph(
+        build_graph("HNSW32_SQ8", DIM, unit_rows(99), [unit_rows(99)]), folder / "graph.faiss"
+    ),
     "not JSON": lambda folder: (folder / "manifest.json").write_text("{", encoding="utf-8"),
     "a list": lambda folder: (folder / "manifest.json").write_text("[]", encoding="utf-8"),
     "fewer rows": lambda folder: _change_manifest(folder, num_rows=199),
