@@ -7,7 +7,7 @@ Two paths lead to the same vectors: ``SentenceTransformersEncoder.reference`` is
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -28,9 +28,11 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    model: Any  # sentence_transformers.SentenceTransformer
     packed: PackedEncoder | None
     how: str
+    dim: int
+    max_tokens: int
+    prompts: Mapping[str, str]
 
 
 class SentenceTransformersEncoder:
@@ -64,11 +66,12 @@ class SentenceTransformersEncoder:
         self.num_texts_encoded = 0
         self._lock = threading.RLock()
         self._loaded: _Loaded | None = None
+        self._model: Any = None  # sentence_transformers.SentenceTransformer, where it is needed
         self._fingerprint: str | None = None
 
     @property
     def dim(self) -> int:
-        return int(self._load().model.get_embedding_dimension())
+        return self._load().dim
 
     @property
     def fingerprint(self) -> str:
@@ -96,11 +99,11 @@ class SentenceTransformersEncoder:
     @property
     def max_tokens(self) -> int:
         """Where the model cuts a text, special tokens included."""
-        return int(self._load().model.max_seq_length)
+        return self._load().max_tokens
 
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text`` for this model, special tokens included, nothing cut off."""
-        return len(self._load().model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+        return len(self._full_model().tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._encode(texts, "document", self.document_prompt)
@@ -120,21 +123,21 @@ class SentenceTransformersEncoder:
         with self._lock:
             self.num_texts_encoded += len(texts)
         if loaded.packed is not None:
-            prefix = loaded.model.prompts.get(task, "") if prompt is None else prompt
+            prefix = loaded.prompts.get(task, "") if prompt is None else prompt
             return loaded.packed.encode([prefix + text for text in texts] if prefix else texts)
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         vectors = np.empty((len(texts), self.dim), np.float32)
         start = 0
         while start < len(order):
             # Characters stand in for tokens: a quarter of them, as BERT's vocabularies give for English. Only the batch size hangs on it.
-            longest = min(len(texts[order[start]]) // 4 + 2, loaded.model.max_seq_length or 512)
+            longest = min(len(texts[order[start]]) // 4 + 2, loaded.max_tokens)
             rows = order[start : start + max(1, self.tokens_per_batch // longest)]
             vectors[rows] = self._plain([texts[row] for row in rows], task, prompt, batch_size=len(rows))
             start += len(rows)
         return vectors
 
     def _plain(self, texts: Sequence[str], task: str, prompt: str | None, batch_size: int) -> NDArray[np.float32]:
-        model = self._load().model
+        model = self._full_model()
         encode = model.encode_query if task == "query" else model.encode_document
         vectors = encode(list(texts), prompt=prompt, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vectors, np.float32)
@@ -145,29 +148,52 @@ class SentenceTransformersEncoder:
                 self._loaded = self._read_model()
             return self._loaded
 
-    def _read_model(self) -> _Loaded:
-        import torch
+    def _full_model(self) -> Any:
+        """The ``SentenceTransformer`` itself, in the dtype of the plain path."""
         from sentence_transformers import SentenceTransformer
 
-        from rag.retrievers.encoder_linear import choose_linear
-        from rag.retrievers.encoder_packed import PackedBert, PackedEncoder, refusal
+        with self._lock:
+            if self._model is None:
+                try:
+                    with quiet_loading():
+                        self._model = SentenceTransformer(resolve(self.model), device=self.device)
+                except (OSError, ValueError) as error:
+                    raise ModelError(f"the encoder {self.model!r} could not be loaded: {error}") from error
+                self._model.eval()
+            return self._model
 
-        try:
-            with quiet_loading():
-                model = SentenceTransformer(resolve(self.model), device=self.device)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"the encoder {self.model!r} could not be loaded: {error}") from error
-        model.eval()
-        on_cpu = model.device.type == "cpu"
-        if on_cpu and self.dtype == "float16":
+    def _read_model(self) -> _Loaded:
+        import torch
+
+        from rag.retrievers.encoder_linear import choose_linear
+        from rag.retrievers.encoder_packed import PackedEncoder, refusal
+        from rag.retrievers.encoder_parts import objection, parts_of, read_parts
+
+        wants_cpu = self.device == "cpu" or (self.device is None and not torch.cuda.is_available())
+        if wants_cpu and self.dtype == "float16":
             raise ConfigError("dtype 'float16' is slower than float32 on a CPU; allowed there: auto, float32, bfloat16")
-        reason = refusal(model) if on_cpu else f"the device is {model.device.type}"
-        if reason is None:
-            linear = choose_linear(self.dtype)
-            bert = PackedBert(model, linear.kind)
-            return _Loaded(model, PackedEncoder(model, bert, self.tokens_per_batch), f"packed; {linear.kind}: {linear.why}")
+        folder = find_folder(resolve(self.model))
+        try:
+            parts = read_parts(folder) if wants_cpu and folder is not None and objection(folder) is None else None
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"the encoder {self.model!r} could not be loaded: {error}") from error
+        if parts is None:
+            model = self._full_model()
+            reason = refusal(model) if model.device.type == "cpu" else f"the device is {model.device.type}"
+            if reason is not None:
+                return self._plain_path(model, reason)
+            parts = parts_of(model)
+        linear = choose_linear(self.dtype)
+        packed = PackedEncoder(parts, linear.kind, self.tokens_per_batch)
+        dim = parts.tensors["embeddings.word_embeddings.weight"].shape[1]
+        return _Loaded(packed, f"packed; {linear.kind}: {linear.why}", dim, parts.max_tokens, parts.prompts)
+
+    def _plain_path(self, model: Any, reason: str) -> _Loaded:
+        import torch
+
         dtype = self.dtype
         if dtype == "auto":
             dtype = "bfloat16" if model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
         model.to(getattr(torch, dtype))
-        return _Loaded(model, None, f"SentenceTransformer.encode in {dtype}, because {reason}")
+        how = f"SentenceTransformer.encode in {dtype}, because {reason}"
+        return _Loaded(None, how, int(model.get_embedding_dimension()), int(model.max_seq_length or 512), dict(model.prompts))

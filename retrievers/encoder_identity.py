@@ -22,7 +22,10 @@ def find_folder(model: str) -> Path | None:
     names = [model] if "/" in model else [model, f"sentence-transformers/{model}"]
     for name in names:
         for file in ("modules.json", "config.json"):
-            found = try_to_load_from_cache(name, file)
+            try:
+                found = try_to_load_from_cache(name, file)
+            except ValueError:  # a path that does not exist is no hub id either; loading it will say so
+                return None
             if isinstance(found, str):
                 return Path(found).parent
     return None

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rag.retrievers.encoder_linear import Kind, Linear
+from rag.retrievers.encoder_parts import BertParts
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": torch.ops.aten.gelu_,
@@ -59,13 +60,22 @@ def refusal(model: Any) -> str | None:
     return None
 
 
+class _Norm(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
 class _Layer(NamedTuple):
     qkv: Linear
     out: Linear
-    norm_attention: torch.nn.LayerNorm
+    norm_attention: _Norm
     up: Linear
     down: Linear
-    norm_feed_forward: torch.nn.LayerNorm
+    norm_feed_forward: _Norm
 
 
 class Buffers:
@@ -81,21 +91,21 @@ class Buffers:
 class PackedBert:
     """The weights of a BERT, RoBERTa or XLM-RoBERTa encoder with mean or CLS pooling, and its forward pass over a pack."""
 
-    def __init__(self, model: Any, kind: Kind) -> None:
-        bert, config = model[0].auto_model, model[0].config
-        embeddings = bert.embeddings
-        # RoBERTa counts positions from padding_idx + 1; every text here is one segment, so type 0 is folded in.
-        self._first_position = 0 if config.model_type == "bert" else embeddings.padding_idx + 1
-        self._words = embeddings.word_embeddings.weight.detach()
-        self._places = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()
-        self._norm = embeddings.LayerNorm
+    def __init__(self, parts: BertParts, kind: Kind) -> None:
+        tensors = parts.tensors
+        # Every text here is one segment, so type 0 is folded into the positions.
+        places = tensors["embeddings.position_embeddings.weight"] + tensors["embeddings.token_type_embeddings.weight"][0]
+        self._first_position = parts.first_position
+        self._words = tensors["embeddings.word_embeddings.weight"]
+        self._places = places
+        self._norm = _norm(parts, "embeddings.LayerNorm")
         self.max_tokens = len(self._places) - self._first_position
-        self._num_heads = int(config.num_attention_heads)
-        self._activation = _ACTIVATIONS[config.hidden_act]
-        self._pooling: str = model[1].pooling_mode
-        self.dim = int(config.hidden_size)
-        self.wide = int(config.intermediate_size)
-        self._layers = [_layer(layer, kind) for layer in bert.encoder.layer]
+        self._num_heads = parts.num_heads
+        self._activation = _ACTIVATIONS[parts.activation]
+        self._pooling = parts.pooling
+        self.dim = self._words.shape[1]
+        self._layers = [_layer(parts, number, kind) for number in range(parts.num_layers)]
+        self.wide = self._layers[0].up.num_outputs
 
     def forward(self, texts: Sequence[NDArray[np.int64]], buffers: Buffers) -> Tensor:
         """Token ids of some texts, those of equal length next to each other -> unit vectors ``(texts, dim)``."""
@@ -129,13 +139,22 @@ class PackedBert:
             start = stop
 
 
-def _layer(layer: Any, kind: Kind) -> _Layer:
-    attention = layer.attention
-    heads = [attention.self.query, attention.self.key, attention.self.value]
-    dense = [attention.output.dense, layer.intermediate.dense, layer.output.dense]
-    out, up, down = (Linear(module.weight, module.bias, kind) for module in dense)
-    qkv = Linear(torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads]), kind)
-    return _Layer(qkv, out, attention.output.LayerNorm, up, down, layer.output.LayerNorm)
+def _norm(parts: BertParts, name: str) -> _Norm:
+    return _Norm(parts.tensors[f"{name}.weight"], parts.tensors[f"{name}.bias"], parts.norm_eps)
+
+
+def _layer(parts: BertParts, number: int, kind: Kind) -> _Layer:
+    name = f"encoder.layer.{number}"
+
+    def stacked(*names: str) -> Linear:
+        weights = [parts.tensors[f"{name}.{part}.weight"] for part in names]
+        biases = [parts.tensors[f"{name}.{part}.bias"] for part in names]
+        return Linear(torch.cat(weights), torch.cat(biases), kind)
+
+    heads = ("attention.self.query", "attention.self.key", "attention.self.value")
+    out, up, down = (stacked(part) for part in ("attention.output.dense", "intermediate.dense", "output.dense"))
+    norms = [_norm(parts, f"{name}.{part}.LayerNorm") for part in ("attention.output", "output")]
+    return _Layer(stacked(*heads), out, norms[0], up, down, norms[1])
 
 
 def plan(lengths: NDArray[np.int64], tokens_per_batch: int, num_workers: int) -> list[NDArray[np.int64]]:
@@ -161,10 +180,10 @@ def plan(lengths: NDArray[np.int64], tokens_per_batch: int, num_workers: int) ->
 class PackedEncoder:
     """Texts -> vectors: tokenises in bulk, packs by length, and spreads the packs over a crew of threads."""
 
-    def __init__(self, model: Any, bert: PackedBert, tokens_per_batch: int, num_workers: int | None = None) -> None:
-        self._tokenizer = model.tokenizer
-        self._bert = bert
-        self._tokens_per_batch = max(tokens_per_batch, min(model.max_seq_length, bert.max_tokens))  # a pack holds any text
+    def __init__(self, parts: BertParts, kind: Kind, tokens_per_batch: int, num_workers: int | None = None) -> None:
+        self._tokenize = parts.tokenize
+        self._bert = PackedBert(parts, kind)
+        self._tokens_per_batch = max(tokens_per_batch, min(parts.max_tokens, self._bert.max_tokens))  # a pack holds any text
         self._num_workers = num_workers or min(torch.get_num_threads(), _MOST_WORKERS)
         self._crew: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -174,9 +193,8 @@ class PackedEncoder:
         """``(texts, dim)``. Cuts texts exactly where ``SentenceTransformer`` does."""
         vectors = np.empty((len(texts), self._bert.dim), np.float32)
         for start in range(0, len(texts), _WINDOW_TEXTS):
-            window = list(texts[start : start + _WINDOW_TEXTS])
-            found = self._tokenizer(window, truncation="longest_first", padding=False, return_attention_mask=False, verbose=False)
-            tokens = [np.array(ids, np.int64) for ids in found["input_ids"]]
+            window = texts[start : start + _WINDOW_TEXTS]
+            tokens = [np.array(ids, np.int64) for ids in self._tokenize(window)]
             self._encode_tokens(tokens, vectors[start : start + len(window)])
         return vectors
 

@@ -23,6 +23,7 @@ from rag.retrievers import encoder_packed
 from rag.retrievers.encoder import SentenceTransformersEncoder
 from rag.retrievers.encoder_linear import Linear, choose_linear
 from rag.retrievers.encoder_packed import plan
+from rag.retrievers.encoder_parts import objection
 
 WORDS = [f"w{n}" for n in range(60)]
 LAYOUT = ["Transformer", "Pooling", "Normalize"]
@@ -34,6 +35,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "bert tanh gelu": {"hidden_act": "gelu_new"},
     "bert with prompts": {"prompts": {"query": "w1 w2 ", "document": "w3 "}},
     "roberta": {"kind": "Roberta"},
+    "plain bert mean": {"word_pieces": True},
+    "plain bert cls": {"word_pieces": True, "pooling": "cls_token"},
+    "plain bert with prompts": {"word_pieces": True, "modules": LAYOUT[:2], "prompts": {"query": "w1 w2 ", "document": "W3 "}},
     "xlm-roberta": {"kind": "XLMRoberta", "pooling": "cls_token"},
 }
 REFUSED: dict[str, dict[str, Any]] = {
@@ -50,15 +54,19 @@ def save_encoder(
     modules: list[str] = LAYOUT,
     prompts: dict[str, str] | None = None,
     include_prompt: bool = True,
+    word_pieces: bool = False,
     **config: Any,
 ) -> Path:
     """A random two-layer encoder that cuts texts after 24 tokens, in the layout of sentence-transformers."""
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     names = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", *WORDS]
     bare = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="[UNK]"))
     bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    if word_pieces:
+        bare = Tokenizer(models.WordPiece({name: n for n, name in enumerate(names)}, unk_token="[UNK]"))
+        bare.normalizer, bare.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     bare.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", [("[CLS]", 0), ("[SEP]", 2)])
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     made: Any = transformers.PreTrainedTokenizerFast
@@ -77,6 +85,8 @@ def save_encoder(
     for entry in listed[1:]:
         (folder / str(entry["path"])).mkdir()
     pooled = {"word_embedding_dimension": 16, f"pooling_mode_{pooling}": True, "include_prompt": include_prompt}
+    if word_pieces:
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}), encoding="utf-8")
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled), encoding="utf-8")
     (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}), encoding="utf-8")
@@ -113,6 +123,33 @@ def test_packed_equals_sentence_transformers(saved: Callable[[str], str], name: 
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_only_plain_folders_are_read_without_sentence_transformers(saved: Callable[[str], str], name: str) -> None:
+    encoder = SentenceTransformersEncoder(saved(name), device="cpu")
+    assert encoder.dim == 16
+    assert (encoder._model is None) == name.startswith("plain"), objection(Path(saved(name)))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("config.json", {"position_embedding_type": "relative_key"}, "plain BertModel"),
+        ("config.json", {"model_type": "roberta"}, "plain BertModel"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "settings"),
+        ("sentence_bert_config.json", {"model_args": {}}, "settings"),
+        ("config_sentence_transformers.json", {"truncate_dim": 8}, "settings"),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling"),
+        ("tokenizer_config.json", {"do_lower_case": False}, "differ"),
+    ],
+)
+def test_what_is_not_plain_is_left_to_sentence_transformers(tmp_path: Path, file: str, change: dict[str, Any], reason: str) -> None:
+    folder = save_encoder(tmp_path, word_pieces=True)
+    assert objection(folder) is None
+    stored = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps({**stored, **change}), encoding="utf-8")
+    assert reason in str(objection(folder))
+
+
 @pytest.mark.parametrize("reason", REFUSED)
 @pytest.mark.parametrize("tokens_per_batch", [30, 4096])
 def test_other_models_take_the_plain_path(saved: Callable[[str], str], reason: str, tokens_per_batch: int) -> None:
@@ -147,12 +184,15 @@ def test_windows_meet_at_their_seams(saved: Callable[[str], str], monkeypatch: p
 
 def test_the_crew_leaves_the_callers_threads_alone(saved: Callable[[str], str]) -> None:
     before = torch.get_num_threads()
-    encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="float32", tokens_per_batch=30)
-    encoder.encode_documents(some_texts(100))
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="float32", tokens_per_batch=30)
+        encoder.encode_documents(some_texts(100))
+        with ThreadPoolExecutor(1) as other:
+            assert torch.get_num_threads() == other.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
     assert any(thread.name.startswith("rag-encode") for thread in threading.enumerate())
-    with ThreadPoolExecutor(1) as other:
-        assert other.submit(torch.get_num_threads).result() == before
 
 
 def test_many_callers_at_once_get_their_own_vectors(saved: Callable[[str], str]) -> None:
