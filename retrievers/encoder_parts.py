@@ -79,12 +79,19 @@ def objection(folder: Path) -> str | None:
     plain = config.get("model_type") == "bert" and config.get("architectures") == ["BertModel"]
     if not plain or config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
         return "it is not a plain BertModel"
-    modes = {name for name, value in _json(folder / "1_Pooling" / "config.json").items() if name.startswith("pooling_mode_") and value}
+    modes = {
+        name for name, value in _json(folder / "1_Pooling" / "config.json").items() if name.startswith("pooling_mode_") and value
+    }
     if modes not in ({"pooling_mode_mean_tokens"}, {"pooling_mode_cls_token"}):
         return "its pooling is not mean or CLS"
     if not settings.keys() <= _PLAIN_SETTINGS or settings.get("do_lower_case") or "max_seq_length" not in settings:
         return "its settings are not the plain ones"
-    if not _json(folder / "config_sentence_transformers.json").keys() <= {"__version__", "prompts", "default_prompt_name", "similarity_fn_name"}:
+    if not _json(folder / "config_sentence_transformers.json").keys() <= {
+        "__version__",
+        "prompts",
+        "default_prompt_name",
+        "similarity_fn_name",
+    }:
         return "its settings are not the plain ones"
     told = _json(folder / "tokenizer_config.json")
     normalizer, tokens = words.get("normalizer") or {}, words.get("model") or {}

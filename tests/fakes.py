@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import Chunk, Citation, CitationEvent, Document, Event, Hit, Matches, Segment, Span, TextEvent, Usage, UsageEvent
+
+
+def heed_interrupts() -> None:
+    """For ``preexec_fn``: a shell that starts a job in the background makes it ignore SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class HashingEncoder:

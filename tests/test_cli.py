@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import heed_interrupts
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -122,7 +124,15 @@ def test_an_interrupt_leaves_a_valid_index(home: Path) -> None:
         (home / "docs" / f"{number}.txt").write_text(f"File number {number}.\n\n" + "Words stand here in a row. " * 200)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "rag", "ingest", "docs", "--config", "light.yaml"]
-    running = subprocess.Popen(command, cwd=home, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        cwd=home,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - no thread of this process holds a lock that matters to it
+    )
     while not (home / "rag.index" / "catalog.sqlite").exists() and running.poll() is None:
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)

@@ -122,9 +122,7 @@ class TextBuilder:
         for line in lines:
             spans.append(Span(start, start + len(line)))
             start += len(line) + 1
-        self._elements.append(
-            Element(span, "table", None, page, bbox, tuple(spans), num_kept_header_rows, source)
-        )
+        self._elements.append(Element(span, "table", None, page, bbox, tuple(spans), num_kept_header_rows, source))
 
     def draft(self, meta: dict[str, Any] | None = None) -> Draft:
         """The canonical text with its elements."""

@@ -21,6 +21,7 @@ from rag.read.files import RawFile, hash_of, open_file
 from rag.read.media import READERS, Reader
 from rag.read.process import ParserProcess
 from rag.read.worker import FileRead, ReadPool, read_bytes, read_file
+from tests.fakes import heed_interrupts
 
 READER_MODULE = """
 import ctypes, json, os, signal, struct, sys, threading, time
@@ -324,7 +325,11 @@ with ReadPool(num_workers=1, readers={".hang": Reader("", "readers_of_test:hang"
 def test_children_do_not_outlive_the_parent(number: int) -> None:
     paths = os.pathsep.join(path for path in sys.path if path)
     parent = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
+        [sys.executable, "-c", SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": paths},
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - no thread of this process holds a lock that matters to it
     )
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())

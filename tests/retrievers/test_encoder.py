@@ -86,7 +86,9 @@ def save_encoder(
         (folder / str(entry["path"])).mkdir()
     pooled = {"word_embedding_dimension": 16, f"pooling_mode_{pooling}": True, "include_prompt": include_prompt}
     if word_pieces:
-        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}), encoding="utf-8")
+        (folder / "sentence_bert_config.json").write_text(
+            json.dumps({"max_seq_length": 24, "do_lower_case": False}), encoding="utf-8"
+        )
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled), encoding="utf-8")
     (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}), encoding="utf-8")
