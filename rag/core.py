@@ -411,6 +411,15 @@ class LM(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and completion together that the model takes; ``None`` if nobody knows."""
+        ...
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The length of a prompt in the model's tokens, as exactly as the model tells."""
+        ...
+
     def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
         """Greedy continuation of each prompt; the text ends before the first stop string."""
         ...

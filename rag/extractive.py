@@ -63,6 +63,7 @@ class _Candidate:
     hit_rank: int  # from 0
     span: Span  # in the chunk's text
     lead: Span | None  # the sentence before it that a reader needs too
+    head: str  # the first row of the table it is a row of
     read: str
     words: Mapping[str, float]
 
@@ -115,17 +116,21 @@ class ExtractiveGenerator:
             yield UsageEvent(Usage(), abstained=True)
             return
         wanted = content_words(query).keys()
-        in_lines = any(" | " in span.of(hit.chunk.text) or _BULLET.match(span.of(hit.chunk.text)) for hit, span in chosen)
-        for number, (hit, span) in enumerate(chosen, start=1):
+        in_lines = any(" | " in span.of(hit.chunk.text) or _BULLET.match(span.of(hit.chunk.text)) for hit, span, _ in chosen)
+        shown_head = ""
+        for number, (hit, span, head) in enumerate(chosen, start=1):
             gap = "" if number == 1 else "\n" if in_lines else " "
             quote = span.of(hit.chunk.text)
             shown = " ".join(_displayed(sentence.of(quote), wanted) for sentence in sentence_spans(quote))
+            if head and head != shown_head:  # a row says little without the names of its columns
+                shown = f"{_displayed(head, wanted)}: {shown}"
+            shown_head = head
             yield TextEvent(f"{gap}{shown} [{number}]")
             yield CitationEvent(quotation(number, hit, span))
         yield UsageEvent(Usage())
 
-    def _chosen(self, query: str, hits: Sequence[Hit]) -> list[tuple[Hit, Span]]:
-        """The quotations in the order of the answer; none if the sources do not bear out an answer."""
+    def _chosen(self, query: str, hits: Sequence[Hit]) -> list[tuple[Hit, Span, str]]:
+        """The quotations in the order of the answer, rows with the head of their table; none if no answer is borne out."""
         wanted = content_words(query)
         candidates = _candidates(hits)
         if not candidates or not query.strip():
@@ -177,22 +182,28 @@ def _candidates(hits: Sequence[Hit]) -> list[_Candidate]:
         text = hit.chunk.text
         spans = sentence_spans(text)
         is_heading = [_is_heading(hit.chunk, spans, i) for i in range(len(spans))]
-        table_head = ""
+        table_head = next((line for line in reversed(hit.chunk.context.split("\n")) if " | " in line), "")
+        caption = ""
         for i, span in enumerate(spans):
             sentence = span.of(text)
             before = spans[i - 1].of(text) if i else ""
             is_row = " | " in sentence
             if not is_row or is_heading[i]:
                 table_head = sentence if is_row else ""
+            if not is_row:
+                caption = sentence if i + 1 < len(spans) and _is_caption(sentence, spans[i + 1].of(text)) else ""
             place = (hit.chunk.doc_id, hit.chunk.span.start + span.start, hit.chunk.span.start + span.end)
-            if is_heading[i] or place in seen or not _can_answer(sentence):
+            is_line_of_data = is_row and bool(table_head)
+            if is_heading[i] or caption == sentence or place in seen or not (is_line_of_data or _can_answer(sentence)):
                 continue
             seen.add(place)  # chunks may overlap
             answers_before = i > 0 and (is_heading[i - 1] or before.endswith("?"))
             leans = i > 0 and not answers_before and not is_row and bool(_LEANS_BACK.match(sentence))
-            lead_in = table_head or (before if leans or answers_before else "")
+            above = " ".join(filter(None, [caption, table_head])) if is_row else ""
+            lead_in = above or (before if leans or answers_before else "")
             read = f"{lead_in} {sentence}" if lead_in and len(lead_in) < ENCODED_CHARS // 2 else sentence
-            found.append(_Candidate(hit, rank, span, spans[i - 1] if leans else None, read, content_words(read)))
+            head = table_head if is_row else ""
+            found.append(_Candidate(hit, rank, span, spans[i - 1] if leans else None, head, read, content_words(read)))
     return found
 
 
@@ -213,6 +224,11 @@ def _is_heading(chunk: Chunk, spans: Sequence[Span], i: int) -> bool:
         return i > 0 and not re.search(r"\d", line)
     following = spans[i + 1].of(text)
     return bool(_TERMINAL.search(following)) or len(following.split()) > 10
+
+
+def _is_caption(line: str, following: str) -> bool:
+    """A short line without a full stop on top of a table: it says what the rows are about and answers nothing itself."""
+    return " | " in following and len(line.split()) <= 12 and not _TERMINAL.search(line)
 
 
 def _can_answer(sentence: str) -> bool:
@@ -273,25 +289,23 @@ def _repeats(one: _Candidate, other: _Candidate) -> bool:
     return shorter > 0 and len(one.words.keys() & other.words.keys()) / shorter > MAX_SHARED_WORDS
 
 
-def _quotations(chosen: Sequence[_Candidate]) -> list[tuple[Hit, Span]]:
+def _quotations(chosen: Sequence[_Candidate]) -> list[tuple[Hit, Span, str]]:
     """Chunks in the order of their best sentence; inside a chunk the document's order; neighbours become one quotation."""
     chunks = list(dict.fromkeys(candidate.hit.chunk.id for candidate in chosen))
-    quoted: list[tuple[Hit, Span]] = []
+    quoted: list[tuple[Hit, Span, str]] = []
     for chunk_id in chunks:
-        spans: list[Span] = []
+        spans: list[tuple[Span, str]] = []
         own = sorted((c for c in chosen if c.hit.chunk.id == chunk_id), key=lambda c: c.span)
         for candidate in own:
             start = (candidate.lead or candidate.span).start
             text = candidate.hit.chunk.text
-            if (
-                spans
-                and (start <= spans[-1].end or not text[spans[-1].end : start].strip())
-                and "\n" not in text[spans[-1].end : start]
-            ):
-                spans[-1] = Span(spans[-1].start, candidate.span.end)
+            last = spans[-1][0] if spans else Span(0, -1)
+            between = text[last.end : start] if spans else "\n"
+            if start <= last.end or (not between.strip() and "\n" not in between):
+                spans[-1] = (Span(last.start, candidate.span.end), spans[-1][1])
             else:
-                spans.append(Span(start, candidate.span.end))
-        quoted += [(own[0].hit, span) for span in spans]
+                spans.append((Span(start, candidate.span.end), candidate.head))
+        quoted += [(own[0].hit, span, head) for span, head in spans]
     return quoted
 
 

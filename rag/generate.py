@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from rag.citations import MIN_SUPPORT, Mark, MarkParser, cited
-from rag.core import LM, Chunk, Citation, CitationEvent, Completion, Event, Hit, Prompt, TextEvent, Usage, UsageEvent
-from rag.prompt import ABSTENTION, SYSTEM, estimated_tokens, sourced_prompt
+from rag.core import LM, Chunk, Citation, CitationEvent, Completion, Event, Hit, TextEvent, Usage, UsageEvent
+from rag.prompt import ABSTENTION, SYSTEM, sourced_prompt
 from rag.sentences import content_words, sentence_spans
 
 _DECLINES = re.compile(
@@ -24,21 +24,11 @@ _DECLINES = re.compile(
 )
 
 
-@runtime_checkable
-class CountsTokens(Protocol):
-    """What a model may offer beyond ``LM``: how long its context is and how long a prompt is in its own tokens."""
-
-    @property
-    def context_tokens(self) -> int | None: ...
-
-    def count_tokens(self, prompt: Prompt) -> int: ...
-
-
 class LMGenerator:
     """Lets ``lm`` answer from the hits, in their order, with citations ``[n]`` for hit ``n``.
 
     ``max_tokens``: length of the answer. ``max_prompt_tokens``: room for instructions and sources; without it, the
-    model's context less the answer where the model tells (``CountsTokens``), else 6,000 estimated tokens. The last sources are
+    model's context less the answer where the model tells, else 6,000 tokens. The last sources are
     cut to fit. ``min_support``: see ``rag.citations``. ``abstention``: what is said when nothing was found or the model
     declines; an answer that begins with it (or with a usual wording of it) and has no valid citation counts as abstained.
     """
@@ -97,14 +87,11 @@ class LMGenerator:
         yield UsageEvent(usage, abstained=declined and not checker.num_kept)
 
     def _budget(self) -> tuple[int, _Count]:
-        count: _Count = estimated_tokens
         limit = self.max_prompt_tokens
-        if isinstance(self.lm, CountsTokens):
-            count = self.lm.count_tokens
-            if self.lm.context_tokens is not None:
-                room = self.lm.context_tokens - self.max_tokens
-                limit = room if limit is None else min(limit, room)
-        return 6000 if limit is None else limit, count
+        if self.lm.context_tokens is not None:
+            room = self.lm.context_tokens - self.max_tokens
+            limit = room if limit is None else min(limit, room)
+        return 6000 if limit is None else limit, self.lm.count_tokens
 
 
 class _Count(Protocol):

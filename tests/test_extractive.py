@@ -103,7 +103,7 @@ def test_a_sentence_that_leans_on_the_one_before_takes_it_along() -> None:
 
 def test_table_rows_are_sentences() -> None:
     text, citations, _ = ask("What does a mallard weigh?", hits("bird | weigh kg\nmallard | 1.1\nswan | 11"), max_sentences=1)
-    assert citations[0].quote == "mallard | 1.1" and text == "mallard | 1.1 [1]"
+    assert citations[0].quote == "mallard | 1.1" and text == "bird | weigh kg: mallard | 1.1 [1]"
 
 
 def test_near_duplicates_are_said_once() -> None:
@@ -187,3 +187,9 @@ def test_calibration_without_an_encoder_holds_on_real_questions() -> None:
         answered += not ask(queries[query], hits(*(passages[name] for name in strangers)))[2]
     assert len(pairs) == 30
     assert declined <= 4 and answered <= 3
+
+
+def test_a_row_of_numbers_answers_and_its_caption_does_not() -> None:
+    table = "Freshwater ducks per year\n\nYear | Ducks\n2021 | 150\n2022 | 170\n2023 | 160"
+    text, citations, _ = ask("How many freshwater ducks were there in 2022?", hits(table), max_sentences=1)
+    assert text == "Year | Ducks: 2022 | 170 [1]" and citations[0].quote == "2022 | 170"

@@ -21,6 +21,11 @@ class RulingLM:
         self.prompts: list[str] = []
         self.num_calls = 0
 
+    context_tokens = None
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return len(str(prompt)) // 4
+
     def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
         assert tuple(choices) == ("yes", "no")
         self.num_calls += 1
