@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.record import write_result
 from rag.retrievers.encoder import SentenceTransformersEncoder
 from rag.retrievers.encoder_linear import Kind, choose_linear
-from rag.retrievers.encoder_packed import PackedBert, PackedEncoder
+from rag.retrievers.encoder_packed import PackedEncoder
+from rag.retrievers.encoder_parts import parts_of
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
@@ -47,10 +48,10 @@ def mixed_texts(folder: Path, num: int, seed: int = 0) -> list[str]:
 
 def variants(encoder: SentenceTransformersEncoder) -> dict[str, Encode]:
     """The reference first, ours last, one lever more in each step between."""
-    model = encoder._load().model
+    parts = parts_of(encoder._full_model())
 
     def packed(kind: Kind, tokens_per_batch: int, num_workers: int | None) -> Encode:
-        return PackedEncoder(model, PackedBert(model, kind), tokens_per_batch, num_workers).encode
+        return PackedEncoder(parts, kind, tokens_per_batch, num_workers).encode
 
     return {
         "SentenceTransformer.encode": encoder.reference,

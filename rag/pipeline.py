@@ -120,7 +120,7 @@ class Rag(AsyncTwins):
 
     def ingest(
         self,
-        paths: str | Path | Sequence[str | Path],
+        what: str | Path | Iterable[Any],
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -132,13 +132,19 @@ class Rag(AsyncTwins):
     ) -> IngestReport:
         """Brings the index in step with files and folders: new, edited, renamed and removed files are all applied.
 
+        ``what``: a path or several; or documents (ours, LangChain's, a LangChain loader), which go to ``ingest_documents``.
         ``readers``: principals that may find these documents (``"*"``: everybody; ``"user:ann"``, ``"group:law"``).
         ``meta``: laid over the metadata found in the files. Bad files are reported in ``failed``; the rest is ingested.
         Raises ``FileNotFoundError`` for a path that does not exist and ``IndexLocked`` if another process is writing.
         """
         from rag.sync import Plan, sync
 
-        roots = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+        if hasattr(what, "lazy_load"):
+            return self.ingest_documents(what.lazy_load())
+        given = [what] if isinstance(what, (str, Path)) else list(what)
+        if given and not isinstance(given[0], (str, Path)):
+            return self.ingest_documents(given)
+        roots = [Path(path) for path in given]
         for root in roots:
             if not root.exists() and not root.is_symlink():
                 raise FileNotFoundError(f"{root}: there is no such file or folder")

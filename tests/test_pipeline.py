@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -230,3 +230,19 @@ def test_langchain_documents_keep_their_source_and_never_overwrite_each_other(op
     assert len(rag.search("ducks")) == 4
     with pytest.raises(ValueError, match="source"):
         rag.ingest_documents([LangChainDocument("nameless")])
+
+
+def test_ingest_takes_documents_and_loaders_too(open_light: Open) -> None:
+    from langchain_core.document_loaders import BaseLoader
+    from langchain_core.documents import Document as LangChainDocument
+
+    class Loader(BaseLoader):
+        def lazy_load(self) -> Iterator[LangChainDocument]:
+            yield LangChainDocument("Newts hide.", metadata={"source": "newts"})
+
+    rag = open_light()
+    assert rag.ingest([DUCKS, CATS]).added == ("ducks.txt", "cats.txt")
+    assert rag.ingest(Loader()).added == ("newts",)
+    assert texts(rag, "hide") == ["Newts hide."]
+    with pytest.raises(ValueError, match="expected a Document of rag or of LangChain, not int"):
+        rag.ingest([7])
