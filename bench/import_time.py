@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.record import write_result  # noqa: E402
+from bench.record import write_result
 
 ROUNDS = 11
 LIMIT_SECONDS = 0.3
@@ -50,7 +50,9 @@ def main() -> None:
     for name, value in medians.items():
         print(f"{value:8.3f} s  {name}")
     print(f"{net:8.3f} s  import rag, without the interpreter's own start; limit {LIMIT_SECONDS}")
-    write_result("import_time", {"rounds": ROUNDS, "median_seconds": medians, "import_rag_net_seconds": net, "limit_seconds": LIMIT_SECONDS})
+    write_result(
+        "import_time", {"rounds": ROUNDS, "median_seconds": medians, "import_rag_net_seconds": net, "limit_seconds": LIMIT_SECONDS}
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, cast
 
 from rag import config as configuration
 from rag import filter as filters
@@ -21,17 +21,25 @@ from rag import maintain
 from rag.answering import Asked, answer_events
 from rag.async_twins import AsyncTwins
 from rag.catalog import Catalog
-from rag.catalog_read import DocumentRow, Read
+from rag.catalog_read import DocumentRow
 from rag.config import Assembly, Config
-from rag.core import PUBLIC, Answer, AnswerEvent, Chunk, Document, Event, Hit, Index, Reranker, StageEvent, digest
-from rag.errors import DamagedIndex, IndexNotFound
+from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, Reranker, StageEvent, digest
+from rag.errors import IndexNotFound
 from rag.filter import Filter
 from rag.ingest import Change, Ingestion, IngestReport, Progress, Tally
+from rag.retrieval import Retrieval
 from rag.segments import SegmentStore
-from rag.snapshot import Snapshot, take
 from rag.storage import writer_lock
 
 READER_VERSION = "1"  # part of what decides whether a file must be read again
+
+
+class Loader(Protocol):
+    """What LangChain's loaders can do."""
+
+    def lazy_load(self) -> Iterator[Any]:
+        """The documents, one by one."""
+        ...
 
 
 class Rag(AsyncTwins):
@@ -47,7 +55,7 @@ class Rag(AsyncTwins):
         self._raw_config = raw_config
         self._store = SegmentStore(folder / "segments")
         self._catalog: Catalog | None = None
-        self._snapshot: Snapshot | None = None
+        self._retrieval = Retrieval(self._store)
         self._built: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -120,7 +128,7 @@ class Rag(AsyncTwins):
 
     def ingest(
         self,
-        what: str | Path | Iterable[Any],
+        what: str | Path | Iterable[Any] | Loader,
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -139,9 +147,10 @@ class Rag(AsyncTwins):
         """
         from rag.sync import Plan, sync
 
-        if hasattr(what, "lazy_load"):
-            return self.ingest_documents(what.lazy_load())
-        given = [what] if isinstance(what, (str, Path)) else list(what)
+        load = getattr(what, "lazy_load", None)
+        if load is not None:
+            return self.ingest_documents(load())
+        given = [what] if isinstance(what, (str, Path)) else list(cast("Iterable[Any]", what))
         if given and not isinstance(given[0], (str, Path)):
             return self.ingest_documents(given)
         roots = [Path(path) for path in given]
@@ -292,7 +301,7 @@ class Rag(AsyncTwins):
         for query in queries:
             if not isinstance(query, str) or not query.strip():
                 raise ValueError("the query is empty" if isinstance(query, str) else f"the query must be text, not {query!r}")
-        retrieved = self._retrieve(queries, k, filters.load(where), [PUBLIC, *principals])
+        retrieved = self._retrieval.search(self.catalog, self.indexes, queries, k, filters.load(where), [PUBLIC, *principals])
         yield from retrieved
         batch = retrieved[0][1]
         if len(retrieved) > 1:
@@ -305,53 +314,6 @@ class Rag(AsyncTwins):
             depth = self.config.search.rerank
             batch = [reranker.rerank(query, hits[:depth]) for query, hits in zip(queries, batch, strict=True)]
             yield stage, batch, time.perf_counter() - started
-
-    def _retrieve(
-        self, queries: Sequence[str], k: int, expression: Filter | None, principals: Sequence[str]
-    ) -> list[tuple[str, list[list[Hit]], float]]:
-        """One ranking per index, all of one commit: the read transaction covers search and hydration."""
-        try:
-            return self._retrieve_once(queries, k, expression, principals)
-        except DamagedIndex:
-            with self.catalog.reading() as read:
-                same_commit = self._snapshot is not None and self._snapshot.generation == read.generation
-            if same_commit:
-                raise
-            return self._retrieve_once(queries, k, expression, principals)  # a compaction took the files of the commit we read
-
-    def _retrieve_once(
-        self, queries: Sequence[str], k: int, expression: Filter | None, principals: Sequence[str]
-    ) -> list[tuple[str, list[list[Hit]], float]]:
-        stages = []
-        with self.catalog.reading() as read:
-            snapshot = self._current(read)
-            allow = snapshot.allow(read, principals, expression)
-            for name, reader in snapshot.readers.items():
-                started = time.perf_counter()
-                found = reader.search(queries, k, allow)
-                chunks = read.chunks(sorted({int(key) for matches in found for key in matches.keys}))
-                self._check_readers(read, snapshot, chunks.values(), principals)
-                batch = []
-                for matches in found:
-                    pairs = zip(matches.keys.tolist(), matches.scores.tolist(), strict=True)
-                    hits = [Hit(chunks[key], score) for key, score in pairs if key in chunks]
-                    batch.append([hit.placed(name, hit.score, rank) for rank, hit in enumerate(hits, start=1)])
-                stages.append((name, batch, time.perf_counter() - started))
-        return stages
-
-    def _check_readers(self, read: Read, snapshot: Snapshot, chunks: Iterable[Chunk], principals: Sequence[str]) -> None:
-        """Second lock on the door: what was found is compared with the sealed rows, not with the index that found it."""
-        if snapshot.only_public:
-            return
-        for row in read.documents(sorted({chunk.doc_id for chunk in chunks})):
-            if not set(row.principals) & set(principals):
-                raise DamagedIndex(self.folder / "catalog.sqlite", f"the permissions of {row.source!r} have changed")
-
-    def _current(self, read: Read) -> Snapshot:
-        with self._lock:
-            if self._snapshot is None or self._snapshot.generation != read.generation:
-                self._snapshot = take(read, self._store, self.indexes)
-            return self._snapshot
 
     # Answering ---------------------------------------------------------------------------------------------------------
 

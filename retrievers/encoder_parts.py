@@ -62,7 +62,7 @@ def parts_of(model: Any) -> BertParts:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # type: ignore[no-any-return]
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def objection(folder: Path) -> str | None:
