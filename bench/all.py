@@ -22,6 +22,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "dense.py": ([], False),
     "sparse.py": ([], True),
     "abstention.py": ([], True),
+    "beir.py": ([], True),
     "ingest_memory.py": ([], False),
     "durability.py": ([], False),
     "durability_peers.py": ([], False),
