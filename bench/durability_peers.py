@@ -91,7 +91,8 @@ class LangChainFaiss:
         self.version = f"langchain-community {version('langchain-community')}, faiss-cpu {version('faiss-cpu')}"
 
     def open(self, folder: Path) -> None:
-        self._folder, self._store = folder, None
+        self._folder = folder
+        self._store: Any = None
         if any(folder.iterdir()):
             self._store = self._store_class.load_local(str(folder), self._embedding, allow_dangerous_deserialization=True)
 

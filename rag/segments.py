@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MERGE_FACTOR = 8  # segments of one size tier that are merged into one
-MAX_AUTO_MERGED_CHUNKS = 200_000  # `rag index compact` merges beyond it
+MAX_AUTO_MERGED_CHUNKS = 50_000  # no graph is built during an ingest: `rag index compact` merges beyond this
 
 
 class SegmentStore:

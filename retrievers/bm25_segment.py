@@ -25,8 +25,8 @@ from rag.retrievers.analyse import Analyser
 FORMAT = 1
 MANIFEST = "manifest.json"
 _PREFIX_BYTES = 8
-_MERGE_POSTINGS = 1 << 22
-_MAX_BYTES_IN_MEMORY = 1 << 28
+_MERGE_POSTINGS = 1 << 19
+_MAX_BYTES_IN_MEMORY = 1 << 24
 
 
 class Postings(NamedTuple):
@@ -266,7 +266,7 @@ class _Source(NamedTuple):
 def merge_segments(segments: Sequence[BM25Segment], live: NDArray[np.bool_], fingerprint: str) -> BM25Segment:
     """The segment that ``build_segment`` would make of the live chunks, array for array; no text is read again.
 
-    Terms are merged in blocks of about four million postings; above 256 MiB the new postings go to a temporary file.
+    Terms are merged in blocks of about half a million postings; above 16 MiB the new postings go to a temporary file.
     Raises ``ValueError`` if two segments hold the same live key.
     """
     sources = [_source(segment, live) for segment in segments]

@@ -23,7 +23,7 @@ from rag.retrievers.dense_search import Vectors
 Store = Literal["float32", "float16"]
 
 _FORMAT = 1
-_BLOCK_ROWS = 1 << 14
+_BLOCK_ROWS = 1 << 12
 
 
 class DenseSegment:
