@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.record import write_result  # noqa: E402
+from bench.record import write_result
 
 DATA = ROOT.parent / "shared" / "data"
 FLOORS = {
