@@ -155,32 +155,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--every", type=int, default=1, help="make every n-th call fail")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--part", choices=["all", "kill", "faults"], default="all")
     parser.add_argument("--inject", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inject:
         inject(options.inject, options.every, options.seed)
         return
     with tempfile.TemporaryDirectory() as name:
-        faults, acknowledged = kill_rounds(options.rounds, options.seed, Path(name))
-        for fault in faults:
-            print(fault)
-        print(f"kill -9: {options.rounds} rounds, {acknowledged} operations acknowledged, {len(faults)} faults", flush=True)
-        shim = build_shim(Path(name))
-        target = Path(name) / "inject"
-        target.mkdir()
-        injected = fault_rounds(shim, target, options.every)
-        print(f"injected: {injected}")
-    write_result(
-        "durability",
-        {
-            "kill_rounds": options.rounds,
-            "operations_acknowledged": acknowledged,
-            "lost_or_unreadable_or_disagreeing": len(faults),
-            "injected": injected,
-            "kinds": list(KINDS.values()),
-            "limit": 0,
-        },
-    )
+        if options.part != "faults":
+            faults, acknowledged = kill_rounds(options.rounds, options.seed, Path(name))
+            for fault in faults:
+                print(fault)
+            print(f"kill -9: {options.rounds} rounds, {acknowledged} operations acknowledged, {len(faults)} faults", flush=True)
+            counts = {"rounds": options.rounds, "operations_acknowledged": acknowledged}
+            write_result("durability_kill", {**counts, "lost_or_unreadable_or_disagreeing": len(faults), "limit": 0})
+        if options.part != "kill":
+            target = Path(name) / "inject"
+            target.mkdir()
+            injected = fault_rounds(build_shim(Path(name)), target, options.every)
+            print(f"injected: {injected}")
+            kinds = list(KINDS.values())
+            write_result("durability_faults", {"every": options.every, "kinds": kinds, "injected": injected, "limit_faults": 0})
 
 
 if __name__ == "__main__":

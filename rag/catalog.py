@@ -147,13 +147,15 @@ class Catalog:
                     connection.execute("ROLLBACK")
                 raise
 
-    def checkpoint(self) -> None:
-        """Moves the log into the file and empties it. Best effort: a reader that is busy keeps the log for later."""
+    def checkpoint(self) -> bool:
+        """Moves the log into the file and empties it; whether that was possible (a reader that is busy keeps the log for later)."""
         try:
-            self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.OperationalError as error:  # the commit stands in the log either way
+            ((busy, _, _),) = self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.OperationalError as error:  # what was committed stands in the log either way
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
                 raise DamagedIndex(self.path, str(error)) from None
+            return False
+        return not busy
 
     def vacuum(self) -> None:
         """Gives freed pages back to the file system; deleted text is physically gone afterwards."""

@@ -118,8 +118,9 @@ class Ingestion:
         self._chunker, self._generator = chunker, generator
         self._batch = _Batch()
         self._tally, self._on_commit = tally, on_commit
-        with catalog.reading() as read:
-            store.sweep([row.name for row in read.segments()])
+        if catalog.checkpoint():  # else the log may hold a commit that failed halfway and could still come back
+            with catalog.reading() as read:
+                store.sweep([row.name for row in read.segments()])
 
     def apply(self, change: Change) -> None:
         """Takes a document in; it is committed with its batch, at the latest by ``flush``."""
@@ -148,20 +149,17 @@ class Ingestion:
             first = int(read.meta("next_key"))
         keys = np.arange(first, first + len(new_chunks), dtype=np.int64)
         segments = build_all(self._store, self._indexes, keys, new_chunks) if new_chunks else []
-        try:
-            with self._catalog.writing() as write:
-                fresh = iter(write.take_keys(len(new_chunks)))
-                for change, placed, gone in batch.changes:
-                    if change.old_id and change.old_id != change.document.id:
-                        write.forget_document(change.old_id)
-                    write.delete_chunks(gone)
-                    write.put_document(_row(change, len(placed)), change.document)
-                    write.put_chunks([(next(fresh) if key is None else key, chunk) for key, chunk in placed])
-                for segment in segments:
-                    write.add_segment(segment)
-        except BaseException:
-            self._store.forget([segment.name for segment in segments])
-            raise
+        # If this fails, the new segments stay: a commit that reports an error may still stand in the log. The next writer sweeps.
+        with self._catalog.writing() as write:
+            fresh = iter(write.take_keys(len(new_chunks)))
+            for change, placed, gone in batch.changes:
+                if change.old_id and change.old_id != change.document.id:
+                    write.forget_document(change.old_id)
+                write.delete_chunks(gone)
+                write.put_document(_row(change, len(placed)), change.document)
+                write.put_chunks([(next(fresh) if key is None else key, chunk) for key, chunk in placed])
+            for segment in segments:
+                write.add_segment(segment)
         self._tally.num_chunks_added += len(new_chunks)
         self._tally.num_chunks_deleted += sum(len(gone) for _, _, gone in batch.changes)
         if self._generator is not None:
@@ -187,15 +185,10 @@ class Ingestion:
         with self._catalog.reading() as read:
             rows = [row for row in read.segments() if row.name in set(names)]
         merged = self._store.merged(rows, self._indexes[rows[0].index_name], live)
-        try:
-            with self._catalog.writing() as write:
-                write.drop_segments(names)
-                if merged is not None:
-                    write.add_segment(merged)
-        except BaseException:
+        with self._catalog.writing() as write:
+            write.drop_segments(names)
             if merged is not None:
-                self._store.forget([merged.name])
-            raise
+                write.add_segment(merged)
         self._store.forget(names)
 
 

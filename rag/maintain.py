@@ -110,25 +110,21 @@ def rebuild(
         old, (_, num_chunks) = read.segments(), read.counts()
     fresh: list[SegmentRow] = []
     after = -1
-    try:
-        while True:
-            with catalog.reading() as read:
-                batch = read.all_chunks(after, BATCH_CHUNKS)
-            if not batch:
-                break
-            keys = np.array([key for key, _ in batch], dtype=np.int64)
-            fresh += [store.write(name, index.build(keys, [chunk for _, chunk in batch])) for name, index in indexes.items()]
-            after = int(keys[-1])
-            if on_progress:
-                on_progress(sum(row.num_chunks for row in fresh) // len(indexes), num_chunks)
-        with catalog.writing() as write:
-            write.drop_segments([row.name for row in old])
-            for row in fresh:
-                write.add_segment(row)
-            write.set_meta("indexes", json.dumps({name: index.fingerprint for name, index in indexes.items()}))
-    except BaseException:
-        store.forget([row.name for row in fresh])
-        raise
+    while True:
+        with catalog.reading() as read:
+            batch = read.all_chunks(after, BATCH_CHUNKS)
+        if not batch:
+            break
+        keys = np.array([key for key, _ in batch], dtype=np.int64)
+        fresh += [store.write(name, index.build(keys, [chunk for _, chunk in batch])) for name, index in indexes.items()]
+        after = int(keys[-1])
+        if on_progress:
+            on_progress(sum(row.num_chunks for row in fresh) // len(indexes), num_chunks)
+    with catalog.writing() as write:
+        write.drop_segments([row.name for row in old])
+        for row in fresh:
+            write.add_segment(row)
+        write.set_meta("indexes", json.dumps({name: index.fingerprint for name, index in indexes.items()}))
     store.forget([row.name for row in old])
 
 
