@@ -9,12 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from bench.durability import build_shim, fault_rounds, kill_rounds
 from bench.durability_worker import apply, faults_in, open_index, state_after
+from rag.storage import writer_lock
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,19 +48,20 @@ def test_the_look_afterwards_would_notice(tmp_path: Path) -> None:
 
 
 def test_two_writers(tmp_path: Path) -> None:
-    """The second writer is refused while the first one works, and the first one is not harmed."""
+    """A second process is refused while the first one holds the lock, and writes once it is free; nothing is harmed."""
     folder, acks = tmp_path / "index", tmp_path / "acks"
-    worker = str(ROOT / "bench" / "durability_worker.py")
-    first = subprocess.Popen([sys.executable, worker, str(folder), str(acks), "11", "0"], stdout=subprocess.PIPE)
-    try:
-        assert first.stdout is not None
-        first.stdout.readline()
-        second = subprocess.run(
-            [sys.executable, worker, str(folder), os.devnull, "11", "0"], capture_output=True, text=True, timeout=120, check=False
-        )
-        assert "IndexLocked" in second.stderr or "is writing to this index" in second.stderr
-    finally:
-        first.kill()
-        first.wait()
-    last = int((acks.read_text().split() or ["-1"])[-1])
+    with open_index(folder) as rag:
+        apply(rag, 11, 0)
+    worker = [sys.executable, str(ROOT / "bench" / "durability_worker.py"), str(folder), str(acks), "11", "1"]
+    with writer_lock(folder):
+        refused = subprocess.run(worker, capture_output=True, text=True, timeout=120, check=False)
+    assert refused.returncode == 1 and "IndexLocked" in refused.stderr and f"process {os.getpid()}" in refused.stderr
+    assert faults_in(folder, state_after(11, 0)) == []
+    admitted = subprocess.Popen(worker)
+    while not acks.exists() or not acks.read_text():
+        assert admitted.poll() is None
+        time.sleep(0.02)
+    admitted.kill()
+    admitted.wait()
+    last = int(acks.read_text().split()[-1])
     assert faults_in(folder, state_after(11, last), state_after(11, last + 1)) == []
