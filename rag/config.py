@@ -190,11 +190,15 @@ def _check_words(config: Config) -> None:
             known = sorted(registry.MODEL_KINDS)
             name = key.removeprefix("models.")
             raise ConfigError(f"{key}: unknown model{registry.did_you_mean(name, known)}; allowed: {', '.join(known)}")
-        if block.use not in registry.table()[kind]:
-            known = sorted(registry.table()[kind])
-            raise ConfigError(
-                f"{key}.use: unknown {kind} {block.use!r}{registry.did_you_mean(block.use, known)}; allowed: {', '.join(known)}"
-            )
+        check_word(kind, key, block)
+
+
+def check_word(kind: str, key: str, block: Block) -> None:
+    """Raises ``ConfigError`` with the allowed words unless ``block.use`` is one."""
+    known = sorted(registry.table()[kind])
+    if block.use not in known:
+        near = registry.did_you_mean(block.use, known)
+        raise ConfigError(f"{key}.use: unknown {kind} {block.use!r}{near}; allowed: {', '.join(known)}")
 
 
 def options_model(cls: type[Any]) -> type[BaseModel]:
@@ -204,7 +208,7 @@ def options_model(cls: type[Any]) -> type[BaseModel]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ConfigError(f"{cls.__name__}.__init__ takes *{name}: a component names its options")
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (parameter.annotation, default)
+        fields[name] = (Block if name in registry.NESTED_KINDS else parameter.annotation, default)
     settings = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     return create_model(cls.__name__, __config__=settings, __module__=cls.__module__, **fields)
 
@@ -217,13 +221,27 @@ def check_options(kind: str, key: str, block: Block) -> dict[str, Any]:
         checked = model.model_validate(block.options)
     except ValidationError as error:
         raise ConfigError(f"{key} ({block.use}): {_explain(error, model)}") from None
-    return {name: getattr(checked, name) for name in checked.model_fields_set}
+    found = {name: getattr(checked, name) for name in checked.model_fields_set}
+    for name in registry.NESTED_KINDS.keys() & found.keys():
+        check_word(registry.NESTED_KINDS[name], f"{key}.{name}", found[name])
+        check_options(registry.NESTED_KINDS[name], f"{key}.{name}", found[name])
+    return found
 
 
 def check(config: Config) -> None:
     """Checks the options of every block (this imports the classes). Raises ``ConfigError``."""
     for kind, key, block in _blocks(config):
         check_options(kind, key, block)
+
+
+def models_of(config: Config, kind: str, block: Block) -> dict[str, Block]:
+    """The configured models that the component of ``block`` takes, and those of the components inside it."""
+    cls = registry.component(kind, block.use)
+    found = {name: config.models[name] for name in registry.wanted_models(cls) if name in config.models}
+    for name, value in check_options(kind, kind, block).items():
+        if name in registry.NESTED_KINDS:
+            found |= models_of(config, registry.NESTED_KINDS[name], value)
+    return found
 
 
 class Assembly:
@@ -251,6 +269,8 @@ class Assembly:
     def _make(self, kind: str, key: str, block: Block) -> Any:
         cls = registry.component(kind, block.use)
         arguments = check_options(kind, key, block)
+        for name in registry.NESTED_KINDS.keys() & arguments.keys():
+            arguments[name] = self._make(registry.NESTED_KINDS[name], f"{key}.{name}", arguments[name])
         for name, required in registry.wanted_models(cls).items():
             if name in self.config.models or name in self._overrides:
                 arguments[name] = self.model(name)
@@ -279,6 +299,10 @@ def schema() -> dict[str, Any]:
             described["title"] = f"{kind}: {word}"
             definitions[f"{kind}.{word}"] = described
             by_kind.setdefault(kind, []).append({"$ref": f"#/$defs/{kind}.{word}"})
+    for name, kind in registry.NESTED_KINDS.items():
+        for described in definitions.values():
+            if name in described.get("properties", {}):
+                described["properties"][name] = {"oneOf": by_kind[kind]}
     properties = whole["properties"]
     properties["models"] = {
         "type": "object",

@@ -293,6 +293,28 @@ class Encoder(Protocol):
         ...
 
 
+class TokenBlock(NamedTuple):
+    """Some tokens of text number ``row``: ``spans`` int64 ``(n, 2)`` in characters, ``vectors`` float32 ``(n, dim)``."""
+
+    row: int
+    spans: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """An encoder that also gives the vectors its pooling would average, for late chunking and late interaction."""
+
+    @property
+    def pooling(self) -> str:
+        """How token vectors become the vector of a text: ``mean``, ``cls``, ..."""
+        ...
+
+    def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
+        """Every token of every text once, in order; texts above the model's limit are read in overlapping windows."""
+        ...
+
+
 class Matches(NamedTuple):
     """Keys found for one query with their scores, best first: ``keys`` int64 ``(n,)``, ``scores`` float32 ``(n,)``."""
 
@@ -337,8 +359,15 @@ class Index(Protocol):
         """Names everything that must be equal for two segments to be searched together (model, tokeniser, ...)."""
         ...
 
-    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk]) -> Segment:
-        """A segment of ``chunks``; ``keys`` ascend."""
+    @property
+    def reads_documents(self) -> bool:
+        """Whether what is stored of a chunk depends on the rest of its document, so that an edit anywhere makes it stale."""
+        ...
+
+    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> Segment:
+        """A segment of ``chunks``; ``keys`` ascend. ``texts``: the text of each chunk's document by document id; an index
+        that ``reads_documents`` raises ``ValueError`` without it.
+        """
         ...
 
     def load(self, folder: Path) -> Segment:

@@ -118,6 +118,7 @@ class Ingestion:
         self._chunker, self._generator = chunker, generator
         self._batch = _Batch()
         self._tally, self._on_commit = tally, on_commit
+        self._reads_documents = any(index.reads_documents for index in indexes.values())
         if catalog.checkpoint():  # else the log may hold a commit that failed halfway and could still come back
             with catalog.reading() as read:
                 store.sweep([row.name for row in read.segments()])
@@ -130,7 +131,7 @@ class Ingestion:
         self._batch.ids |= touched
         chunks = self._chunker.chunk(change.document)
         with self._catalog.reading() as read:
-            placed, gone = _keep_keys(read, change.old_id, chunks)
+            placed, gone = _keep_keys(read, change, chunks, self._reads_documents)
         self._batch.changes.append((change, placed, gone))
         self._batch.num_new_chunks += sum(key is None for key, _ in placed)
         self._batch.num_chars += len(change.document.text)
@@ -145,10 +146,11 @@ class Ingestion:
         import numpy as np
 
         new_chunks = [chunk for _, placed, _ in batch.changes for key, chunk in placed if key is None]
+        texts = {change.document.id: change.document.text for change, _, _ in batch.changes}
         with self._catalog.reading() as read:
             first = int(read.meta("next_key"))
         keys = np.arange(first, first + len(new_chunks), dtype=np.int64)
-        segments = build_all(self._store, self._indexes, keys, new_chunks) if new_chunks else []
+        segments = build_all(self._store, self._indexes, keys, new_chunks, texts) if new_chunks else []
         # If this fails, the new segments stay: a commit that reports an error may still stand in the log. The next writer sweeps.
         with self._catalog.writing() as write:
             fresh = iter(write.take_keys(len(new_chunks)))
@@ -192,17 +194,28 @@ class Ingestion:
         self._store.forget(names)
 
 
-def _keep_keys(read: Read, old_id: str | None, chunks: Sequence[Chunk]) -> tuple[list[tuple[int | None, Chunk]], list[int]]:
-    """Each chunk with the key of an old chunk of the same indexed text (``None``: it is new), and the old keys nobody took."""
+def _keep_keys(
+    read: Read, change: Change, chunks: Sequence[Chunk], reads_documents: bool
+) -> tuple[list[tuple[int | None, Chunk]], list[int]]:
+    """Each chunk with the key of an old chunk of the same indexed text (``None``: it is new), and the old keys nobody took.
+
+    ``reads_documents``: an index reads chunks within their document, so they must also stand at the same place of the same text.
+    """
+
+    def name(chunk: Chunk) -> str:
+        return digest(chunk.indexed_text, *(map(str, chunk.span) if reads_documents else ()))
+
     free: dict[str, list[int]] = {}
-    if old_id is not None:
-        for key, chunk in reversed(read.chunks_of(old_id)):
-            free.setdefault(digest(chunk.indexed_text), []).append(key)
+    gone: list[int] = []
+    if change.old_id is not None:
+        stale = reads_documents and read.document(change.old_id).text != change.document.text
+        for key, chunk in reversed(read.chunks_of(change.old_id)):
+            (gone if stale else free.setdefault(name(chunk), [])).append(key)
     placed: list[tuple[int | None, Chunk]] = []
     for chunk in chunks:
-        keys = free.get(digest(chunk.indexed_text))
+        keys = free.get(name(chunk))
         placed.append((keys.pop() if keys else None, chunk))
-    return placed, [key for keys in free.values() for key in keys]
+    return placed, gone + [key for keys in free.values() for key in keys]
 
 
 def _row(change: Change, num_chunks: int) -> DocumentRow:

@@ -12,7 +12,7 @@ from rag.catalog_read import DocumentRow, Read, SegmentRow
 from rag.core import Document, Index
 from rag.errors import DamagedIndex, IndexMismatch
 from rag.ingest import BATCH_CHUNKS, Ingestion, merge_everything
-from rag.segments import SegmentStore
+from rag.segments import SegmentStore, build_all
 from rag.storage import check_folder
 
 if TYPE_CHECKING:
@@ -113,10 +113,13 @@ def rebuild(
     while True:
         with catalog.reading() as read:
             batch = read.all_chunks(after, BATCH_CHUNKS)
+            texts = {chunk.doc_id: "" for _, chunk in batch}
+            if any(index.reads_documents for index in indexes.values()):
+                texts = {doc_id: read.document(doc_id).text for doc_id in texts}
         if not batch:
             break
         keys = np.array([key for key, _ in batch], dtype=np.int64)
-        fresh += [store.write(name, index.build(keys, [chunk for _, chunk in batch])) for name, index in indexes.items()]
+        fresh += build_all(store, indexes, keys, [chunk for _, chunk in batch], texts)
         after = int(keys[-1])
         if on_progress:
             on_progress(sum(row.num_chunks for row in fresh) // len(indexes), num_chunks)

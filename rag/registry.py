@@ -61,6 +61,10 @@ MODEL_KINDS: Mapping[str, str] = {"encoder": "encoder", "tokenizer": "tokenizer"
 """Names under ``models:`` in a configuration (and of injected parameters) -> registry kind."""
 
 
+NESTED_KINDS: Mapping[str, str] = {"chunker": "chunker"}
+"""Parameters that take another component, written as a block inside the block -> its registry kind."""
+
+
 @cache
 def table() -> Mapping[str, Mapping[str, str]]:
     """The built-in words and those of installed plugins. Raises ``ConfigError`` if a plugin takes a word that is taken."""

@@ -99,7 +99,7 @@ def due_merges(rows: Sequence[SegmentRow]) -> list[list[SegmentRow]]:
 
 
 def build_all(
-    store: SegmentStore, indexes: Mapping[str, Index], keys: NDArray[np.int64], chunks: Sequence[Chunk]
+    store: SegmentStore, indexes: Mapping[str, Index], keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str]
 ) -> list[SegmentRow]:
-    """One durable segment per index for the same chunks."""
-    return [store.write(name, index.build(keys, chunks)) for name, index in indexes.items()]
+    """One durable segment per index for the same chunks of the documents in ``texts`` (by id)."""
+    return [store.write(name, index.build(keys, chunks, texts)) for name, index in indexes.items()]

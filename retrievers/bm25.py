@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -65,7 +65,11 @@ class BM25Index:
         """Names the analysis: segments of one analysis can be searched and merged together."""
         return f"bm25/{self.analyser.fingerprint}"
 
-    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk]) -> BM25Segment:
+    @property
+    def reads_documents(self) -> bool:
+        return False
+
+    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> BM25Segment:
         """The postings of ``chunk.indexed_text``; ``keys`` ascend, one per chunk. Raises ``ValueError`` if they do not."""
         return build_segment(keys, [chunk.indexed_text for chunk in chunks], self.analyser, self.fingerprint)
 

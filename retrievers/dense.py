@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Encoder, Matches, Segment, digest
+from rag.core import Chunk, Encoder, Matches, Segment, TokenEncoder, digest
 from rag.errors import ConfigError, IndexMismatch
 from rag.retrievers.dense_search import Found, rescore, search_exact
 from rag.retrievers.dense_segment import DenseSegment, MergedRows, Store, load_segment
+
+Pooling = Literal["chunk", "late"]
 
 _FEW_ROWS_SHARE = 0.02
 
@@ -26,7 +28,10 @@ _FEW_ROWS_SHARE = 0.02
 class FaissIndex:
     """Finds chunks whose meaning is near the query's: cosine of ``encoder`` vectors, between -1 and 1.
 
-    The vector of a chunk is that of ``chunk.indexed_text``. ``store="float16"`` halves the files and moves a score by up to
+    ``pooling="chunk"``: the vector of a chunk is that of ``chunk.indexed_text``. ``"late"`` (late chunking, arXiv 2409.04701): it is
+    the mean of the token vectors of its span, read within the whole document; documents above the encoder's limit are read in
+    windows that share ``late_overlap_tokens``; the chunk's ``context`` is not read, and an edit encodes the document anew. Needs a
+    mean-pooled encoder: ``build`` raises ``ConfigError`` for any other. ``store="float16"`` halves the files and moves a score by up to
     5e-4. ``ef_search`` is the beam of a graph search: 128 found all of the true top 10 among 60,000 made-up vectors
     (bench/dense.py). ``num_cached_queries`` query vectors are remembered, so that the same question with another filter or
     ``k`` costs no encoder call. Raises ``ConfigError`` for options out of range.
@@ -39,11 +44,16 @@ class FaissIndex:
         store: Store = "float32",
         ef_search: int = 128,
         num_cached_queries: int = 256,
+        pooling: Pooling = "chunk",
+        late_overlap_tokens: int = 64,
     ) -> None:
+        if pooling not in get_args(Pooling):
+            raise ConfigError(f"pooling {pooling!r} is not one of {', '.join(get_args(Pooling))}")
         if store not in get_args(Store):
             raise ConfigError(f"store {store!r} is not one of {', '.join(get_args(Store))}")
         for name, value, least in (
-            ("exact_below", exact_below, 0), ("ef_search", ef_search, 1), ("num_cached_queries", num_cached_queries, 0)
+            ("exact_below", exact_below, 0), ("ef_search", ef_search, 1), ("num_cached_queries", num_cached_queries, 0),
+            ("late_overlap_tokens", late_overlap_tokens, 0),
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, not {value}")
@@ -51,22 +61,38 @@ class FaissIndex:
         self.exact_below = exact_below
         self.store: Store = store
         self.ef_search = ef_search
+        self.pooling: Pooling = pooling
+        self.late_overlap_tokens = late_overlap_tokens
         self._query_vectors = QueryVectors(encoder, num_cached_queries)
 
     @property
     def fingerprint(self) -> str:
-        return digest("dense", self.encoder.fingerprint)
+        late = ["late", str(self.late_overlap_tokens)] if self.pooling == "late" else []
+        return digest("dense", self.encoder.fingerprint, *late)
 
-    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk]) -> DenseSegment:
+    @property
+    def reads_documents(self) -> bool:
+        return self.pooling == "late"
+
+    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> DenseSegment:
         """Encodes the chunks. Raises ``ValueError`` unless there is one key per chunk and the keys ascend."""
         keys = np.array(keys, np.int64)
         if keys.shape != (len(chunks),) or (len(keys) > 1 and not np.all(keys[1:] > keys[:-1])):
             raise ValueError(f"{len(chunks)} chunks need as many ascending keys, not {keys.shape} {keys[:5]}...")
-        vectors = self.encoder.encode_documents([chunk.indexed_text for chunk in chunks]).astype(self.store, copy=False)
+        vectors = self._encode(chunks, texts).astype(self.store, copy=False)
         segment = self._segment(keys, vectors)
         if segment.recipe is not None:
             segment.graph = segment.build_graph()
         return segment
+
+    def _encode(self, chunks: Sequence[Chunk], texts: Mapping[str, str] | None) -> NDArray[np.float32]:
+        if self.pooling == "chunk":
+            return self.encoder.encode_documents([chunk.indexed_text for chunk in chunks])
+        from rag.retrievers.late import late_vectors_of
+
+        if not isinstance(self.encoder, TokenEncoder):
+            raise ConfigError(f"pooling 'late' needs an encoder with token vectors; {type(self.encoder).__name__} has none")
+        return late_vectors_of(self.encoder, chunks, texts or {}, self.late_overlap_tokens)
 
     def load(self, folder: Path) -> DenseSegment:
         """Raises ``DamagedIndex`` if the files do not fit together, ``IndexMismatch`` if another encoder made them."""

@@ -9,12 +9,13 @@ manifest.json  {"format": 1, "num_rows", "dim", "store", "fingerprint", "graph"}
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from numpy.typing import NDArray
 
 from rag.errors import DamagedIndex, IndexMismatch
@@ -54,14 +55,17 @@ class DenseSegment:
         """Writes block by block: memory stays bounded however large the segment is (but for a graph, which is built in memory)."""
         num_rows = len(self._keys)
         np.save(folder / "keys.npy", self._keys)
-        out = open_memmap(folder / "vectors.npy", "w+", np.dtype(self.store), (num_rows, self.dim))
-        for start in range(0, num_rows, _BLOCK_ROWS):
-            out[start : start + _BLOCK_ROWS] = self.vectors[start : start + _BLOCK_ROWS]
-        out.flush()
+        path, dtype = folder / "vectors.npy", np.dtype(self.store)
+        with path.open("wb") as file:  # not through a map: every page written there would count as resident until the end
+            header = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": (num_rows, self.dim)}
+            write_array_header_1_0(file, header)
+            for start in range(0, num_rows, _BLOCK_ROWS):
+                file.write(np.ascontiguousarray(self.vectors[start : start + _BLOCK_ROWS], dtype).data)
         if self.recipe is not None:
             from rag.retrievers.dense_graph import write_graph
 
-            write_graph(self.graph if self.graph is not None else self.build_graph(out), folder / "graph.faiss")
+            graph = self.graph if self.graph is not None else self.build_graph(_load_array(path, dtype, (num_rows, self.dim)))
+            write_graph(graph, folder / "graph.faiss")
         manifest: dict[str, int | str | None] = {"format": _FORMAT, "num_rows": num_rows, "dim": self.dim, "store": self.store}
         manifest |= {"fingerprint": self.fingerprint, "graph": self.recipe}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -125,7 +129,15 @@ class MergedRows:
         for number in np.unique(source):
             here = source == number
             out[here] = self._sources[number][row[here]]
+            _let_go_of_pages(self._sources[number])
         return out
+
+
+def _let_go_of_pages(vectors: Vectors) -> None:
+    """A merge reads every source once, block by block: pages that were read need not stay in memory."""
+    pages = getattr(vectors, "base", None)
+    if isinstance(pages, mmap.mmap):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def _blocks(vectors: Vectors, num_rows: int) -> Iterator[NDArray[np.float32]]:

@@ -7,14 +7,15 @@ Two paths lead to the same vectors: ``SentenceTransformersEncoder.reference`` is
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import digest
+from rag.core import TokenBlock, digest
 from rag.embedded import resolve
 from rag.errors import ConfigError, ModelError
 from rag.quiet import quiet_loading
@@ -22,6 +23,7 @@ from rag.retrievers.encoder_identity import content_name, find_folder
 
 if TYPE_CHECKING:
     from rag.retrievers.encoder_packed import PackedEncoder
+    from rag.retrievers.encoder_tokens import Wording
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -33,6 +35,8 @@ class _Loaded:
     dim: int
     max_tokens: int
     prompts: Mapping[str, str]
+    pooling: str
+    wording: Callable[[], Wording]
 
 
 class SentenceTransformersEncoder:
@@ -116,6 +120,25 @@ class SentenceTransformersEncoder:
         prompt = self.query_prompt if task == "query" else self.document_prompt
         return self._plain(texts, task, prompt, batch_size=32)
 
+    @property
+    def pooling(self) -> str:
+        """How token vectors become the vector of a text (``mean``, ``cls``, ``lasttoken``, ...), and what comes after it."""
+        return self._load().pooling
+
+    def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
+        """The last hidden state of every token of every text, in order, each token once; see ``rag.retrievers.windows``.
+
+        Raises ``ModelError`` if the tokenizer gives no offsets, ``ValueError`` if the overlap is as long as the model's input.
+        """
+        from rag.retrievers.encoder_tokens import plain_hidden, token_blocks
+
+        loaded = self._load()
+        with self._lock:
+            self.num_texts_encoded += len(texts)
+        prompt = loaded.prompts.get("document", "") if self.document_prompt is None else self.document_prompt
+        hidden = loaded.packed.hidden if loaded.packed is not None else partial(plain_hidden, self._full_model())
+        return token_blocks(texts, loaded.wording(), hidden, overlap_tokens, prompt)
+
     def _encode(self, texts: Sequence[str], task: Literal["query", "document"], prompt: str | None) -> NDArray[np.float32]:
         if not len(texts):
             return np.empty((0, self.dim), np.float32)
@@ -168,6 +191,7 @@ class SentenceTransformersEncoder:
         from rag.retrievers.encoder_linear import choose_linear
         from rag.retrievers.encoder_packed import PackedEncoder, refusal
         from rag.retrievers.encoder_parts import objection, parts_of, read_parts
+        from rag.retrievers.encoder_tokens import wording_of_backend
 
         wants_cpu = self.device == "cpu" or (self.device is None and not torch.cuda.is_available())
         if wants_cpu and self.dtype == "float16":
@@ -186,14 +210,20 @@ class SentenceTransformersEncoder:
         linear = choose_linear(self.dtype)
         packed = PackedEncoder(parts, linear.kind, self.tokens_per_batch)
         dim = parts.tensors["embeddings.word_embeddings.weight"].shape[1]
-        return _Loaded(packed, f"packed; {linear.kind}: {linear.why}", dim, parts.max_tokens, parts.prompts)
+        how, described = f"packed; {linear.kind}: {linear.why}", parts.described_tokenizer
+        wording = cache(lambda: wording_of_backend(described(), parts.max_tokens))
+        return _Loaded(packed, how, dim, parts.max_tokens, parts.prompts, parts.pooling, wording)
 
     def _plain_path(self, model: Any, reason: str) -> _Loaded:
         import torch
+
+        from rag.retrievers.encoder_tokens import pooling_of, wording_of
 
         dtype = self.dtype
         if dtype == "auto":
             dtype = "bfloat16" if model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
         model.to(getattr(torch, dtype))
         how = f"SentenceTransformer.encode in {dtype}, because {reason}"
-        return _Loaded(None, how, int(model.get_embedding_dimension()), int(model.max_seq_length or 512), dict(model.prompts))
+        dim, max_tokens = int(model.get_embedding_dimension()), int(model.max_seq_length or 512)
+        wording = cache(lambda: wording_of(model.tokenizer, max_tokens))
+        return _Loaded(None, how, dim, max_tokens, dict(model.prompts), pooling_of(model), wording)

@@ -102,13 +102,23 @@ class PackedBert:
         self.max_tokens = len(self._places) - self._first_position
         self._num_heads = parts.num_heads
         self._activation = _ACTIVATIONS[parts.activation]
-        self._pooling = parts.pooling
+        self.pooling = parts.pooling
         self.dim = self._words.shape[1]
         self._layers = [_layer(parts, number, kind) for number in range(parts.num_layers)]
         self.wide = self._layers[0].up.num_outputs
 
     def forward(self, texts: Sequence[NDArray[np.int64]], buffers: Buffers) -> Tensor:
         """Token ids of some texts, those of equal length next to each other -> unit vectors ``(texts, dim)``."""
+        lengths = [len(ids) for ids in texts]
+        x = self.hidden(texts, buffers)
+        if self.pooling == "cls":
+            pooled = x[torch.tensor([0, *itertools.accumulate(lengths)][:-1])]
+        else:
+            pooled = torch.segment_reduce(x, "mean", lengths=torch.tensor(lengths), axis=0)
+        return functional.normalize(pooled, dim=1)
+
+    def hidden(self, texts: Sequence[NDArray[np.int64]], buffers: Buffers) -> Tensor:
+        """The last hidden states of the same texts, one after the other, ``(tokens, dim)``."""
         lengths = [len(ids) for ids in texts]
         num_tokens = sum(lengths)
         groups = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
@@ -122,11 +132,7 @@ class PackedBert:
             x = layer.norm_attention(torch.add(x, layer.out(attended, total), out=total))
             hidden = self._activation(layer.up(x, wide))
             x = layer.norm_feed_forward(torch.add(x, layer.down(hidden, total), out=total))
-        if self._pooling == "cls":
-            pooled = x[torch.tensor([0, *itertools.accumulate(lengths)][:-1])]
-        else:
-            pooled = torch.segment_reduce(x, "mean", lengths=torch.tensor(lengths), axis=0)
-        return functional.normalize(pooled, dim=1)
+        return x
 
     def _attend(self, qkv: Tensor, groups: Sequence[tuple[int, int]], attended: Tensor) -> None:
         heads, width = self._num_heads, self.dim // self._num_heads
@@ -210,6 +216,24 @@ class PackedEncoder:
             return
         packs = plan(lengths, self._tokens_per_batch, self._num_workers)
         list(self._workers().map(compute, packs))
+
+    def hidden(self, inputs: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """Last hidden states ``(tokens, dim)`` of texts given as token ids, special tokens included."""
+        lengths = np.array([len(ids) for ids in inputs])
+        found: dict[int, NDArray[np.float32]] = {}
+
+        def compute(pack: NDArray[np.int64]) -> None:
+            with torch.inference_mode():
+                states = self._bert.hidden([inputs[row] for row in pack], self._buffers()).numpy()
+            found.update(zip(pack.tolist(), np.split(states, np.cumsum(lengths[pack])[:-1]), strict=True))
+
+        list(self._workers().map(compute, plan(lengths, self._tokens_per_batch, self._num_workers)))
+        return [found[row] for row in range(len(inputs))]
+
+    @property
+    def pooling(self) -> str:
+        """``mean`` or ``cls``."""
+        return self._bert.pooling
 
     def _buffers(self) -> Buffers:
         if not hasattr(self._own, "buffers"):

@@ -23,7 +23,8 @@ _PLAIN_SETTINGS = {"max_seq_length", "do_lower_case"}
 class BertParts:
     """``tensors`` carry the names of ``transformers.BertModel``; ``tokenize`` cuts texts and adds the special tokens.
 
-    ``first_position`` is where positions begin (RoBERTa: after the padding index). ``max_tokens``: where texts are cut.
+    ``described_tokenizer`` gives the JSON text of its ``tokenizers.Tokenizer``. ``first_position`` is where positions begin (RoBERTa:
+    after the padding index). ``max_tokens``: where texts are cut.
     """
 
     tensors: Mapping[str, Tensor]
@@ -35,6 +36,7 @@ class BertParts:
     pooling: str
     max_tokens: int
     tokenize: Callable[[Sequence[str]], list[list[int]]]
+    described_tokenizer: Callable[[], str]
     prompts: Mapping[str, str]
 
 
@@ -57,6 +59,7 @@ def parts_of(model: Any) -> BertParts:
         pooling=model[1].pooling_mode,
         max_tokens=int(model.max_seq_length),
         tokenize=tokenize,
+        described_tokenizer=lambda: str(model.tokenizer.backend_tokenizer.to_str()),
         prompts=dict(model.prompts),
     )
 
@@ -126,5 +129,6 @@ def read_parts(folder: Path) -> BertParts:
         pooling="cls" if pooling.get("pooling_mode_cls_token") else "mean",
         max_tokens=max_tokens,
         tokenize=lambda texts: [encoding.ids for encoding in words.encode_batch_fast(list(texts))],
+        described_tokenizer=words.to_str,
         prompts=prompts,
     )

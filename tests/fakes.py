@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Citation, CitationEvent, Document, Event, Hit, Matches, Segment, Span, TextEvent, Usage, UsageEvent
+from rag.core import (
+    Chunk,
+    Citation,
+    CitationEvent,
+    Completion,
+    Document,
+    Event,
+    Hit,
+    Matches,
+    Prompt,
+    Segment,
+    Span,
+    TextEvent,
+    TokenLogprobs,
+    Usage,
+    UsageEvent,
+)
 
 
 def heed_interrupts() -> None:
@@ -57,11 +75,12 @@ class WordIndex:
     """Counts the query's words in every chunk: the plainest index there is."""
 
     fingerprint = "words"
+    reads_documents = False
 
     def __init__(self) -> None:
         self.num_built = 0
 
-    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk]) -> WordSegment:
+    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> WordSegment:
         self.num_built += len(chunks)
         return WordSegment(keys, [chunk.indexed_text.lower() for chunk in chunks])
 
@@ -122,6 +141,86 @@ class QuotingGenerator:
         yield TextEvent(f"{chunk.text} [1]")
         yield CitationEvent(Citation(1, chunk.doc_id, "", chunk.id, chunk.span.start, chunk.span.end, chunk.text))
         yield UsageEvent(Usage(completion_tokens=len(chunk.text.split())))
+
+
+class ToyLM:
+    """A causal language model of words with a memory: a word is the likelier the more often it came before in the same text.
+
+    ``p(word | before) = (times it came before + 1) / (words before + 1000)``, in nats; a token is a word or a mark with the blanks
+    before it. ``answer(prompt as one string)`` is what ``complete`` writes (default: two lines of words of the prompt's end). Choices
+    are scored by a hash of the prompt, or by ``judge(prompt)``: one probability each. ``num_calls`` and ``prompts`` say what was asked.
+    """
+
+    fingerprint = "toy"
+
+    def __init__(
+        self,
+        context_tokens: int | None = None,
+        answer: Callable[[str], str] | None = None,
+        judge: Callable[[str], Sequence[float]] | None = None,
+    ) -> None:
+        self.context_tokens = context_tokens
+        self.answer = answer
+        self.judge = judge
+        self.num_calls = 0
+        self.prompts: list[str] = []
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return len(_TOKEN.findall(_as_text(prompt)))
+
+    def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
+        return [self._complete(text, stop, max_tokens) for text in self._asked(prompts)]
+
+    def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:
+        completion = self.complete([prompt], stop=stop, max_tokens=max_tokens)[0]
+        yield from _TOKEN.findall(completion.text)
+        yield completion
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
+        rows = []
+        for text in self._asked(prompts):
+            weights = self.judge(text) if self.judge else [1 + _number(text, choice) % 1000 for choice in choices]
+            rows.append([math.log(max(weight, 1e-9) / max(sum(weights), 1.0)) for weight in weights])
+        return rows
+
+    def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
+        found = []
+        for text in self._asked(texts):
+            counts: dict[str, int] = {}
+            spans, values = [], []
+            for place, match in enumerate(_TOKEN.finditer(text)):
+                word = match.group().strip().lower()
+                spans.append(Span(*match.span()))
+                values.append(math.log((counts.get(word, 0) + 1) / (place + 1000)) if place else math.nan)
+                counts[word] = counts.get(word, 0) + 1
+            found.append(TokenLogprobs(tuple(spans), tuple(values)))
+        return found
+
+    def _asked(self, prompts: Sequence[Prompt]) -> list[str]:
+        texts = [_as_text(prompt) for prompt in prompts]
+        self.num_calls += 1
+        self.prompts += texts
+        return texts
+
+    def _complete(self, prompt: str, stop: Sequence[str], max_tokens: int) -> Completion:
+        words = re.findall(r"\w+", prompt)[-12:]
+        whole = self.answer(prompt) if self.answer else f"- It is about {' '.join(words[:6])}.\n- It says {' '.join(words[6:])}."
+        ended = min([whole.find(mark) for mark in stop if mark in whole], default=len(whole))
+        tokens = _TOKEN.findall(whole[:ended])
+        finish: Literal["stop", "length"] = "length" if len(tokens) > max_tokens else "stop"
+        tokens = tokens[:max_tokens]
+        return Completion("".join(tokens), len(_TOKEN.findall(prompt)), len(tokens), finish)
+
+
+_TOKEN = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
+
+
+def _as_text(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else "\n\n".join(message.content for message in prompt)
+
+
+def _number(*parts: str) -> int:
+    return int(hashlib.md5("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12], 16)
 
 
 def document(source: str, text: str, **options: object) -> Document:

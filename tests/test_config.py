@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rag import config, registry
+from rag.core import Chunker
 from rag.errors import ConfigError
 from rag.starter import STARTER
 
@@ -120,3 +121,50 @@ def test_a_plugin_may_not_take_a_word_that_is_taken(monkeypatch: pytest.MonkeyPa
     finally:
         monkeypatch.undo()
         registry.table.cache_clear()
+
+
+class Wrapper:
+    """Holds another chunker."""
+
+    def __init__(self, chunker: Chunker, width: int = 1) -> None:
+        self.chunker = chunker
+        self.width = width
+
+
+@pytest.fixture
+def wrapper(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {kind: dict(words) for kind, words in registry.table().items()}
+    found["chunker"]["wrapper"] = f"{__name__}:Wrapper"
+    monkeypatch.setattr(registry, "table", lambda: found)
+
+
+@pytest.mark.usefixtures("wrapper")
+def test_a_block_inside_a_block_is_built_with_its_own_options_and_models() -> None:
+    from rag.chunkers.fixed import FixedChunker
+
+    inner = {"use": "fixed", "max_tokens": 33}
+    given = config.load({"models": {"tokenizer": {"use": "words"}}, "chunker": {"use": "wrapper", "width": 2, "chunker": inner}})
+    built = config.Assembly(given).build("chunker", "chunker", given.chunker)
+    assert isinstance(built, Wrapper)
+    assert isinstance(built.chunker, FixedChunker)
+    assert (built.width, built.chunker.max_tokens) == (2, 33)
+    assert set(config.models_of(given, "chunker", given.chunker)) == {"tokenizer"}
+    assert config.schema()["$defs"]["chunker.wrapper"]["properties"]["chunker"]["oneOf"][0] == {"$ref": "#/$defs/chunker.fixed"}
+
+
+@pytest.mark.usefixtures("wrapper")
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        ({"use": "fixd"}, r"chunker\.chunker\.use: unknown chunker 'fixd' \(did you mean 'fixed'\?\)"),
+        ({"use": "fixed", "max_token": 3}, r"chunker\.chunker \(fixed\): max_token: unknown key"),
+        ({"use": "fixed", "max_tokens": 0}, r"chunker\.chunker \(fixed\): max_tokens=0: must be at least 1"),
+        ("fixed", r"chunker \(wrapper\): chunker: "),
+        (None, r"chunker \(wrapper\): chunker: "),
+    ],
+)
+def test_a_bad_block_inside_a_block_is_named(inner: object, message: str) -> None:
+    block = {"use": "wrapper"} if inner is None else {"use": "wrapper", "chunker": inner}
+    with pytest.raises(ConfigError, match=message):
+        loaded = config.load({"models": {"tokenizer": {"use": "words"}}, "chunker": block})
+        config.Assembly(loaded).build("chunker", "chunker", loaded.chunker)

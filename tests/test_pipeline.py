@@ -191,12 +191,38 @@ def test_a_query_must_be_text(open_light: Open, query: object) -> None:
         rag.search(query)  # type: ignore[arg-type]
 
 
+class ReadingIndex(WordIndex):
+    """Finds a chunk by any word of its document."""
+
+    reads_documents = True
+
+    def build(self, keys, chunks, texts=None):  # type: ignore[no-untyped-def]
+        segment = super().build(keys, chunks, texts)
+        segment.texts = [texts[chunk.doc_id].lower() for chunk in chunks]
+        return segment
+
+
+def test_an_index_that_reads_documents_builds_all_chunks_of_an_edited_one(open_light: Open) -> None:
+    index = ReadingIndex()
+    rag = open_light(**{"indexes.words": index})
+    rag.ingest_documents([DUCKS, CATS])
+    assert sorted(texts(rag, "fish")) == ["Cats eat fish.", "Cats sleep."]
+    edited = document("cats.txt", "Cats sleep.\n\nCats eat mice.")
+    report = rag.ingest_documents([DUCKS, edited])
+    assert (report.num_chunks_added, report.num_chunks_deleted, index.num_built) == (2, 2, 6)
+    assert texts(rag, "fish") == []
+    assert sorted(texts(rag, "mice")) == ["Cats eat mice.", "Cats sleep."]
+    assert rag.ingest_documents([DUCKS, document("cats.txt", edited.text, meta={"year": 2023})]).num_chunks_added == 0
+    rag.rebuild()
+    assert sorted(texts(rag, "mice")) == ["Cats eat mice.", "Cats sleep."]
+
+
 def test_a_failing_encoder_leaves_the_last_commit(open_light: Open) -> None:
     class Failing(WordIndex):
-        def build(self, keys, chunks):  # type: ignore[no-untyped-def]
+        def build(self, keys, chunks, texts=None):  # type: ignore[no-untyped-def]
             if any("Cats" in chunk.text for chunk in chunks):
                 raise OSError("the disk is full")
-            return super().build(keys, chunks)
+            return super().build(keys, chunks, texts)
 
     rag = open_light(**{"indexes.words": Failing()})
     rag.ingest_documents([DUCKS])
