@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,20 +13,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rag.core import Chunk, Chunker, Document, Tokenizer
+from rag.errors import ReadError
 from rag.read.draft import TextBuilder, canonical
+from rag.read.worker import read_file
 from rag.registry import TABLE, component, options, wanted_models
 from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer, counts_of
-from tests.fakes import HashingEncoder
+from tests.fakes import HashingEncoder, ToyLM
 
-CORPORA = Path(__file__).parents[2] / "../shared/data/chunking_evaluation/corpora"
+SHARED = Path(__file__).parents[2] / "../shared/data"
+CORPORA = SHARED / "chunking_evaluation/corpora"
+READABLE = {".txt", ".md", ".html", ".pdf", ".docx", ".pptx", ".xlsx", ".csv", ".nxml"}
 SMALL = {"max_tokens": 12, "min_tokens": 4, "overlap_tokens": 5, "overlap_sentences": 1, "max_context_tokens": 7}
 PIECES = [
     "The quick brown fox, who was tired; jumped (again) over Dr. Smith's dog.", "A short one.", "Really? Yes!", "x", "word " * 9, "no stop",
     "Donaudampfschifffahrtsgesellschaft" * 4, "a1b2c3d4" * 40, "https://example.com/a/b?c=d&e=f#g", "3.14 and 1,000,000",
     "漢字の文章です。次の文です！三つ目？", "ไม่มีช่องว่างในภาษาไทย", "यह एक वाक्य है। यह दूसरा है।", "هذه جملة عربية؟ نعم.", "שלום עולם.", "e\u0301" * 9,
-    "👩‍👩‍👧‍👦" * 5, "👍🏽🇩🇪", "\u200b", "\ufdfa", "\U00020001" * 7, "\x85", "\xa0", "\x0c", "|", "---", "[SEP]", "...", "- item\n- item",
+    "👩‍👩‍👧‍👦" * 5, "👍🏽🇩🇪", "\u200b", "\ufdfa", "\U00020001" * 7, "\x85", "\xa0", "\x0c", "|", "---", "[SEP]", "...", "- item\n- item", "A\r\nB.\r\n\r\nC", "zero\u200bwidth\u2060joiner\ufeff", "SPEAKER: Yes.", "\u202eright to left\u202c",
 ]  # fmt: skip
-GAPS = [" ", "\n", "\n\n", " \n \n ", "\t", "", "\u2003", "\x85"]
+GAPS = [" ", "\r\n", "\n", "\n\n", " \n \n ", "\t", "", "\u2003", "\x85"]
 BUILDS = [
     (word, size, tokenizer) for word in TABLE["chunker"] for size in ("default", "small") for tokenizer in ("words", "minilm")
 ]
@@ -66,13 +71,21 @@ def _tokenizer(word: str) -> Tokenizer:
 @cache
 def _chunker(word: str, size: str, tokenizer: str) -> Chunker:
     cls = component("chunker", word)
-    models: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "encoder": HashingEncoder()}
-    wanted = wanted_models(cls)
-    if any(needed and name not in models for name, needed in wanted.items()):
-        pytest.skip(f"{word} needs {', '.join(wanted)}")
-    chosen = {name: value for name, value in SMALL.items() if name in options(cls)} if size == "small" else {}
-    built: Chunker = cls(**{name: models[name] for name in wanted if name in models}, **chosen)
+    known = options(cls)
+    chosen: dict[str, Any] = {name: value for name, value in SMALL.items() if name in known} if size == "small" else {}
+    if "chunker" in known:
+        chosen["chunker"] = _chunker("structure", size, tokenizer)
+    built: Chunker = cls(**_models(word, tokenizer), **chosen)
     return built
+
+
+def _models(word: str, tokenizer: str) -> dict[str, Any]:
+    """Stand-ins for every model that the chunker cannot do without; optional ones only if they cost nothing."""
+    stand_ins: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "encoder": HashingEncoder(), "lm": ToyLM()}
+    wanted = wanted_models(component("chunker", word))
+    missing = [name for name, needed in wanted.items() if needed and name not in stand_ins]
+    assert not missing, f"{word} needs {missing}: give the contract suite a stand-in"
+    return {name: stand_ins[name] for name in wanted if name in stand_ins}
 
 
 def check(chunker: Chunker, document: Document) -> list[Chunk]:
@@ -149,12 +162,18 @@ LARGE = {
     + "\n".join(f"duck {number} | {number / 7:.2f} | land {number % 9}" for number in range(1_000)),
     "full stops": "a. " * 2_000,
 }
+MEGABYTE_LINE = "The quick brown fox jumps over the lazy dog, twice. " * 20_000
 
 
 @pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
 @pytest.mark.parametrize("name", LARGE)
 def test_large_and_odd(word: str, size: str, tokenizer: str, name: str) -> None:
     check(_chunker(word, size, tokenizer), plain(LARGE[name]))
+
+
+@pytest.mark.parametrize("word", TABLE["chunker"])
+def test_a_line_of_a_megabyte(word: str) -> None:
+    assert len(check(_chunker(word, "default", "words"), plain(MEGABYTE_LINE))) > 100
 
 
 @pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
@@ -177,13 +196,37 @@ def test_real_documents(word: str, size: str, tokenizer: str, corpus: str) -> No
     assert len(chunks) > 20
 
 
+@cache
+def _real_documents() -> list[Document]:
+    """Every document of the shared collection that one of our readers takes, read once (scans need OCR and are left out)."""
+    paths = sorted(
+        path for path in (SHARED / "documents").rglob("*") if path.suffix in READABLE and "groundtruth" not in path.parts
+    )
+    if not paths:
+        pytest.skip("the shared documents are not here")
+    found = []
+    for path in paths:
+        with suppress(ReadError):  # scans and encrypted files are the readers' tests' business
+            found.append(read_file(path, sandbox=False))
+    assert len(found) > 30
+    return found
+
+
+@pytest.mark.parametrize("word", TABLE["chunker"])
+def test_all_shared_documents(word: str) -> None:
+    chunker = _chunker(word, "default", "words")
+    for document in _real_documents():
+        check(chunker, document)
+
+
 @pytest.mark.parametrize("word", TABLE["chunker"])
 def test_bad_options_are_refused(word: str) -> None:
     cls = component("chunker", word)
     known = options(cls)
+    given = _models(word, "words") | ({"chunker": _chunker("structure", "small", "words")} if "chunker" in known else {})
     for name in [name for name in SMALL if name in known]:
         with pytest.raises(ValueError, match=name):
-            cls(_tokenizer("words"), **{name: -1})
-    for name in [name for name in ("overlap_tokens", "min_tokens") if name in known]:
+            cls(**given, **{name: -1})
+    for name in [name for name in ("overlap_tokens", "min_tokens") if name in known and "max_tokens" in known]:
         with pytest.raises(ValueError, match=rf"{name}=50: must be between 0 and 49"):
-            cls(_tokenizer("words"), max_tokens=50, **{name: 50})
+            cls(**given, max_tokens=50, **{name: 50})
