@@ -82,7 +82,7 @@ class ExtractiveGenerator:
     there and whose answer is not, it answers 52% (53%): to see that takes a language model. The answer stands in a quotation
     for 91% (83%) of XQuAD's questions.
 
-    Table rows were taken up with their heads after these measurements. Another encoder has another scale of cosines: calibrate ``min_support`` anew.
+    Another encoder has another scale of cosines: calibrate ``min_support`` anew.
     """
 
     def __init__(
