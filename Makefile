@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[offline,ocr,eval,kernels,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[offline,ocr,eval,report,kernels,dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)

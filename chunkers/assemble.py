@@ -29,14 +29,26 @@ def trimmed(text: str, spans: Iterable[Span]) -> list[Span]:
     return kept
 
 
-def within_limit(text: str, spans: Iterable[Span], tokenizer: Tokenizer, max_tokens: int, recut: Recut | None = None) -> list[Span]:
+def within_limit(
+    text: str,
+    spans: Iterable[Span],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    recut: Recut | None = None,
+    ruler: Ruler | None = None,
+) -> list[Span]:
     """``spans``, trimmed, each with at most ``max_tokens`` when tokenised by itself.
 
-    A stretch by itself may have more tokens than it had inside the whole text, so every span is counted again, and those
-    above the limit are cut again. Raises ``ValueError`` if one character alone has more tokens than the limit.
+    A stretch by itself may have more tokens than it had inside the whole text, so every span is counted again, unless the
+    ``ruler`` of ``text`` knows better, and those above the limit are cut again. Raises ``ValueError`` if one character alone
+    has more tokens than the limit.
     """
     fitting: list[Span] = []
     pending = trimmed(text, spans)
+    if ruler:
+        is_fitting = ruler.fitting(pending, max_tokens)
+        fitting = [span for span, fits in zip(pending, is_fitting, strict=True) if fits]
+        pending = [span for span, fits in zip(pending, is_fitting, strict=True) if not fits]
     while pending:
         cut_again: list[Span] = []
         for span, count in zip(pending, counts_of(tokenizer, [span.of(text) for span in pending]), strict=True):

@@ -27,5 +27,5 @@ class FixedChunker:
         ruler = Ruler(text, self.tokenizer)
         starts = split(ruler, 0, len(text), [], self.max_tokens - self.overlap_tokens)
         spans = with_overlap(ruler, spans_of(starts, len(text)), self.overlap_tokens)
-        spans = within_limit(text, spans, self.tokenizer, self.max_tokens)
+        spans = within_limit(text, spans, self.tokenizer, self.max_tokens, ruler=ruler)
         return chunks_of(document, spans, Layout(document).meta)

@@ -42,7 +42,7 @@ class RecursiveChunker:
             return spans_of(split(ruler, *span, levels, max_tokens), span.end)
 
         spans = with_overlap(ruler, spans_of(starts, end), self.overlap_tokens)
-        spans = within_limit(text, spans, self.tokenizer, self.max_tokens, recut)
+        spans = within_limit(text, spans, self.tokenizer, self.max_tokens, recut, ruler)
         return chunks_of(document, spans, Layout(document).meta)
 
 

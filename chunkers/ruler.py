@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Tokenizer
-from rag.tokenizer import UNSPACED, offsets_of
+from rag.core import Span, Tokenizer
+from rag.tokenizer import SURE_BLANKS, UNSPACED, measured
 
 MAX_TOKEN_CHARS = 64
 """A longer token is measured as several: vocabularies with a cap on word length make one token of a word of any length."""
@@ -27,7 +27,8 @@ class Ruler:
 
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
         self.text = text
-        self._places = _token_places(text, offsets_of(tokenizer, text))
+        offsets, self._is_sure = measured(tokenizer, text)
+        self._places = _token_places(text, offsets)
 
     def index(self, position: int) -> int:
         """How many tokens lie before character ``position``."""
@@ -44,6 +45,20 @@ class Ruler:
     def count(self, start: int, end: int) -> int:
         """How many tokens lie in ``text[start:end]``, as the whole text was cut (a stretch by itself may differ a little)."""
         return self.index(end) - self.index(start)
+
+    def fitting(self, spans: Sequence[Span], max_tokens: int) -> list[bool]:
+        """Of each span, whether it is certain without counting again that by itself it has at most ``max_tokens`` tokens."""
+        if not self._is_sure:
+            return [False] * len(spans)
+        text, end = self.text, len(self.text)
+        begun = self.indexes([span.start for span in spans])
+        ended = self.indexes([span.end for span in spans])
+        return [
+            after - before <= max_tokens
+            and (span.start == 0 or text[span.start - 1] in SURE_BLANKS)
+            and (span.end == end or text[span.end] in SURE_BLANKS)
+            for span, before, after in zip(spans, begun, ended, strict=True)
+        ]
 
     def cut(self, start: int, end: int, max_tokens: int) -> int:
         """The farthest place in ``(start, end]`` to which there are at most ``max_tokens`` tokens.

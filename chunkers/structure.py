@@ -70,7 +70,7 @@ class StructureChunker:
             starts = spread_tail(ruler, starts, section.end, gentle, self.min_tokens, self.max_tokens)
             sections.append(spans_of(starts, section.end))
         spans = self._merge_small(ruler, layout, sections) if self.merge_small else chain.from_iterable(sections)
-        spans = within_limit(text, spans, self.tokenizer, self.max_tokens, recut)
+        spans = within_limit(text, spans, self.tokenizer, self.max_tokens, recut, ruler)
         return chunks_of(document, spans, layout.meta, ContextWriter(document, layout, self.tokenizer, self.max_context_tokens))
 
     def _sections(self, layout: Layout, end: int) -> list[Span]:

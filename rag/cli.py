@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rag import __version__
+from rag import __version__, cli_chunk, cli_eval
 from rag.errors import ConfigError, RagError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ eval_app = typer.Typer(help="Measure quality.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(config_app, name="config")
 app.add_typer(eval_app, name="eval")
+eval_app.command()(cli_eval.chunking)
+app.command()(cli_chunk.chunk)
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]
 ConfigOption = Annotated[

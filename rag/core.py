@@ -274,6 +274,14 @@ class Tokenizer(Protocol):
         ...
 
 
+class Splitter(Protocol):
+    """Finds the sentences of a text."""
+
+    def spans(self, text: str) -> list[Span]:
+        """The sentences in order, without the blanks around them; they do not overlap."""
+        ...
+
+
 @runtime_checkable
 class Encoder(Protocol):
     """Text to one vector each, L2-normalised float32. ``fingerprint`` names the weights and the settings that matter."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag.core import Completion, Message, Prompt, Span, TokenLogprobs, digest
 from rag.errors import ModelError
+from rag.lm_nll import TokenReader
 from rag.quiet import quiet_loading
 from rag.stops import Writer
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-LOGPROB_TOKENS = 512
-"""Positions per forward pass of ``logprobs``: a whole text at once would need (tokens, vocabulary) floats."""
-
 PLAIN_ROLES: Mapping[str, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
 PLAIN_STOP = "\nUser:"
 
@@ -335,41 +333,21 @@ class TransformersLM:
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
         """Per token its characters and log-probability given the text before it (after the model's own start token, if any).
 
-        A text longer than the context is read in windows that overlap by half, so each token still sees at least half a
-        context; this is the only place where "all tokens before it" has an end.
+        Each text is tokenised once. One longer than the context is read in windows that overlap by half (``rag.lm_nll.windows``),
+        so a token still sees at least half a context; this is the only place where "all tokens before it" has an end. A smaller
+        ``max_context_tokens`` makes long texts faster.
         """
-        found: list[TokenLogprobs] = []
         with self._lock:
-            for text in texts:
-                encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-                spans = tuple(Span(*offset) for offset in encoded["offset_mapping"])
-                found.append(TokenLogprobs(spans, tuple(self._token_logprobs(self._starts, encoded["input_ids"]))))
-        return found
+            encoded = [
+                self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False) for text in texts
+            ]
+            values = self._reader.read([each["input_ids"] for each in encoded])
+        spans = [tuple(Span(*offset) for offset in each["offset_mapping"]) for each in encoded]
+        return [TokenLogprobs(of, tuple(found)) for of, found in zip(spans, values, strict=True)]
 
-    def _token_logprobs(self, start: list[int], ids: list[int]) -> list[float]:
-        room = (self.context_tokens or len(ids) + len(start)) - len(start)
-        known = [float("nan")][: len(ids)]
-        begin = 0
-        while len(known) < len(ids):
-            window = ids[begin : begin + room]
-            values = self._window_logprobs(start + window)[len(start) :]
-            known += values[len(known) - begin :]
-            begin = min(begin + max(1, room // 2), max(0, len(ids) - room)) if len(known) < len(ids) else begin
-        return known
-
-    def _window_logprobs(self, ids: Sequence[int]) -> list[float]:
-        """Log-probability of each token but the first (nan)."""
-        import torch
-
-        values = [float("nan")]
-        row = torch.tensor([list(ids)], device=self._network.device)
-        cache = None
-        with torch.inference_mode():
-            for begin in range(0, len(ids) - 1, LOGPROB_TOKENS):
-                end = min(begin + LOGPROB_TOKENS, len(ids) - 1)
-                logits, cache = self._forward(row[:, begin:end], torch.ones_like(row[:, :end]), cache)
-                values += logits[0].log_softmax(-1).gather(1, row[0, begin + 1 : end + 1, None])[:, 0].tolist()
-        return values
+    @cached_property
+    def _reader(self) -> TokenReader:
+        return TokenReader(self._network, self._starts, self.context_tokens, self.batch_size)
 
 
 def spellings(choice: str) -> list[str]:

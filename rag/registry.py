@@ -26,6 +26,13 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "huggingface": "rag.tokenizer:HuggingFaceTokenizer",
         "words": "rag.tokenizer:WordTokenizer",
     },
+    "splitter": {
+        "nupunkt": "rag.splitter:NupunktSplitter",
+        "sat": "rag.splitter:SatSplitter",
+    },
+    "resolver": {
+        "fastcoref": "rag.coref:FastcorefResolver",
+    },
     "lm": {
         "transformers": "rag.lm:TransformersLM",
         "openai": "rag.lm_openai:OpenAILM",
@@ -35,6 +42,14 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "sentence": "rag.chunkers.sentence:SentenceChunker",
         "recursive": "rag.chunkers.recursive:RecursiveChunker",
         "structure": "rag.chunkers.structure:StructureChunker",
+        "spatial": "rag.chunkers.spatial:SpatialChunker",
+        "semantic": "rag.chunkers.semantic:SemanticChunker",
+        "hyperseg": "rag.chunkers.hyperseg:HypersegChunker",
+        "coref": "rag.chunkers.coref:CorefChunker",
+        "perplexity": "rag.chunkers.perplexity:PerplexityChunker",
+        "margin": "rag.chunkers.margin:MarginChunker",
+        "contextual": "rag.chunkers.contextual:ContextualChunker",
+        "propositions": "rag.chunkers.propositions:PropositionsChunker",
     },
     "index": {
         "faiss": "rag.retrievers.dense:FaissIndex",
@@ -57,7 +72,14 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-MODEL_KINDS: Mapping[str, str] = {"encoder": "encoder", "tokenizer": "tokenizer", "lm": "lm", "judge": "lm"}
+MODEL_KINDS: Mapping[str, str] = {
+    "encoder": "encoder",
+    "tokenizer": "tokenizer",
+    "splitter": "splitter",
+    "resolver": "resolver",
+    "lm": "lm",
+    "judge": "lm",
+}
 """Names under ``models:`` in a configuration (and of injected parameters) -> registry kind."""
 
 

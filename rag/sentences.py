@@ -16,6 +16,8 @@ WRAP_CHARS = 45
 
 _LINE = re.compile(r"[^\n]+")
 _ITEM = re.compile(r"\s*(?:[-*+\u2022\u2023\u25aa\u25cf\u2013]\s|\(?\d{1,3}[.)]\s|\(?[a-z][.)]\s|#{1,6}\s|>\s|\||```)")
+_END = re.compile(r"[.!?\u2026]")
+_FULL_WIDTH_MARKS = "\u3002\uff01\uff1f"
 _FULL_WIDTH_END = re.compile(r"(?<=[\u3002\uff01\uff1f])(?![\u3002\uff01\uff1f\u300d\u300f\u201d\uff09])")
 _WORD = re.compile(r"[^\W_]+(?:[.,:/'\u2019-][^\W_]+)*|%")
 _PART = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|%")
@@ -49,17 +51,29 @@ def sentence_spans(text: str) -> list[Span]:
     ['Dr. Yu came.', 'He left.']
     """
     split = _splitter()
+    is_wide = any(mark in text for mark in _FULL_WIDTH_MARKS)
     spans: list[Span] = []
     for block in _blocks(text):
         body = block.of(text)
-        for start, end in split(body) if "." in body or "!" in body or "?" in body else [(0, len(body))]:  # type: ignore[operator]
+        for start, end in split(body) if _may_hold_several(body) else [(0, len(body))]:  # type: ignore[operator]
             begin = start
-            for cut in [*(match.start() for match in _FULL_WIDTH_END.finditer(body, start, end)), end]:
-                trimmed = _trimmed(text, block.start + begin, block.start + cut)
+            for cut in [*(match.start() for match in _FULL_WIDTH_END.finditer(body, start, end)), end] if is_wide else (end,):
+                solid = body[begin:cut].rstrip()
+                if solid and solid[0].isspace():
+                    begin += len(solid) - len(solid.lstrip())
+                    solid = solid.lstrip()
+                if solid:
+                    spans.append(Span(block.start + begin, block.start + begin + len(solid)))
                 begin = cut
-                if trimmed:
-                    spans.append(trimmed)
     return spans
+
+
+def _may_hold_several(body: str) -> bool:
+    """Whether a sentence may end before the last character: if not, the library need not be asked, and it is not cheap."""
+    if not ("." in body or "!" in body or "?" in body):
+        return False
+    first = _END.search(body)
+    return first is not None and first.end() < len(body.rstrip())
 
 
 def _blocks(text: str) -> list[Span]:
@@ -86,13 +100,6 @@ def _blocks(text: str) -> list[Span]:
             blocks.append(Span(match.start(), match.end()))
         previous = line
     return blocks
-
-
-def _trimmed(text: str, start: int, end: int) -> Span | None:
-    piece = text[start:end]
-    left = len(piece) - len(piece.lstrip())
-    right = len(piece.rstrip())
-    return Span(start + left, start + right) if left < right else None
 
 
 def stem(word: str) -> str:

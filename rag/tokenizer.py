@@ -41,6 +41,9 @@ _PUNCTUATION = string.punctuation + "\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f"
 _LOCAL_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _LOCAL_NORMALIZERS = {None, "BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"}
 
+SURE_BLANKS = " \t\n\r"
+"""The blanks at which every vocabulary that treats words one by one ends a word."""
+
 Offsets = NDArray[np.int64]
 """``(tokens, 2)``: start and end character of each token, in order."""
 
@@ -57,6 +60,13 @@ def counts_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     if isinstance(tokenizer, HuggingFaceTokenizer | WordTokenizer):
         return tokenizer.counts(texts)
     return [tokenizer.count(text) for text in texts]
+
+
+def measured(tokenizer: Tokenizer, text: str) -> tuple[Offsets, bool]:
+    """``offsets_of``, and whether what stands between two of ``SURE_BLANKS`` is known to have as many tokens by itself."""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return tokenizer.measured(text)
+    return offsets_of(tokenizer, text), isinstance(tokenizer, WordTokenizer)
 
 
 class WordTokenizer:
@@ -88,20 +98,21 @@ class WordTokenizer:
         """The characters of each token, ``(tokens, 2)``."""
         if not text:
             return np.empty((0, 2), dtype=np.int64)
-        codes = _code_points(text)
-        classes = _class_table()[np.minimum(codes, _TABLE_SIZE)]
+        classes = _class_table().take(_code_points(text), mode="clip")
         is_mark = classes == _MARK
-        if is_mark.any():  # a mark is of the class of what it stands on; on nothing, it is punctuation
-            base = np.maximum.accumulate(np.where(is_mark, 0, np.arange(len(codes))))
+        has_marks = bool(is_mark.any())
+        if has_marks:  # a mark is of the class of what it stands on; on nothing, it is punctuation
+            base = np.maximum.accumulate(np.where(is_mark, 0, np.arange(len(classes))))
             classes = classes[base]
             classes[is_mark & ((classes == _BLANK) | (classes == _MARK))] = _OTHER
-        solid = classes != _BLANK
-        before = np.concatenate([[_BLANK], classes[:-1]])
-        is_start = solid & ((classes != before) | ((classes == _ALONE) & ~is_mark))
-        is_end = (before != _BLANK) & (is_start | ~solid)
-        ends = np.append(np.flatnonzero(is_end), len(codes))
-        starts = np.flatnonzero(is_start)
-        return np.stack([starts, ends[: len(starts)]], axis=1).astype(np.int64)
+        before = np.empty_like(classes)
+        before[0], before[1:] = _BLANK, classes[:-1]
+        is_edge = classes != before
+        is_edge |= (classes == _ALONE) & ~is_mark if has_marks else classes == _ALONE
+        starts, ends = np.flatnonzero(is_edge & (classes != _BLANK)), np.flatnonzero(is_edge & (before != _BLANK))
+        offsets = np.full((len(starts), 2), len(classes), dtype=np.int64)
+        offsets[:, 0], offsets[: len(ends), 1] = starts, ends
+        return offsets
 
     def spans_reference(self, text: str) -> list[Span]:
         """What ``spans`` must equal, one character at a time."""
@@ -175,9 +186,15 @@ class HuggingFaceTokenizer:
 
     def offsets(self, text: str) -> Offsets:
         """The characters of each token, ``(tokens, 2)``; tokens without characters are left out."""
+        return self.measured(text)[0]
+
+    def measured(self, text: str) -> tuple[Offsets, bool]:
+        """``offsets``, and whether ``count`` of what stands between two of ``SURE_BLANKS`` is the number of tokens in it."""
         text = _encodable(text)
         offsets = self._offsets_by_word(text) if self._is_word_local else self._offsets_by_part(text)
-        return offsets[offsets[:, 1] > offsets[:, 0]]
+        has_characters = offsets[:, 1] > offsets[:, 0]
+        is_whole = bool(has_characters.all())
+        return offsets if is_whole else offsets[has_characters], self._is_word_local and is_whole
 
     def offsets_reference(self, text: str) -> Offsets:
         """What ``offsets`` must equal: the whole text through the library in one piece."""

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -58,6 +59,15 @@ class HashingEncoder:
             vectors[row, 0] += 1e-3
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
+
+
+class SameWordResolver:
+    """One cluster: the first capitalised word of the text and every ``he``, ``she`` and ``it``."""
+
+    def clusters(self, text: str) -> list[list[Span]]:
+        names = [Span(*match.span()) for match in re.finditer(r"\b[A-Z][a-z]+\b", text) if match.group() not in ("He", "She", "It")]
+        pronouns = [Span(*match.span()) for match in re.finditer(r"(?i)\b(?:he|she|it)\b", text)]
+        return [[*names[:1], *pronouns]] if pronouns else []
 
 
 class WordSegment:
@@ -148,7 +158,8 @@ class ToyLM:
 
     ``p(word | before) = (times it came before + 1) / (words before + 1000)``, in nats; a token is a word or a mark with the blanks
     before it. ``answer(prompt as one string)`` is what ``complete`` writes (default: two lines of words of the prompt's end). Choices
-    are scored by a hash of the prompt, or by ``judge(prompt)``: one probability each. ``num_calls`` and ``prompts`` say what was asked.
+    are scored by a hash of the prompt, or by ``judge(prompt)``: one probability each. ``num_calls`` and ``prompts`` (the last 1000)
+    say what was asked.
     """
 
     fingerprint = "toy"
@@ -163,7 +174,7 @@ class ToyLM:
         self.answer = answer
         self.judge = judge
         self.num_calls = 0
-        self.prompts: list[str] = []
+        self.prompts: deque[str] = deque(maxlen=1000)
 
     def count_tokens(self, prompt: Prompt) -> int:
         return len(_TOKEN.findall(_as_text(prompt)))
@@ -203,13 +214,13 @@ class ToyLM:
         return texts
 
     def _complete(self, prompt: str, stop: Sequence[str], max_tokens: int) -> Completion:
-        words = re.findall(r"\w+", prompt)[-12:]
+        words = re.findall(r"\w+", prompt[-400:])[-12:]
         whole = self.answer(prompt) if self.answer else f"- It is about {' '.join(words[:6])}.\n- It says {' '.join(words[6:])}."
         ended = min([whole.find(mark) for mark in stop if mark in whole], default=len(whole))
         tokens = _TOKEN.findall(whole[:ended])
         finish: Literal["stop", "length"] = "length" if len(tokens) > max_tokens else "stop"
         tokens = tokens[:max_tokens]
-        return Completion("".join(tokens), len(_TOKEN.findall(prompt)), len(tokens), finish)
+        return Completion("".join(tokens), len(prompt) // 4, len(tokens), finish)
 
 
 _TOKEN = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")

@@ -190,7 +190,7 @@ def test_logprobs_have_character_spans_and_sum_up(lm: TransformersLM, monkeypatc
     import torch
 
     texts = ["The river flows through the city. \u6771\u4eac!", "Ducks", ""]
-    monkeypatch.setattr("rag.lm.LOGPROB_TOKENS", 5)
+    monkeypatch.setattr("rag.lm_nll.BLOCK_TOKENS", 5)
     for text, found in zip(texts, lm.logprobs(texts), strict=True):
         ids = lm._tokenizer(text)["input_ids"]
         assert len(found.spans) == len(found.logprobs) == len(ids)

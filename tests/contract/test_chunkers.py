@@ -18,7 +18,7 @@ from rag.read.draft import TextBuilder, canonical
 from rag.read.worker import read_file
 from rag.registry import TABLE, component, options, wanted_models
 from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer, counts_of
-from tests.fakes import HashingEncoder, ToyLM
+from tests.fakes import HashingEncoder, SameWordResolver, ToyLM
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 CORPORA = SHARED / "chunking_evaluation/corpora"
@@ -81,7 +81,12 @@ def _chunker(word: str, size: str, tokenizer: str) -> Chunker:
 
 def _models(word: str, tokenizer: str) -> dict[str, Any]:
     """Stand-ins for every model that the chunker cannot do without; optional ones only if they cost nothing."""
-    stand_ins: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "encoder": HashingEncoder(), "lm": ToyLM()}
+    stand_ins: dict[str, Any] = {
+        "tokenizer": _tokenizer(tokenizer),
+        "encoder": HashingEncoder(),
+        "lm": ToyLM(),
+        "resolver": SameWordResolver(),
+    }
     wanted = wanted_models(component("chunker", word))
     missing = [name for name, needed in wanted.items() if needed and name not in stand_ins]
     assert not missing, f"{word} needs {missing}: give the contract suite a stand-in"
