@@ -7,7 +7,8 @@ text, or with an output layer of 128,000; what it says means nothing, what it co
 and ``margin`` are the chunkers; ``plain`` is the textbook way to the same log-probabilities: the same windows, one pass each, log-softmax
 over all logits of a window. Each case runs in a process of its own. ``mib_above_model`` is the peak of the resident memory while the
 text is cut, above what the process held with the whole model loaded and used once. Tokens are counted at the network, padding
-included. One thread, and seconds of processor time beside those of the clock, since the machine may be shared.
+included. One thread, and seconds of processor time beside those of the clock, since the machine may be shared; the C library gives
+large blocks back at once (``MALLOC_MMAP_THRESHOLD_``), or else the peak would tell of its free lists and not of the tensors.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from bench.record import write_result
 CHARACTERS = 25_000
 CONTEXT_TOKENS = 2048
 SMALL, LARGE = 8_000, 128_000
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 CASES: list[tuple[str, int, int]] = [  # what, vocabulary, characters
     ("perplexity", SMALL, CHARACTERS),
     ("perplexity", SMALL, 4 * CHARACTERS),
@@ -161,7 +163,7 @@ def main() -> None:
             text = Path(temporary) / "text.md"
             text.write_text(whole[:characters], encoding="utf-8")
             command = [sys.executable, __file__, "--case", what, str(Path(temporary) / str(vocabulary)), str(text)]
-            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
             name = f"{what}, vocabulary {vocabulary}, {characters} characters"
             results[name] = json.loads(run.stdout.splitlines()[-1])
             print(f"{name:50} {results[name]}", flush=True)
@@ -173,7 +175,7 @@ def main() -> None:
     }
     write_result(
         "meta_chunking",
-        {"context_tokens": CONTEXT_TOKENS, "threads": 1, "cases": results, "mib_of_all_logits_of_the_text": full_mib},
+        {"context_tokens": CONTEXT_TOKENS, "environment": ENVIRONMENT, "cases": results, "mib_of_all_logits_of_the_text": full_mib},
     )
 
 

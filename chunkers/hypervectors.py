@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK_BYTES = 32
+_BLOCK_BYTES = 8
 _MAX_BLOCK_NUMBERS = 2**22
 _MAX_GROUP_WORDS = 255
 _NAME = b"hyperseg"
@@ -28,41 +28,43 @@ def window_cosines(units: Sequence[Sequence[str]], window: int, dimension: int) 
     if len(units) < 2:
         return np.ones(0)
     vectors, ids, first = _packed(units, dimension)
-    num_words = np.diff(first).astype(np.int32)
-    places = np.arange(1, len(units))
-    low, high = np.maximum(places - window, 0), np.minimum(places + window, len(units))
-    products, left_squares, right_squares = (np.zeros(len(places)) for _ in range(3))
-    step = max(1, min(_BLOCK_BYTES, _MAX_BLOCK_NUMBERS // (8 * len(units))))
+    num_units, width = len(units), min(window, len(units))
+    words_before = np.pad(first, width, mode="edge")
+    num_words = words_before[width:] - words_before[:-width]
+    products, squares = np.zeros(num_units - 1), np.zeros(num_units + width + 1)
+    step = max(1, min(_BLOCK_BYTES, _MAX_BLOCK_NUMBERS // (8 * num_units)))
     for block in range(0, dimension // 8, step):
-        ones = _ones_per_unit(np.unpackbits(vectors[:, block : block + step], axis=1), ids, first)
-        before = np.zeros((len(units) + 1, ones.shape[1]), dtype=np.int32)
-        np.cumsum(2 * ones - num_words[:, None], axis=0, out=before[1:])
-        left = (before[places] - before[low]).astype(np.float64)
-        right = (before[high] - before[places]).astype(np.float64)
-        products += np.einsum("ij,ij->i", left, right)
-        left_squares += np.einsum("ij,ij->i", left, left)
-        right_squares += np.einsum("ij,ij->i", right, right)
+        ones = _ones_before(np.unpackbits(vectors[:, block : block + step], axis=1), ids, first, width)
+        # row i: the sum of the vectors of the words of units i - width to i, those that there are
+        sums = (2 * (ones[width:] - ones[:-width]) - num_words[:, None]).astype(np.float64)
+        products += np.einsum("ij,ij->i", sums[1:num_units], sums[1 + width : num_units + width])
+        squares += np.einsum("ij,ij->i", sums, sums)
+    left_squares, right_squares = squares[1:num_units], squares[1 + width : num_units + width]
     lengths = np.sqrt(left_squares * right_squares)
-    return np.divide(products, lengths, out=np.ones(len(places)), where=lengths > 0)
+    return np.divide(products, lengths, out=np.ones(num_units - 1), where=lengths > 0)
 
 
-def _ones_per_unit(bits: NDArray[np.uint8], ids: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int32]:
-    """How many words of each unit have a 1 in each of these dimensions, ``(units, dimensions)``; ``bits``: ``(words, dimensions)``.
+def _ones_before(bits: NDArray[np.uint8], ids: NDArray[np.int64], first: NDArray[np.int64], width: int) -> NDArray[np.int32]:
+    """How many words before each unit have a 1 in each dimension, ``(width + units + 1 + width, dimensions)``, ends repeated.
 
-    Eight dimensions are added at once as the bytes of one 64-bit number, no more than 255 words at a time so that none overflows.
+    ``bits``: ``(distinct words, dimensions)``. Eight dimensions are added at once as the bytes of one 64-bit number, no more than
+    255 words at a time so that none overflows.
     """
     num_words = np.diff(first)
-    ones = np.zeros((len(num_words), bits.shape[1]), dtype=np.int32)
+    num_units = len(num_words)
+    ones = np.zeros((num_units + 1 + 2 * width, bits.shape[1]), dtype=np.int32)
+    counts = ones[width + 1 : width + 1 + num_units]
     groups = -(-num_words // _MAX_GROUP_WORDS)
-    if not len(ids):
-        return ones
-    unit = np.repeat(np.arange(len(num_words)), groups)
-    within = np.arange(len(unit)) - np.repeat(np.cumsum(groups) - groups, groups)
-    sums = np.add.reduceat(bits.view(np.uint64)[ids], first[unit] + within * _MAX_GROUP_WORDS, axis=0).view(np.uint8)
-    if len(unit) == len(np.unique(unit)):
-        ones[unit] = sums
-    else:
-        np.add.at(ones, unit, sums)
+    if len(ids):
+        unit = np.repeat(np.arange(num_units), groups)
+        within = np.arange(len(unit)) - np.repeat(np.cumsum(groups) - groups, groups)
+        sums = np.add.reduceat(bits.view(np.uint64)[ids], first[unit] + within * _MAX_GROUP_WORDS, axis=0).view(np.uint8)
+        if groups.max() > 1:
+            np.add.at(counts, unit, sums)
+        else:
+            counts[unit] = sums
+    np.cumsum(counts, axis=0, out=counts)
+    ones[width + 1 + num_units :] = ones[width + num_units]
     return ones
 
 

@@ -46,9 +46,9 @@ class SpatialChunker:
     + semantic_weight * cosine``; distance adds up along the reading order, and across pages and columns there is none but from
     the last element to the first of the next (without boxes, every element is one line from the next). Dynamic programming
     finds the contiguous runs of the greatest sum of ``weight - resolution * mean weight``, with as few as possible under
-    ``min_tokens`` (by default a fifth of ``max_tokens``). A caption stays with its table or figure, the head of a table with
-    its first row, if both fit; a table row is cut only if it alone is above the limit, and
-    an element above the limit is cut between sentences, rows or items first. ``headings``:
+    ``min_tokens`` (by default a fifth of ``max_tokens``). A caption stays with its table or figure and the head of a table
+    with its first row, if both fit; a table row is cut only if it alone is above the limit; an element above the limit is cut
+    between sentences, rows or items first. ``headings``:
 
     - ``ignore``: a heading is an element like any other.
     - ``link``: a heading stays with what follows it, and is four lines farther from what is above it than it looks.

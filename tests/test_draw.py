@@ -65,6 +65,12 @@ def test_boxes_are_drawn_in_the_colour_of_their_chunk(document: Document, pdf: b
     assert legend == (0, 255)
 
 
+def test_a_chunk_has_its_number_at_its_first_box(document: Document, pdf: bytes) -> None:
+    picture = draw_page(pdf, document, chunks_of(document, (0, 17)), 1, dpi=144)
+    beside = [{picture.getpixel((x, y)) for x in range(20, 36) for y in range(top, top + 12)} for top in (40, 300)]
+    assert COLOURS[0] in beside[0] and beside[1] == {(255, 255, 255)}
+
+
 def test_a_huge_page_makes_no_huge_picture(document: Document) -> None:
     import pypdfium2
 

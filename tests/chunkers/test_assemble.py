@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 
 from rag.chunkers.assemble import check_limit, trimmed, within_limit
-from rag.core import Span
+from rag.chunkers.ruler import Ruler
+from rag.core import Span, Tokenizer
 from rag.tokenizer import WordTokenizer
 
 
@@ -56,6 +58,21 @@ def test_overlapping_spans_ascend_after_a_cut() -> None:
 def test_one_character_above_the_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="max_tokens=1 is too small: the character 'a' alone has 2 tokens"):
         within_limit("ab", [Span(0, 2)], Pairs(), 1)
+
+
+def test_what_surely_fits_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "one two. three four. five"
+    spans = [Span(0, 9), Span(9, 21), Span(20, 25)]
+    expected = within_limit(text, spans, WordTokenizer(), 2)
+    asked: list[str] = []
+
+    def counts_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+        asked.extend(texts)
+        return [tokenizer.count(text) for text in texts]
+
+    monkeypatch.setattr("rag.chunkers.assemble.counts_of", counts_of)
+    assert within_limit(text, spans, WordTokenizer(), 2, ruler=Ruler(text, WordTokenizer())) == expected
+    assert "one two." in asked and "five" not in asked
 
 
 def test_limits_are_checked() -> None:

@@ -42,6 +42,23 @@ def test_stretches_between_words_count_as_by_themselves(text: str, data: st.Data
     assert ruler.count(start, end) == WORDS.count(text[start:end])
 
 
+@given(st.text(alphabet="ab ,漢\u0301\n\x0c\u2003", max_size=30), st.data(), st.sampled_from([WORDS, BlankFirst()]))
+def test_what_surely_fits_fits(text: str, data: st.DataObject, tokenizer: WordTokenizer | BlankFirst) -> None:
+    edges = st.integers(0, len(text))
+    spans = [Span(*sorted([data.draw(edges), data.draw(edges)])) for _ in range(4)]
+    for max_tokens in range(3):
+        for span, fits in zip(spans, Ruler(text, tokenizer).fitting(spans, max_tokens), strict=True):
+            assert not fits or tokenizer.count(span.of(text)) <= max_tokens
+
+
+def test_what_surely_fits() -> None:
+    text = "ab cd\tef\x0cgh"
+    spans = [Span(0, 2), Span(3, 8), Span(0, 1), Span(6, 8), Span(9, 11), Span(0, 11)]
+    assert Ruler(text, WORDS).fitting(spans, 2) == [True, False, False, False, False, False]
+    assert Ruler(text, WORDS).fitting(spans, 9) == [True, False, False, False, False, True]
+    assert Ruler(text, BlankFirst()).fitting(spans, 9) == [False] * 6
+
+
 @given(st.text(alphabet="ab ,漢é\u0301\U0001f44d\u200d\n", max_size=40), st.integers(1, 5), st.sampled_from([WORDS, BlankFirst()]))
 def test_a_cut_fits_and_moves_ahead(text: str, max_tokens: int, tokenizer: WordTokenizer | BlankFirst) -> None:
     ruler = Ruler(text, tokenizer)

@@ -50,7 +50,11 @@ def test_the_reference_is_the_best_of_all_ways(row: Rows) -> None:
             runs = list(zip(starts, ends, strict=True))
             if all(sizes[start:end].sum() <= max_size or end == start + 1 for start, end in runs):
                 weight = sum(
-                    inside[i, j - i] for start, end in runs for i in range(start, end) for j in range(i, end) if j - i < inside.shape[1]
+                    inside[i, j - i]
+                    for start, end in runs
+                    for i in range(start, end)
+                    for j in range(i, end)
+                    if j - i < inside.shape[1]
                 )
                 forbidden = sum(not allowed[start] for start in starts)
                 small = sum(int(sizes[start:end].sum()) < min_size for start, end in runs)
@@ -70,7 +74,11 @@ def test_likes_stay_together() -> None:
     assert best_runs(weights, ones, 9, everywhere, min_size=3) == [0, 3, 6]
     nowhere_at_three = everywhere.copy()
     nowhere_at_three[3] = False
-    assert best_runs(weights, ones, 9, nowhere_at_three) == [0, 2, 5]  # two pairs that do not belong together; six if it started at 5
+    assert best_runs(weights, ones, 9, nowhere_at_three) == [
+        0,
+        2,
+        5,
+    ]  # two pairs that do not belong together; six if it started at 5
 
 
 def test_ties_make_few_runs_and_early_ones() -> None:
@@ -104,6 +112,11 @@ def test_a_long_row_takes_little_memory() -> None:
     ],
 )
 def test_bad_rows_are_refused(changes: dict[str, object], message: str) -> None:
-    good = {"weights_band": np.zeros((3, 2)), "sizes": np.ones(3, dtype=np.int64), "max_size": 2, "allowed_start": np.ones(3, np.bool_)}
+    good = {
+        "weights_band": np.zeros((3, 2)),
+        "sizes": np.ones(3, dtype=np.int64),
+        "max_size": 2,
+        "allowed_start": np.ones(3, np.bool_),
+    }
     with pytest.raises(ValueError, match=message):
         best_runs(**(good | changes))  # type: ignore[arg-type]

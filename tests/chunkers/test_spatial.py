@@ -269,6 +269,27 @@ def test_a_small_section_goes_with_the_sections_below_it() -> None:
     assert cut(column(*parts), 12, min_tokens=4, resolution=0.1)[0] == words(9, "x")
 
 
+def test_a_small_section_that_fits_nowhere_stays_alone() -> None:
+    small = ("h2", "b", 2), ("paragraph", "b", 1)
+    first = ("paragraph", words(5), 0), ("paragraph", words(5), 1)
+    last = ("h2", "c", 2), *(("paragraph", words(3, "c"), 1) for _ in range(3))
+    assert cut(column(*first, *small), 10, min_tokens=4) == [words(10), "b b"]
+    assert cut(column(*small, *last), 10, min_tokens=4) == ["b b", words(10, "c")]
+    assert cut(column(*first, *small, *last), 10, min_tokens=4) == [words(10), "b b", words(10, "c")]
+
+
+def test_only_whole_sections_are_joined() -> None:
+    source = column(("paragraph", words(10), 0), ("paragraph", words(2), 1), ("h2", "b", 2), ("paragraph", words(4, "b"), 1))
+    assert cut(source, 10, min_tokens=4) == [words(10), words(2), words(5, "b")]
+
+
+def test_where_headings_mean_something_they_part() -> None:
+    source = column(("paragraph", words(4), 0), ("paragraph", words(4), 1), ("h5", "a", 0.5), ("paragraph", words(3), 0.5))
+    assert cut(source, 8, min_tokens=0, headings="ignore") == [words(4), words(8)]
+    assert cut(source, 8, min_tokens=0, headings="link") == [words(8), words(4)]
+    assert cut(source, 8, min_tokens=0, headings="section") == [words(8), words(4)]
+
+
 def test_a_table_is_cut_between_rows_and_keeps_its_head_on_its_first_row() -> None:
     rows = [["name", "kg"], *([f"duck{number}", str(number)] for number in range(30))]
     source = column(("h1", "Ducks", 0), ("table", rows, 1))
