@@ -1,132 +1,133 @@
-"""Speed of cutting plain text into chunks of at most 200 tokens, in MB of UTF-8 a second: ours and three libraries.
+"""Speed and memory of cutting plain text into chunks of at most 200 tokens: ours and three libraries.
 
     python bench/chunkers.py --corpora ../shared/data/chunking_evaluation/corpora --rounds 3
 
-All of them measure with the vocabulary of all-MiniLM-L6-v2 (``minilm``: the ``tokenizers`` library for the others, our own
-tokenizer for ours) or with words (ours by table, the others by a pattern). Every round runs everyone once, in turn, made anew,
-so that nothing is remembered from the round before, except for ``warm``: it has seen the same words before, as in a long
+Speed is MB of UTF-8 a second. All of them measure with the vocabulary of all-MiniLM-L6-v2 (``minilm``: the ``tokenizers`` library for
+the others, our own tokenizer for ours) or with words (ours by table, the others by a pattern). Every round runs everyone once, in turn,
+made anew, so that nothing is remembered from the round before, except for ``warm``: it has seen the same words before, as in a long
 ingest. The median counts, by the clock and in seconds of processor time (the machine may be shared). How many chunks are above
 the limit, and how many do not stand where their offsets say, is counted with each library's own offsets.
+
+Semantic chunkers read with a bag of hashed words that costs next to nothing (all corpora), and with all-MiniLM-L6-v2 (the smallest
+corpus of plain prose, one round); ``texts_encoded`` is how many texts each of them has the encoder read. LangChain's has no limit.
+
+Memory: each in a process of its own that cuts all corpora once; ``peak_mib`` is the most it ever held resident, libraries and texts and
+all, ``growth_mib`` how much of that came after everything was loaded and one short text was cut.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+import json
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.chunker_peers import MAX_TOKENS, Chunk, Counted, HashedWords, Piece, plain, semantic, tokenizer
 from bench.record import write_result
-from rag.core import Document, Tokenizer
-from rag.registry import component
-from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer, counts_of
+from rag.tokenizer import counts_of
 
-MAX_TOKENS = 200
-Piece = tuple[str, int]
-"""The text of a chunk, and where it claims to start (-1: it does not say)."""
+IN_MEMORY = ("ours recursive", "ours sentence", "semchunk", "chonkie recursive", "chonkie sentence", "langchain recursive")
+SMALL_CORPUS = "state_of_the_union"
+Row = dict[str, float]
 
 
-def ours(word: str, tokenizer: Tokenizer) -> Callable[[str], list[Piece]]:
-    chunker = component("chunker", word)(tokenizer=tokenizer, max_tokens=MAX_TOKENS)
-    return lambda text: [(chunk.text, chunk.span.start) for chunk in chunker.chunk(Document("id", "source", text))]
+def speeds(
+    made: Mapping[str, Callable[[], Chunk]], texts: list[str], vocabulary: str, rounds: int, encoder: Any = None
+) -> dict[str, Row]:
+    """A row per chunker."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
+    pieces: dict[str, list[list[Piece]]] = {}
+    num_encoded: dict[str, int] = {}
+    for number in range(rounds + 1):  # the first round warms up and is not counted
+        for name, make in made.items():
+            chunk = make()
+            before = encoder.num_texts if encoder else 0
+            begun, processor = time.perf_counter(), time.process_time()
+            pieces[name] = [chunk(text) for text in texts]
+            if number or not rounds:
+                seconds[name].append((time.perf_counter() - begun, time.process_time() - processor))
+            num_encoded[name] = (encoder.num_texts if encoder else 0) - before
+    num_bytes = sum(len(text.encode()) for text in texts)
+    rows = {}
+    for name, found in pieces.items():
+        counts = counts_of(tokenizer(vocabulary), [piece for each in found for piece, _ in each])
+        misplaced = sum(
+            start < 0 or text[start : start + len(piece)] != piece
+            for text, each in zip(texts, found, strict=True)
+            for piece, start in each
+        )
+        rows[name] = {
+            "mb_per_second": round(num_bytes / 1e6 / statistics.median(clock for clock, _ in seconds[name]), 3),
+            "mb_per_cpu_second": round(num_bytes / 1e6 / statistics.median(cpu for _, cpu in seconds[name]), 3),
+            "chunks": len(counts),
+            "mean_tokens": round(statistics.mean(counts), 1),
+            "over_limit": sum(count > MAX_TOKENS for count in counts),
+            "misplaced": misplaced,
+        } | ({"texts_encoded": num_encoded[name]} if encoder else {})
+        print(f"{name:26} {rows[name]}", flush=True)
+    return rows
 
 
-def langchain(count: Callable[[str], int]) -> Callable[[str], list[Piece]]:
-    from langchain_text_splitters import RecursiveCharacterTextSplitter
-
-    splitter = RecursiveCharacterTextSplitter(chunk_size=MAX_TOKENS, chunk_overlap=0, length_function=count, add_start_index=True)
-    return lambda text: [(found.page_content, found.metadata["start_index"]) for found in splitter.create_documents([text])]
-
-
-def semchunk(count: Callable[[str], int]) -> Callable[[str], list[Piece]]:
-    from semchunk import chunkerify  # type: ignore[attr-defined]
-
-    # it remembers the counts of each counter for good: a new one forgets them
-    chunker = chunkerify(lambda text: count(text), MAX_TOKENS)
-
-    def chunk(text: str) -> list[Piece]:
-        chunks, offsets = chunker(text, offsets=True)
-        return [(piece, start) for piece, (start, _) in zip(chunks, offsets, strict=True)]  # type: ignore[misc]
-
-    return chunk
+def peak_mib() -> float:
+    with open("/proc/self/status", encoding="ascii") as file:  # ru_maxrss would start from the parent's peak
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["VmHWM"].split()[0]) / 1024
 
 
-def chonkie(count: Callable[[str], int]) -> Callable[[str], list[Piece]]:
-    from chonkie import RecursiveChunker
+def memory_here(vocabulary: str, name: str, texts: list[str]) -> Row:
+    """Of this process, which must have done nothing before."""
+    made = semantic(HashedWords()) if "semantic" in name else plain(vocabulary)
+    chunk = made[name]()
+    chunk("One short text. It has two sentences.")
+    before = peak_mib()
+    for text in texts:
+        chunk(text)
+    return {"peak_mib": round(peak_mib(), 1), "growth_mib": round(peak_mib() - before, 1)}
 
-    chunker = RecursiveChunker(tokenizer=count, chunk_size=MAX_TOKENS, min_characters_per_chunk=1)  # type: ignore[arg-type]
-    return lambda text: [(chunk.text, chunk.start_index) for chunk in chunker.chunk(text)]
 
-
-def contenders(vocabulary: str) -> dict[str, Callable[[], Callable[[str], list[Piece]]]]:
-    """Name -> what makes it anew."""
-    tokenizer: Callable[[], Tokenizer] = HuggingFaceTokenizer if vocabulary == "minilm" else WordTokenizer
-    if vocabulary == "minilm":
-        library = HuggingFaceTokenizer()._library
-
-        def count(text: str) -> int:
-            return len(library.encode(text, add_special_tokens=False))
-    else:
-        pattern = re.compile(r"\w+|[^\w\s]+")
-
-        def count(text: str) -> int:
-            return len(pattern.findall(text))
-
-    made: dict[str, Callable[[], Callable[[str], list[Piece]]]] = {}
-    for word in ("fixed", "sentence", "recursive", "structure"):
-        made[f"ours {word}"] = lambda word=word: ours(word, tokenizer())  # type: ignore[misc]
-    if vocabulary == "minilm":
-        warm = HuggingFaceTokenizer()
-        made["ours structure, warm"] = lambda: ours("structure", warm)
-    for name, make in (("langchain recursive", langchain), ("semchunk", semchunk), ("chonkie recursive", chonkie)):
-        made[name] = lambda make=make: make(count)  # type: ignore[misc]
-    return made
+def memory(vocabulary: str, name: str, corpora: Path) -> Row:
+    """Of a process of its own."""
+    command = [sys.executable, __file__, "--corpora", str(corpora), "--memory-of", name, "--vocabulary", vocabulary]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    print(f"{vocabulary:7} {name:26} {row}", flush=True)
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", type=Path, required=True, help="a folder of .md files")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory-of", help="only this one's memory, in this process, as JSON")
+    parser.add_argument("--vocabulary", choices=("minilm", "words"), default="minilm", help="for --memory-of")
     arguments = parser.parse_args()
-    texts = [path.read_text(encoding="utf-8") for path in sorted(arguments.corpora.glob("*.md"))]
-    num_bytes = sum(len(text.encode()) for text in texts)
-    results: dict[str, dict[str, dict[str, float]]] = {}
-    for vocabulary in ("minilm", "words"):
-        tokenizer: Tokenizer = HuggingFaceTokenizer() if vocabulary == "minilm" else WordTokenizer()
-        seconds: dict[str, list[tuple[float, float]]] = {}
-        pieces: dict[str, list[list[Piece]]] = {}
-        made = contenders(vocabulary)
-        for number in range(arguments.rounds + 1):  # the first round warms up and is not counted
-            for name, make in made.items():
-                chunk = make()
-                begun, processor = time.perf_counter(), time.process_time()
-                pieces[name] = [chunk(text) for text in texts]
-                if number:
-                    seconds.setdefault(name, []).append((time.perf_counter() - begun, time.process_time() - processor))
-        for name, found in pieces.items():
-            counts = counts_of(tokenizer, [piece for each in found for piece, _ in each])
-            misplaced = sum(
-                start < 0 or text[start : start + len(piece)] != piece
-                for text, each in zip(texts, found, strict=True)
-                for piece, start in each
-            )
-            row = {
-                "mb_per_second": round(num_bytes / 1e6 / statistics.median(clock for clock, _ in seconds[name]), 2),
-                "mb_per_cpu_second": round(num_bytes / 1e6 / statistics.median(cpu for _, cpu in seconds[name]), 2),
-                "chunks": len(counts),
-                "mean_tokens": round(statistics.mean(counts), 1),
-                "over_limit": sum(count > MAX_TOKENS for count in counts),
-                "misplaced": misplaced,
-            }
-            results.setdefault(vocabulary, {})[name] = row
-            print(f"{vocabulary:7} {name:22} {row}", flush=True)
-    write_result("chunkers", results, ["tokenizers", "nupunkt", "langchain-text-splitters", "semchunk", "chonkie"])
+    paths = sorted(arguments.corpora.glob("*.md"))
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    if arguments.memory_of:
+        print(json.dumps(memory_here(arguments.vocabulary, arguments.memory_of, texts)))
+        return
+    results: dict[str, Any] = {word: speeds(plain(word), texts, word, arguments.rounds) for word in ("minilm", "words")}
+    cheap = HashedWords()
+    results["semantic, hashed words"] = speeds(semantic(cheap), texts, "minilm", 1, cheap)
+    small = [text for path, text in zip(paths, texts, strict=True) if path.stem == SMALL_CORPUS]
+    if small:
+        from rag.retrievers.encoder import SentenceTransformersEncoder
+
+        encoder = Counted(SentenceTransformersEncoder())
+        encoder.encode_documents(["It loads at its first use."])
+        results["semantic, all-MiniLM-L6-v2"] = speeds(semantic(encoder), small, "minilm", 0, encoder)
+    names = [("minilm", name) for name in (*IN_MEMORY, *semantic(cheap))] + [("words", name) for name in IN_MEMORY]
+    results["memory"] = {f"{word}: {name}": memory(word, name, arguments.corpora) for word, name in names}
+    packages = ["tokenizers", "nupunkt", "langchain-text-splitters", "langchain-experimental", "semchunk", "chonkie"]
+    write_result("chunkers", results, packages)
 
 
 if __name__ == "__main__":

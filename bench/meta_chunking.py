@@ -32,7 +32,7 @@ from bench.record import write_result
 CHARACTERS = 25_000
 CONTEXT_TOKENS = 2048
 SMALL, LARGE = 8_000, 128_000
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**22)}
 CASES: list[tuple[str, int, int]] = [  # what, vocabulary, characters
     ("perplexity", SMALL, CHARACTERS),
     ("perplexity", SMALL, 4 * CHARACTERS),

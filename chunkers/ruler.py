@@ -27,8 +27,12 @@ class Ruler:
 
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
         self.text = text
-        offsets, self._is_sure = measured(tokenizer, text)
-        self._places = _token_places(text, offsets)
+        places = [np.zeros(0, dtype=np.int64)]
+        self._is_sure = True
+        for offsets, is_sure in measured(tokenizer, text):
+            places.append(_token_places(text, offsets))
+            self._is_sure &= is_sure
+        self._places = np.concatenate(places)
 
     def index(self, position: int) -> int:
         """How many tokens lie before character ``position``."""
@@ -140,7 +144,11 @@ def _token_places(text: str, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _blank_starts(text: str, starts: NDArray[np.int64]) -> NDArray[np.intp]:
     """The tokens that start with a blank. Only byte-level and sentencepiece vocabularies have any."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)[starts]
+    if not len(starts):
+        return np.zeros(0, dtype=np.intp)
+    first = int(starts[0])
+    piece = text[first : int(starts[-1]) + 1]
+    codes = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)[starts - first]
     (candidates,) = np.nonzero((codes <= 0x20) | (codes >= 0x80))
     return candidates[np.isin(codes[candidates], _blank_codes())]
 

@@ -333,8 +333,8 @@ class TransformersLM:
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
         """Per token its characters and log-probability given the text before it (after the model's own start token, if any).
 
-        Each text is tokenised once. One longer than the context is read in windows that overlap by half (``rag.lm_nll.windows``),
-        so a token still sees at least half a context; this is the only place where "all tokens before it" has an end. A smaller
+        Each text is tokenised once. One longer than the context is read in windows that share a quarter (``rag.lm_nll.windows``),
+        so a token still sees at least a quarter of a context; this is the only place where "all tokens before it" has an end. A smaller
         ``max_context_tokens`` makes long texts faster.
         """
         with self._lock:

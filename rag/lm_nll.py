@@ -48,18 +48,18 @@ class Window(NamedTuple):
 def windows(num_tokens: int, room: int) -> list[Window]:
     """How a text is read by a network that takes ``room`` of its tokens: each token but the first is scored once.
 
-    A full cache gives up its older half: the newer half is read again as the beginning of a fresh window, so no position and
+    A full cache gives up all but its newest quarter, which is read again as the beginning of a fresh window, so no position and
     no rotary distance occurs that training did not have (cutting entries out of the cache would shift distances, and what is
-    left would still know of what was cut). A token sees at least ``room // 2`` tokens before it, or all there are, and at most
-    ``2 * num_tokens`` are read in all.
+    left would still know of what was cut). A token sees at least ``room // 4`` tokens before it, or all there are, and at most a
+    third more tokens are read than there are (a ``room`` of 2 or 3 aside).
 
     >>> [tuple(window) for window in windows(10, 4)]
-    [(0, 1, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]
+    [(0, 1, 4), (3, 4, 7), (6, 7, 10)]
     """
     found = [Window(0, 1, min(num_tokens, room))]
     while found[-1].end < num_tokens:
         scored = found[-1].end
-        begin = scored - room // 2
+        begin = scored - max(room // 4, 1)
         found.append(Window(begin, scored, min(num_tokens, begin + room)))
     return found
 

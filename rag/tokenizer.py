@@ -11,7 +11,7 @@ import json
 import re
 import string
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -30,19 +30,21 @@ if TYPE_CHECKING:
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 """Characters of scripts that put no blanks between words (Thai, Lao, Burmese, Khmer, Han, kana), inside ``[...]``."""
 
+SURE_BLANKS = " \t\n\r"
+"""The blanks at which every vocabulary that treats words one by one ends a word."""
+
+_BLOCK_CHARS = 16_384  # what a text takes beside its offsets is bounded by what a block takes
 _PART_CHARS = 16_384  # the library slows down threefold on texts of a megabyte and encodes parts in parallel
 _MAX_KNOWN_WORDS = 200_000
 _MAX_KNOWN_WORD_CHARS = 64
 _LONG_WORD_CHARS = 4_096
+_SURE_BLANK = re.compile(f"[{SURE_BLANKS}]")
 _WORD = re.compile(r"[^ \t\n\r]+")  # no other blank: BERT's normaliser deletes form feeds and joins what is around them
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _PUNCTUATION = string.punctuation + "\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f"
 _LOCAL_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _LOCAL_NORMALIZERS = {None, "BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"}
-
-SURE_BLANKS = " \t\n\r"
-"""The blanks at which every vocabulary that treats words one by one ends a word."""
 
 Offsets = NDArray[np.int64]
 """``(tokens, 2)``: start and end character of each token, in order."""
@@ -62,11 +64,14 @@ def counts_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     return [tokenizer.count(text) for text in texts]
 
 
-def measured(tokenizer: Tokenizer, text: str) -> tuple[Offsets, bool]:
-    """``offsets_of``, and whether what stands between two of ``SURE_BLANKS`` is known to have as many tokens by itself."""
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        return tokenizer.measured(text)
-    return offsets_of(tokenizer, text), isinstance(tokenizer, WordTokenizer)
+def measured(tokenizer: Tokenizer, text: str) -> Iterator[tuple[Offsets, bool]]:
+    """``offsets_of`` a part at a time, the parts in order, each with whether what stands in it between two of ``SURE_BLANKS`` is
+    known to have as many tokens by itself. Parts end at blanks; a tokenizer that does not treat words one by one gives one part.
+    """
+    if isinstance(tokenizer, HuggingFaceTokenizer | WordTokenizer):
+        yield from tokenizer.measured(text)
+    else:
+        yield offsets_of(tokenizer, text), False
 
 
 class WordTokenizer:
@@ -96,6 +101,14 @@ class WordTokenizer:
 
     def offsets(self, text: str) -> Offsets:
         """The characters of each token, ``(tokens, 2)``."""
+        return _joined([offsets for offsets, _ in self.measured(text)])
+
+    def measured(self, text: str) -> Iterator[tuple[Offsets, bool]]:
+        """See ``measured``."""
+        for start, block in _blocks(text):
+            yield self._offsets(block) + start, True
+
+    def _offsets(self, text: str) -> Offsets:
         if not text:
             return np.empty((0, 2), dtype=np.int64)
         classes = _class_table().take(_code_points(text), mode="clip")
@@ -149,8 +162,8 @@ def _character_class(character: str) -> int:
 
 @cache
 def _class_table() -> NDArray[np.uint8]:
-    classes = [_character_class(chr(code)) for code in range(_TABLE_SIZE)]
-    return np.array([*classes, _ALONE], dtype=np.uint8)
+    classes = (_character_class(chr(code)) if code < _TABLE_SIZE else _ALONE for code in range(_TABLE_SIZE + 1))
+    return np.fromiter(classes, np.uint8, _TABLE_SIZE + 1)
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
@@ -173,8 +186,9 @@ class HuggingFaceTokenizer:
         self._library.no_padding()
         description = self._library.to_str()
         self.name = f"{Path(model).name}@{digest(description)[:8]}"
-        self._is_word_local, self._long_word_pieces = _locality(json.loads(description))
+        self._is_word_local, self._long_word_pieces = _locality(_without_model(description))
         self._known: dict[str, tuple[int, ...]] = {}
+        self._shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # words are many, ways to cut one are few
 
     def spans(self, text: str) -> list[Span]:
         """The characters of each token, in order; tokens without characters are left out."""
@@ -186,15 +200,17 @@ class HuggingFaceTokenizer:
 
     def offsets(self, text: str) -> Offsets:
         """The characters of each token, ``(tokens, 2)``; tokens without characters are left out."""
-        return self.measured(text)[0]
+        return _joined([offsets for offsets, _ in self.measured(text)])
 
-    def measured(self, text: str) -> tuple[Offsets, bool]:
-        """``offsets``, and whether ``count`` of what stands between two of ``SURE_BLANKS`` is the number of tokens in it."""
+    def measured(self, text: str) -> Iterator[tuple[Offsets, bool]]:
+        """See ``measured``."""
         text = _encodable(text)
-        offsets = self._offsets_by_word(text) if self._is_word_local else self._offsets_by_part(text)
-        has_characters = offsets[:, 1] > offsets[:, 0]
-        is_whole = bool(has_characters.all())
-        return offsets if is_whole else offsets[has_characters], self._is_word_local and is_whole
+        for start, block in _blocks(text) if self._is_word_local else [(0, text)]:
+            offsets = self._offsets_by_word(block) if self._is_word_local else self._offsets_by_part(block)
+            offsets += start
+            has_characters = offsets[:, 1] > offsets[:, 0]
+            is_whole = bool(has_characters.all())
+            yield offsets if is_whole else offsets[has_characters], self._is_word_local and is_whole
 
     def offsets_reference(self, text: str) -> Offsets:
         """What ``offsets`` must equal: the whole text through the library in one piece."""
@@ -206,15 +222,18 @@ class HuggingFaceTokenizer:
         """``count`` of each text."""
         texts = [_encodable(text) for text in texts]
         if self._is_word_local:
-            words, starts = self._words("\n".join(texts))
-            sizes = {word: len(flat) // 2 for word, flat in self._pieces(words).items()}
-            num_before = np.cumsum([0, *map(sizes.__getitem__, words)])
-            first_chars = np.cumsum([0, *(len(text) + 1 for text in texts)])
-            return np.diff(num_before[np.searchsorted(starts, first_chars)]).tolist()  # type: ignore[no-any-return]
+            return [count for group in _groups(texts) for count in self._counts_by_word(group)]
         parts = [_parts(text) for text in texts]
         batch = [part.of(text) for text, own in zip(texts, parts, strict=True) for part in own]
         num_tokens = iter([len(encoding) for encoding in self._library.encode_batch_fast(batch, add_special_tokens=False)])
         return [sum(next(num_tokens) for _ in own) for own in parts]
+
+    def _counts_by_word(self, texts: Sequence[str]) -> list[int]:
+        words, starts = self._words("\n".join(texts))
+        sizes = {word: len(flat) // 2 for word, flat in self._pieces(words).items()}
+        num_before = np.cumsum([0, *map(sizes.__getitem__, words)])
+        first_chars = np.cumsum([0, *(len(text) + 1 for text in texts)])
+        return np.diff(num_before[np.searchsorted(starts, first_chars)]).tolist()  # type: ignore[no-any-return]
 
     def _offsets_by_part(self, text: str) -> Offsets:
         parts = _parts(text)
@@ -246,18 +265,54 @@ class HuggingFaceTokenizer:
                 cut.extend((match.group(), start + match.start()) for match in self._long_word_pieces.finditer(word))
         return [word for word, _ in cut], np.array([start for _, start in cut], dtype=np.int64)
 
+    def _cut(self, words: list[str]) -> dict[str, tuple[int, ...]]:
+        """What ``_pieces`` gives, by the library: all words in one call, each by itself."""
+        cut: list[list[int]] = [[] for _ in words]
+        if words:
+            encoding = self._library.encode(words, is_pretokenized=True, add_special_tokens=False)
+            for number, offsets in zip(encoding.word_ids, encoding.offsets, strict=True):
+                assert number is not None  # only special tokens belong to no word
+                cut[number] += offsets
+        flats = map(tuple, cut)
+        return {word: self._shared.setdefault(flat, flat) for word, flat in zip(words, flats, strict=True)}
+
     def _pieces(self, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
         """Distinct word -> start, end, start, end, ... of its tokens, from the word's first character."""
         known = self._known
         # every call keeps what it needs for itself, so that threads may share the tokenizer
         pieces = {word: known.get(word) for word in dict.fromkeys(words)}
         missing = [word for word, flat in pieces.items() if flat is None]
-        encodings = self._library.encode_batch(missing, add_special_tokens=False) if missing else []
-        fresh = {word: tuple(chain.from_iterable(found.offsets)) for word, found in zip(missing, encodings, strict=True)}
+        fresh = self._cut(missing)
         if len(known) > _MAX_KNOWN_WORDS:
-            self._known = known = {}
+            self._known, self._shared = {}, {}
+            known = self._known
         known.update((word, flat) for word, flat in fresh.items() if len(word) <= _MAX_KNOWN_WORD_CHARS)
         return {word: fresh[word] if flat is None else flat for word, flat in pieces.items()}
+
+
+def _blocks(text: str) -> Iterator[tuple[int, str]]:
+    """The blocks of ``text``, cut after blanks, and where they start."""
+    start = 0
+    while start < len(text):
+        blank = _SURE_BLANK.search(text, start + _BLOCK_CHARS)
+        end = blank.end() if blank else len(text)
+        yield start, text[start:end]
+        start = end
+
+
+def _joined(blocks: Sequence[Offsets]) -> Offsets:
+    return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros((0, 2), dtype=np.int64), *blocks])
+
+
+def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """``texts`` in groups of about a block; an empty one for no texts."""
+    first = num_chars = 0
+    for place, text in enumerate(texts):
+        num_chars += len(text)
+        if num_chars > _BLOCK_CHARS:
+            yield texts[first : place + 1]
+            first, num_chars = place + 1, 0
+    yield texts[first:]
 
 
 def _load(model: str) -> tokenizers.Tokenizer:
@@ -271,6 +326,13 @@ def _load(model: str) -> tokenizers.Tokenizer:
         return LibraryTokenizer.from_file(str(file)) if file.is_file() else LibraryTokenizer.from_pretrained(model)
     except Exception as error:  # the library raises plain Exception for a bad file, the hub client a zoo of its own
         raise ModelError(f"tokenizer {model!r} cannot be loaded: {error}") from error
+
+
+def _without_model(description: str) -> dict[str, Any]:
+    """The parts of a ``tokenizer.json`` but its vocabulary, which is most of it and stands at the end."""
+    head, mark, _ = description.partition(',"model":')
+    loaded: dict[str, Any] = json.loads(head + "}" if mark else description)
+    return loaded
 
 
 def _locality(description: dict[str, Any]) -> tuple[bool, re.Pattern[str] | None]:

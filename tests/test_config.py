@@ -16,7 +16,10 @@ from rag.starter import STARTER
     [
         ({"chunkr": {}}, "chunkr: unknown key (did you mean 'chunker'?); allowed: chunker, fuse"),
         ({"chunker": {}}, "chunker.use: is required"),
-        ({"chunker": {"use": "structur"}}, "chunker.use: unknown chunker 'structur' (did you mean 'structure'?); allowed: contextual"),
+        (
+            {"chunker": {"use": "structur"}},
+            "chunker.use: unknown chunker 'structur' (did you mean 'structure'?); allowed: contextual",
+        ),
         ({"indexes": {}}, "indexes: at least one"),
         ({"indexes": {"../x": {"use": "bm25"}}}, "indexes.../x: an index name"),
         ({"models": {"encodr": {"use": "x"}}}, "models.encodr: unknown model (did you mean 'encoder'?)"),

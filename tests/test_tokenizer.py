@@ -136,21 +136,38 @@ def test_forgetting_words_changes_nothing(monkeypatch: pytest.MonkeyPatch, minil
 
 
 @needs_embedded
-@needs_embedded
 @given(text=nasty_texts)
 @settings(max_examples=100, deadline=None)
 def test_words_count_the_same_by_themselves_where_that_is_promised(minilm: HuggingFaceTokenizer, text: str) -> None:
     for tokenizer in (WORDS, minilm):
-        offsets, is_sure = measured(tokenizer, text)
-        if is_sure:
-            assert len(offsets) == tokenizer.count(text) == sum(tokenizer.counts(re.split(f"[{SURE_BLANKS}]+", text)))
+        parts = list(measured(tokenizer, text))
+        assert np.concatenate([np.zeros((0, 2)), *(offsets for offsets, _ in parts)]).tolist() == tokenizer.offsets(text).tolist()
+        if all(is_sure for _, is_sure in parts):
+            assert (
+                len(tokenizer.offsets(text)) == tokenizer.count(text) == sum(tokenizer.counts(re.split(f"[{SURE_BLANKS}]+", text)))
+            )
 
 
 def test_parts_of_other_vocabularies_are_never_sure(byte_bpe_folder: Path) -> None:
-    assert measured(WORDS, "a b")[1]
-    assert not measured(HuggingFaceTokenizer(str(byte_bpe_folder)), "a b")[1]
+    assert [is_sure for _, is_sure in measured(WORDS, "a b")] == [True]
+    assert [is_sure for _, is_sure in measured(HuggingFaceTokenizer(str(byte_bpe_folder)), "a b")] == [False]
 
 
+@needs_embedded
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, minilm: HuggingFaceTokenizer) -> None:
+    monkeypatch.setattr(rag.tokenizer, "_BLOCK_CHARS", 5)
+
+    @given(nasty_texts)
+    @settings(max_examples=100, deadline=None)
+    def check(text: str) -> None:
+        assert WORDS.spans(text) == WORDS.spans_reference(text)
+        assert minilm.offsets(text).tolist() == minilm.offsets_reference(text).tolist()
+        assert minilm.counts([text, text, "a b"]) == [minilm.count(text), minilm.count(text), 2]
+
+    check()
+
+
+@needs_embedded
 def test_neither_special_tokens_nor_truncation_nor_padding(minilm: HuggingFaceTokenizer) -> None:
     assert minilm.count("hello") == 1
     assert minilm.count("") == 0 and minilm.spans("") == []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rag.chunkers.breakpoints import DEFAULT_AMOUNTS, RULES, margins
 
 DISTANCES = np.array([0.1, 0.3, 0.2, 0.9, 0.1, 0.2, 0.2, 0.8, 0.1, 0.15])
 
 
-def breaks(rule: str, amount: float | None = None, distances: np.ndarray = DISTANCES) -> list[int]:  # type: ignore[type-arg]
+def breaks(rule: str, amount: float | None = None, distances: NDArray[np.float64] = DISTANCES) -> list[int]:
     return np.flatnonzero(margins(distances, rule, amount) < 0).tolist()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -102,6 +103,13 @@ def fastcoref(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for module in (package, modeling, datasets):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(sys.modules, "fastcoref.coref_models", ModuleType("fastcoref.coref_models"))
+
+    def imported(name: str) -> ModuleType:
+        logging.getLogger().setLevel(logging.INFO)
+        logging.getLogger().addHandler(logging.NullHandler())
+        return import_module(name)
+
+    monkeypatch.setattr("rag.coref.import_module", imported)
     return package
 
 
@@ -119,7 +127,11 @@ def test_fastcoref_needs_a_folder_and_the_package(tmp_path: Path, fastcoref: Mod
     with pytest.raises(ModelError, match="not a local folder"):
         FastcorefResolver("biu-nlp/f-coref")
     (tmp_path / "config.json").write_text("{}")
-    fastcoref.FCoref = lambda *arguments, **options: {}["weights"]  # type: ignore[attr-defined]
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise KeyError("weights")
+
+    fastcoref.FCoref = broken  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match="cannot be loaded"):
         FastcorefResolver(str(tmp_path))
     monkeypatch.setitem(sys.modules, "fastcoref", None)

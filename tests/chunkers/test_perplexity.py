@@ -132,14 +132,32 @@ def test_headings_stay_with_what_follows_and_rows_stay_whole() -> None:
         assert chunks[-1].context.startswith("A guide > Prices")
 
 
+class FlatLM(ToyLM):
+    """Every token is as likely as any other: no sentence is a minimum."""
+
+    def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
+        return [TokenLogprobs(each.spans, (-1.0,) * len(each.spans)) for each in super().logprobs(texts)]
+
+
 def test_sections_are_merged_as_a_whole_or_not_at_all() -> None:
     builder = TextBuilder()
     for number in range(6):
         builder.add(f"Part {number}", "heading", level=1)
-        builder.add("Some words. Some words. " * 3)
+        builder.add("Some words. Some words. " * (3 if number % 2 else 2))
     document = builder.draft().document("parts")
-    chunks = PerplexityChunker(WORDS, ToyLM(), max_tokens=30).chunk(document)
+    chunks = PerplexityChunker(WORDS, FlatLM(), max_tokens=40).chunk(document)
+    assert [chunk.text.count("Part") for chunk in chunks] == [2, 2, 2]
     assert all(chunk.text.startswith("Part") for chunk in chunks)
+
+
+def test_a_table_that_fits_is_not_parted() -> None:
+    builder = TextBuilder()
+    builder.add("Ducks swim on the lake. " * 3)
+    builder.add_table([["name", "kg"], *([f"duck {number}", str(number)] for number in range(4))], num_header_rows=1)
+    builder.add("Geese swim on the lake.")
+    document = builder.draft().document("table")
+    chunks = PerplexityChunker(WORDS, FlatLM(), max_tokens=26).chunk(document)
+    assert [chunk.meta["kinds"] for chunk in chunks] == [["paragraph"], ["table", "paragraph"]]
 
 
 @pytest.mark.parametrize("theta", [-0.1, math.nan, math.inf, "often", None])

@@ -145,8 +145,9 @@ def test_a_megabyte_takes_memory_in_proportion() -> None:
     class Constant(HashingEncoder):
         def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
             chance = np.random.default_rng(len(texts))
-            vectors = chance.normal(size=(len(texts), self.dim)).astype(np.float32)
-            return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors: NDArray[np.float32] = chance.normal(size=(len(texts), self.dim)).astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            return vectors
 
     text = "One two three four five. " * 5_000
     tracemalloc.start()
