@@ -28,7 +28,6 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ from rag.chunkers.spatial import SpatialChunker
 from rag.chunkers.spatial_nodes import NodeMaker
 from rag.chunkers.structure import StructureChunker
 from rag.core import Chunk, Document, ElementKind, Encoder, Span, Tokenizer
-from rag.eval.clusters import nmi, purity
+from rag.eval.sections import kept, sections
 from rag.read.draft import TextBuilder
 from rag.read.worker import read_file
 from rag.retrievers.encoder import SentenceTransformersEncoder
@@ -113,13 +112,6 @@ def truth(path: Path) -> Document:
     return builder.draft().document(path.name)
 
 
-def sections(document: Document) -> NDArray[np.int64]:
-    """The number of headings that start at or before each character."""
-    starts = np.zeros(len(document.text), dtype=np.int64)
-    starts[[element.span.start for element in document.elements if element.kind == "heading"]] = 1
-    return starts.cumsum()
-
-
 def greedy(document: Document, tokenizer: Tokenizer) -> list[Chunk]:
     """Whole elements in reading order, as many as fit."""
     nodes = NodeMaker(document, Layout(document), Ruler(document.text, tokenizer), MAX_TOKENS).nodes("ignore", 0)
@@ -154,29 +146,19 @@ def all_chunks(document: Document, encoder: Encoder, tokenizer: Tokenizer) -> It
 
 def scores(document: Document, name: str, chunks: Sequence[Chunk]) -> dict[str, Any]:
     """NMI, purity and counts of one contender."""
-    solid = np.array([not character.isspace() for character in document.text])
-    labels = np.full(len(document.text), -1, dtype=np.int64)
-    for number, chunk in enumerate(chunks):
-        labels[chunk.span.start : chunk.span.end] = chunk.meta["cluster"] if name == SEPARATE else number
-    assert (labels[solid] >= 0).all(), "lost text"
-    true = sections(document)[solid]
-    row = {"nmi": round(nmi(labels[solid], true), 4), "purity": round(purity(labels[solid], true), 4)}
-    row["chunks"] = len(np.unique(labels[solid]))
-    if name == SEPARATE:
-        num_runs = sum(1 for _ in groupby(chunk.meta["cluster"] for chunk in chunks))
-        row["runs_per_cluster"] = round(num_runs / row["chunks"], 2)
-    return row
+    found = kept(document, chunks, together=name == SEPARATE)
+    row: dict[str, Any] = {"nmi": round(found.nmi, 4), "purity": round(found.purity, 4), "chunks": found.num_chunks}
+    return row | ({"runs_per_cluster": round(found.runs_per_cluster, 2)} if name == SEPARATE else {})
 
 
 def compare(documents: Sequence[tuple[str, Document]], encoder: Encoder, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     rows = []
     for name, document in documents:
-        solid = [not character.isspace() for character in document.text]
         row: dict[str, Any] = {
             "file": name,
             "elements": len(document.elements),
             "tokens": tokenizer.count(document.text),
-            "sections": len(np.unique(sections(document)[solid])),
+            "sections": len(np.unique(sections(document))),
             "chunkers": {each: scores(document, each, chunks) for each, chunks in all_chunks(document, encoder, tokenizer)},
         }
         rows.append(row)

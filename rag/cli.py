@@ -25,6 +25,7 @@ app.add_typer(index_app, name="index")
 app.add_typer(config_app, name="config")
 app.add_typer(eval_app, name="eval")
 eval_app.command()(cli_eval.chunking)
+eval_app.command()(cli_eval.sections)
 app.command()(cli_chunk.chunk)
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]

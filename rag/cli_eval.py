@@ -1,4 +1,4 @@
-"""``rag eval chunking``: arguments in, tables out. Knows typer; ``rag.eval`` does the work."""
+"""``rag eval chunking`` and ``rag eval sections``: arguments in, tables out. Knows typer; ``rag.eval`` does the work."""
 
 from __future__ import annotations
 
@@ -64,6 +64,39 @@ def chunking(
         json_file.write_text(report.json(per_question=True) + "\n", encoding="utf-8")
     if plot is not None:
         draw(report, plot)
+
+
+def sections(
+    folder: Annotated[Path, typer.Argument(help="Folder of documents with headings (PDF, DOCX, HTML, ...), or one file.")],
+    chunkers: ChunkersOption = "structure,recursive,spatial",
+    config: ConfigOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything, document by document, to this file.")] = None,
+) -> None:
+    """Compare chunkers: how well their chunks keep to the sections between headings (NMI, purity)."""
+    from rag.core import Document
+    from rag.errors import ReadError
+    from rag.eval.contenders import contenders_of
+    from rag.eval.sections import evaluate_sections
+    from rag.read.walk import walk
+    from rag.read.worker import read_file
+    from rag.terminal import err, out
+
+    documents: list[Document] = []
+    for found in walk([folder]):
+        try:
+            if isinstance(found, ReadError):
+                raise found
+            documents.append(read_file(found))
+        except ReadError as error:
+            err.print(f"left out: {error}", style="dim", markup=False)
+    report = evaluate_sections(
+        documents, contenders_of(chunkers), config, on_progress=lambda said: err.print(said, style="dim", markup=False)
+    )
+    out.print(report.table())
+    if report.left_out:
+        out.print(f"- {len(report.left_out)} documents have fewer than two sections and are left out.", markup=False)
+    if json_file is not None:
+        json_file.write_text(report.json() + "\n", encoding="utf-8")
 
 
 def _numbers(said: str) -> list[int]:
