@@ -59,7 +59,7 @@ def windows(num_tokens: int, room: int) -> list[Window]:
     found = [Window(0, 1, min(num_tokens, room))]
     while found[-1].end < num_tokens:
         scored = found[-1].end
-        begin = scored - max(room // 4, 1)
+        begin = scored - min(max(room // 4, 1), room - 1)
         found.append(Window(begin, scored, min(num_tokens, begin + room)))
     return found
 

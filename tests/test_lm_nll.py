@@ -80,6 +80,13 @@ def test_windows_score_each_token_once_and_read_at_most_a_third_more(num_tokens:
         assert window.begin == 0 or window.scored - window.begin >= max(room // 4, 1)
 
 
+def test_a_context_of_one_token_beside_the_start_token() -> None:
+    assert [tuple(window) for window in windows(3, 1)] == [(0, 1, 1), (1, 1, 2), (2, 2, 3)]
+    ids = row(4)
+    found = TokenReader(network(), [7], 2).read([ids])[0]
+    assert found[1:] == pytest.approx([plain(network(), [7, token])[0] for token in ids[1:]], abs=1e-5)
+
+
 @pytest.mark.parametrize("block", [1, 7, 300, 1000])
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
