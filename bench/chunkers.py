@@ -3,16 +3,17 @@
     python bench/chunkers.py --corpora ../shared/data/chunking_evaluation/corpora --rounds 3
 
 Speed is MB of UTF-8 a second. All of them measure with the vocabulary of all-MiniLM-L6-v2 (``minilm``: the ``tokenizers`` library for
-the others, our own tokenizer for ours) or with words (ours by table, the others by a pattern). Every round runs everyone once, in turn,
-made anew, so that nothing is remembered from the round before, except for ``warm``: it has seen the same words before, as in a long
+the others, our own tokenizer for ours) or with words (ours by table, the others by a pattern). Every round runs everyone once, in
+turn and in the other order every other time, made anew, so that nothing is remembered from the round before, except for ``warm``: it has seen the same words before, as in a long
 ingest. The median counts, by the clock and in seconds of processor time (the machine may be shared). How many chunks are above
 the limit, and how many do not stand where their offsets say, is counted with each library's own offsets.
 
 Semantic chunkers read with a bag of hashed words that costs next to nothing (all corpora), and with all-MiniLM-L6-v2 (the smallest
 corpus of plain prose, one round); ``texts_encoded`` is how many texts each of them has the encoder read. LangChain's has no limit.
 
-Memory: each in a process of its own that cuts all corpora once; ``peak_mib`` is the most it ever held resident, libraries and texts and
-all, ``growth_mib`` how much of that came after everything was loaded and one short text was cut.
+Memory: each in a process of its own that cuts all corpora once and loads nothing that the chunker does not load (``chunker_memory.py``);
+``peak_mib`` is the most it ever held resident, libraries and texts and all, ``growth_mib`` how much of that came after everything was
+loaded and one short text was cut. Ours loads numpy (about 16 MiB), which semchunk does without.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from bench.record import write_result
 from rag.tokenizer import counts_of
 
 IN_MEMORY = ("ours recursive", "ours sentence", "semchunk", "chonkie recursive", "chonkie sentence", "langchain recursive")
+WORD_ROUNDS = 5
+"""Rounds by words for each by minilm: they take a fifth of a second, and single rounds spread by a factor of two."""
+
 SMALL_CORPUS = "state_of_the_union"
 Row = dict[str, float]
 
@@ -47,8 +51,8 @@ def speeds(
     pieces: dict[str, list[list[Piece]]] = {}
     num_encoded: dict[str, int] = {}
     for number in range(rounds + 1):  # the first round warms up and is not counted
-        for name, make in made.items():
-            chunk = make()
+        for name in list(made) if number % 2 else list(made)[::-1]:
+            chunk = made[name]()
             before = encoder.num_texts if encoder else 0
             begun, processor = time.perf_counter(), time.process_time()
             pieces[name] = [chunk(text) for text in texts]
@@ -57,7 +61,8 @@ def speeds(
             num_encoded[name] = (encoder.num_texts if encoder else 0) - before
     num_bytes = sum(len(text.encode()) for text in texts)
     rows = {}
-    for name, found in pieces.items():
+    for name in made:
+        found = pieces[name]
         counts = counts_of(tokenizer(vocabulary), [piece for each in found for piece, _ in each])
         misplaced = sum(
             start < 0 or text[start : start + len(piece)] != piece
@@ -67,6 +72,8 @@ def speeds(
         rows[name] = {
             "mb_per_second": round(num_bytes / 1e6 / statistics.median(clock for clock, _ in seconds[name]), 3),
             "mb_per_cpu_second": round(num_bytes / 1e6 / statistics.median(cpu for _, cpu in seconds[name]), 3),
+            "slowest_cpu": round(num_bytes / 1e6 / max(cpu for _, cpu in seconds[name]), 3),
+            "fastest_cpu": round(num_bytes / 1e6 / min(cpu for _, cpu in seconds[name]), 3),
             "chunks": len(counts),
             "mean_tokens": round(statistics.mean(counts), 1),
             "over_limit": sum(count > MAX_TOKENS for count in counts),
@@ -76,26 +83,9 @@ def speeds(
     return rows
 
 
-def peak_mib() -> float:
-    with open("/proc/self/status", encoding="ascii") as file:  # ru_maxrss would start from the parent's peak
-        fields = dict(line.split(":", 1) for line in file)
-    return int(fields["VmHWM"].split()[0]) / 1024
-
-
-def memory_here(vocabulary: str, name: str, texts: list[str]) -> Row:
-    """Of this process, which must have done nothing before."""
-    made = semantic(HashedWords()) if "semantic" in name else plain(vocabulary)
-    chunk = made[name]()
-    chunk("One short text. It has two sentences.")
-    before = peak_mib()
-    for text in texts:
-        chunk(text)
-    return {"peak_mib": round(peak_mib(), 1), "growth_mib": round(peak_mib() - before, 1)}
-
-
 def memory(vocabulary: str, name: str, corpora: Path) -> Row:
     """Of a process of its own."""
-    command = [sys.executable, __file__, "--corpora", str(corpora), "--memory-of", name, "--vocabulary", vocabulary]
+    command = [sys.executable, str(ROOT / "bench" / "chunker_memory.py"), name, vocabulary, str(corpora)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     row: Row = json.loads(done.stdout.splitlines()[-1])
     print(f"{vocabulary:7} {name:26} {row}", flush=True)
@@ -106,15 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", type=Path, required=True, help="a folder of .md files")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-of", help="only this one's memory, in this process, as JSON")
-    parser.add_argument("--vocabulary", choices=("minilm", "words"), default="minilm", help="for --memory-of")
     arguments = parser.parse_args()
     paths = sorted(arguments.corpora.glob("*.md"))
     texts = [path.read_text(encoding="utf-8") for path in paths]
-    if arguments.memory_of:
-        print(json.dumps(memory_here(arguments.vocabulary, arguments.memory_of, texts)))
-        return
-    results: dict[str, Any] = {word: speeds(plain(word), texts, word, arguments.rounds) for word in ("minilm", "words")}
+    all_rounds = {"minilm": arguments.rounds, "words": WORD_ROUNDS * arguments.rounds}
+    results: dict[str, Any] = {word: speeds(plain(word), texts, word, rounds) for word, rounds in all_rounds.items()}
     cheap = HashedWords()
     results["semantic, hashed words"] = speeds(semantic(cheap), texts, "minilm", 1, cheap)
     small = [text for path, text in zip(paths, texts, strict=True) if path.stem == SMALL_CORPUS]
