@@ -113,9 +113,8 @@ def rebuild(
     while True:
         with catalog.reading() as read:
             batch = read.all_chunks(after, BATCH_CHUNKS)
-            texts = {chunk.doc_id: "" for _, chunk in batch}
-            if any(index.reads_documents for index in indexes.values()):
-                texts = {doc_id: read.document(doc_id).text for doc_id in texts}
+            wanted = {chunk.doc_id for _, chunk in batch} if any(index.reads_documents for index in indexes.values()) else set()
+            texts = {doc_id: read.document(doc_id).text for doc_id in wanted}
         if not batch:
             break
         keys = np.array([key for key, _ in batch], dtype=np.int64)

@@ -254,9 +254,10 @@ class Rag(AsyncTwins):
 
     @property
     def _settings(self) -> str:
-        """Changes with everything that decides how a file becomes chunks."""
+        """Changes with everything that decides how a file becomes chunks; not with secrets: ``${env:NAME}`` counts as written."""
         used = configuration.models_of(self.config, "chunker", self.config.chunker)
-        models = {name: block.model_dump() for name, block in sorted(used.items())}
+        written = self._raw_config.get("models") or {}
+        models = {name: written.get(name, block.model_dump()) for name, block in sorted(used.items())}
         chunker = type(self.chunker).__qualname__
         return digest(READER_VERSION, chunker, json.dumps([self.config.chunker.model_dump(), models], sort_keys=True, default=str))
 

@@ -101,5 +101,5 @@ def due_merges(rows: Sequence[SegmentRow]) -> list[list[SegmentRow]]:
 def build_all(
     store: SegmentStore, indexes: Mapping[str, Index], keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str]
 ) -> list[SegmentRow]:
-    """One durable segment per index for the same chunks of the documents in ``texts`` (by id)."""
+    """One durable segment per index for the same chunks. ``texts``: as ``Index.build`` wants them."""
     return [store.write(name, index.build(keys, chunks, texts)) for name, index in indexes.items()]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -189,6 +190,18 @@ def test_a_query_must_be_text(open_light: Open, query: object) -> None:
     rag.ingest_documents([DUCKS])
     with pytest.raises(ValueError, match="query"):
         rag.search(query)  # type: ignore[arg-type]
+
+
+def test_another_key_for_the_language_model_cuts_no_document_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = {"use": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key": "${env:SOME_KEY}"}
+    chunker = {"use": "contextual", "chunker": {"use": "fixed"}}
+    models = {"tokenizer": {"use": "words"}, "lm": lm}
+    settings = []
+    for key, model in (("old", "m"), ("new", "m"), ("new", "another")):
+        monkeypatch.setenv("SOME_KEY", key)
+        config = {"models": {**models, "lm": {**lm, "model": model}}, "chunker": chunker}
+        settings.append(Rag.open(tmp_path / "index", config)._settings)
+    assert settings[0] == settings[1] != settings[2]
 
 
 class ReadingIndex(WordIndex):
