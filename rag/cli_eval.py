@@ -46,8 +46,7 @@ def chunking(
 
     if plot is not None:
         check_plot(plot)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{json_file.parent}: there is no such folder for the JSON file")
+    _check_folder_of(json_file)
     report = evaluate_chunking(
         read_spans(folder), contenders_of(chunkers), config=config, k=k, budgets=_numbers(budgets), within=cast("Within", within), seed=seed,
         on_progress=lambda said: err.print(said, style="dim", markup=False),
@@ -81,6 +80,9 @@ def sections(
     from rag.read.worker import read_file
     from rag.terminal import err, out
 
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: there is no such file or folder")
+    _check_folder_of(json_file)
     documents: list[Document] = []
     for found in walk([folder]):
         try:
@@ -97,6 +99,12 @@ def sections(
         out.print(f"- {len(report.left_out)} documents have fewer than two sections and are left out.", markup=False)
     if json_file is not None:
         json_file.write_text(report.json() + "\n", encoding="utf-8")
+
+
+def _check_folder_of(json_file: Path | None) -> None:
+    """Before anything is measured. Raises ``FileNotFoundError``."""
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{json_file.parent}: there is no such folder for the JSON file")
 
 
 def _numbers(said: str) -> list[int]:

@@ -95,3 +95,14 @@ def test_the_command_reads_files_and_writes_json(tmp_path: Path) -> None:
     assert scores["by section"][source]["nmi"] == pytest.approx(1.0)
     assert scores["whole"][source]["nmi"] == 0.0
     assert "by section" in done.output
+
+
+def test_the_command_refuses_bad_paths_before_it_measures(tmp_path: Path) -> None:
+    (tmp_path / "ducks.md").write_text("# Food\n\nDucks eat weed.\n\n# Nests\n\nThey nest near water.\n")
+    for arguments, message in (
+        (["nosuch"], "nosuch: there is no such file or folder"),
+        ([str(tmp_path), "--json", str(tmp_path / "no" / "out.json")], "there is no such folder for the JSON file"),
+    ):
+        done = CliRunner().invoke(app, ["eval", "sections", *arguments])
+        assert done.exit_code != 0
+        assert message in str(done.exception) + done.output
