@@ -323,6 +323,24 @@ class TokenEncoder(Encoder, Protocol):
         ...
 
 
+class MultiVectorEncoder(Protocol):
+    """Text to one vector per kept token, L2-normalised float32, for late interaction (MaxSim)."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode_documents(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """``(tokens, dim)`` per text; at least one token each."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """``(tokens, dim)`` per text; at least one token each."""
+        ...
+
+
 class Matches(NamedTuple):
     """Keys found for one query with their scores, best first: ``keys`` int64 ``(n,)``, ``scores`` float32 ``(n,)``."""
 
