@@ -390,9 +390,21 @@ class Index(Protocol):
         """Whether what is stored of a chunk depends on the rest of its document, so that an edit anywhere makes it stale."""
         ...
 
-    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> Segment:
+    @property
+    def trains(self) -> bool:
+        """Whether its segments share something that is trained on them, so that ``build`` and ``merge`` want those ``beside``."""
+        ...
+
+    def build(
+        self,
+        keys: NDArray[np.int64],
+        chunks: Sequence[Chunk],
+        texts: Mapping[str, str] | None = None,
+        beside: Sequence[Segment] = (),
+    ) -> Segment:
         """A segment of ``chunks``; ``keys`` ascend. ``texts``: the text of each chunk's document by document id; an index
-        that ``reads_documents`` raises ``ValueError`` without it.
+        that ``reads_documents`` raises ``ValueError`` without it. ``beside``: the segments it will be searched with; an index
+        that ``trains`` takes over from them what it can.
         """
         ...
 
@@ -400,8 +412,8 @@ class Index(Protocol):
         """Opens what ``Segment.save`` wrote. Raises ``rag.errors.DamagedIndex`` if the files do not fit together."""
         ...
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Segment:
-        """One segment with the live keys of all ``segments``; encodes nothing again."""
+    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> Segment:
+        """One segment with the live keys of all ``segments``; encodes nothing again. ``beside``: as in ``build``."""
         ...
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Reader:

@@ -148,9 +148,9 @@ class Ingestion:
         new_chunks = [chunk for _, placed, _ in batch.changes for key, chunk in placed if key is None]
         texts = {change.document.id: change.document.text for change, _, _ in batch.changes}
         with self._catalog.reading() as read:
-            first = int(read.meta("next_key"))
+            first, others = int(read.meta("next_key")), read.segments()
         keys = np.arange(first, first + len(new_chunks), dtype=np.int64)
-        segments = build_all(self._store, self._indexes, keys, new_chunks, texts) if new_chunks else []
+        segments = build_all(self._store, self._indexes, keys, new_chunks, texts, others) if new_chunks else []
         # If this fails, the new segments stay: a commit that reports an error may still stand in the log. The next writer sweeps.
         with self._catalog.writing() as write:
             fresh = iter(write.take_keys(len(new_chunks)))
@@ -185,8 +185,10 @@ class Ingestion:
     def merge(self, names: Sequence[str], live: NDArray[np.bool_]) -> None:
         """Replaces segments of one index by one segment with their live chunks, in one commit."""
         with self._catalog.reading() as read:
-            rows = [row for row in read.segments() if row.name in set(names)]
-        merged = self._store.merged(rows, self._indexes[rows[0].index_name], live)
+            every = read.segments()
+        rows = [row for row in every if row.name in set(names)]
+        others = [row for row in every if row.name not in set(names)]
+        merged = self._store.merged(rows, others, self._indexes[rows[0].index_name], live)
         with self._catalog.writing() as write:
             write.drop_segments(names)
             if merged is not None:

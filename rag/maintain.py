@@ -118,7 +118,7 @@ def rebuild(
         if not batch:
             break
         keys = np.array([key for key, _ in batch], dtype=np.int64)
-        fresh += build_all(store, indexes, keys, [chunk for _, chunk in batch], texts)
+        fresh += build_all(store, indexes, keys, [chunk for _, chunk in batch], texts, fresh)
         after = int(keys[-1])
         if on_progress:
             on_progress(sum(row.num_chunks for row in fresh) // len(indexes), num_chunks)

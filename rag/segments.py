@@ -73,10 +73,16 @@ class SegmentStore:
             if folder.name not in set(live_names):
                 self.forget([folder.name])
 
-    def merged(self, rows: Sequence[SegmentRow], index: Index, live: NDArray[np.bool_]) -> SegmentRow | None:
-        """A new segment with the live chunks of ``rows`` (``None`` if there are none)."""
+    def beside(self, rows: Sequence[SegmentRow], index_name: str, index: Index) -> list[Segment]:
+        """Those of ``rows`` that ``Index.build`` wants to see: the index's own, if it trains."""
+        return [self.open(row, index) for row in rows if row.index_name == index_name] if index.trains else []
+
+    def merged(
+        self, rows: Sequence[SegmentRow], others: Sequence[SegmentRow], index: Index, live: NDArray[np.bool_]
+    ) -> SegmentRow | None:
+        """A new segment with the live chunks of ``rows`` (``None`` if there are none). ``others``: those that stay."""
         segments = [self.open(row, index) for row in rows]
-        merged = index.merge(segments, live)
+        merged = index.merge(segments, live, self.beside(others, rows[0].index_name, index))
         return self.write(rows[0].index_name, merged) if len(merged.keys) else None
 
 
@@ -99,7 +105,14 @@ def due_merges(rows: Sequence[SegmentRow]) -> list[list[SegmentRow]]:
 
 
 def build_all(
-    store: SegmentStore, indexes: Mapping[str, Index], keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str]
+    store: SegmentStore,
+    indexes: Mapping[str, Index],
+    keys: NDArray[np.int64],
+    chunks: Sequence[Chunk],
+    texts: Mapping[str, str],
+    others: Sequence[SegmentRow],
 ) -> list[SegmentRow]:
-    """One durable segment per index for the same chunks. ``texts``: as ``Index.build`` wants them."""
-    return [store.write(name, index.build(keys, chunks, texts)) for name, index in indexes.items()]
+    """One durable segment per index for the same chunks. ``texts``: as ``Index.build`` wants them; ``others``: what stands already."""
+    return [
+        store.write(name, index.build(keys, chunks, texts, store.beside(others, name, index))) for name, index in indexes.items()
+    ]

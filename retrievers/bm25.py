@@ -69,7 +69,17 @@ class BM25Index:
     def reads_documents(self) -> bool:
         return False
 
-    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> BM25Segment:
+    @property
+    def trains(self) -> bool:
+        return False
+
+    def build(
+        self,
+        keys: NDArray[np.int64],
+        chunks: Sequence[Chunk],
+        texts: Mapping[str, str] | None = None,
+        beside: Sequence[Segment] = (),
+    ) -> BM25Segment:
         """The postings of ``chunk.indexed_text``; ``keys`` ascend, one per chunk. Raises ``ValueError`` if they do not."""
         return build_segment(keys, [chunk.indexed_text for chunk in chunks], self.analyser, self.fingerprint)
 
@@ -77,7 +87,7 @@ class BM25Index:
         """Memory-maps a saved segment. Raises ``DamagedIndex``, or ``IndexMismatch`` if another analysis made it."""
         return load_segment(folder, self.fingerprint)
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> BM25Segment:
+    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> BM25Segment:
         """One segment of the live keys, equal to a fresh build of their chunks; no text is read."""
         return merge_segments(_own(segments), live, self.fingerprint)
 

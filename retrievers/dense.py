@@ -74,7 +74,17 @@ class FaissIndex:
     def reads_documents(self) -> bool:
         return self.pooling == "late"
 
-    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> DenseSegment:
+    @property
+    def trains(self) -> bool:
+        return False
+
+    def build(
+        self,
+        keys: NDArray[np.int64],
+        chunks: Sequence[Chunk],
+        texts: Mapping[str, str] | None = None,
+        beside: Sequence[Segment] = (),
+    ) -> DenseSegment:
         """Encodes the chunks. Raises ``ValueError`` unless there is one key per chunk and the keys ascend."""
         keys = np.array(keys, np.int64)
         if keys.shape != (len(chunks),) or (len(keys) > 1 and not np.all(keys[1:] > keys[:-1])):
@@ -98,7 +108,7 @@ class FaissIndex:
         """Raises ``DamagedIndex`` if the files do not fit together, ``IndexMismatch`` if another encoder made them."""
         return load_segment(folder, self.fingerprint)
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> DenseSegment:
+    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> DenseSegment:
         """Reads no vector before the result is saved or searched, and then block by block."""
         parts = [_own(segment) for segment in segments]
         kept = [np.flatnonzero(look_up(live, part.keys)) for part in parts]

@@ -61,6 +61,27 @@ class HashingEncoder:
         return vectors
 
 
+class HashingTokenEncoder:
+    """One vector per word: equal words have equal vectors, others are nearly at right angles. A text without words has one vector."""
+
+    def __init__(self, dim: int = 64) -> None:
+        self.dim = dim
+        self.fingerprint = f"hashing-tokens-{dim}"
+        self.num_texts_encoded = 0
+
+    def encode_documents(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        self.num_texts_encoded += len(texts)
+        return self.encode_queries(texts)
+
+    def encode_queries(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        return [np.stack([self._vector(word) for word in re.findall(r"\w+", text.lower()) or [""]]) for text in texts]
+
+    def _vector(self, word: str) -> NDArray[np.float32]:
+        seed = int(hashlib.md5(word.encode()).hexdigest()[:12], 16)
+        vector = np.random.default_rng(seed).standard_normal(self.dim).astype(np.float32)
+        return vector / np.linalg.norm(vector)
+
+
 class SameWordResolver:
     """One cluster: the first capitalised word of the text and every ``he``, ``she`` and ``it``."""
 
@@ -86,11 +107,18 @@ class WordIndex:
 
     fingerprint = "words"
     reads_documents = False
+    trains = False
 
     def __init__(self) -> None:
         self.num_built = 0
 
-    def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> WordSegment:
+    def build(
+        self,
+        keys: NDArray[np.int64],
+        chunks: Sequence[Chunk],
+        texts: Mapping[str, str] | None = None,
+        beside: Sequence[Segment] = (),
+    ) -> WordSegment:
         self.num_built += len(chunks)
         return WordSegment(keys, [chunk.indexed_text.lower() for chunk in chunks])
 
@@ -98,7 +126,7 @@ class WordIndex:
         stored = json.loads((folder / "words.json").read_text(encoding="utf-8"))
         return WordSegment(np.array(stored["keys"], dtype=np.int64), stored["texts"])
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> WordSegment:
+    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> WordSegment:
         kept = sorted((int(key), text) for s in segments for key, text in zip(s.keys, s.texts, strict=True) if live[key])  # type: ignore[attr-defined]
         return WordSegment(np.array([key for key, _ in kept], dtype=np.int64), [text for _, text in kept])
 

@@ -209,8 +209,8 @@ class ReadingIndex(WordIndex):
 
     reads_documents = True
 
-    def build(self, keys, chunks, texts=None):  # type: ignore[no-untyped-def]
-        segment = super().build(keys, chunks, texts)
+    def build(self, keys, chunks, texts=None, beside=()):  # type: ignore[no-untyped-def]
+        segment = super().build(keys, chunks, texts, beside)
         segment.texts = [texts[chunk.doc_id].lower() for chunk in chunks]
         return segment
 
@@ -232,10 +232,10 @@ def test_an_index_that_reads_documents_builds_all_chunks_of_an_edited_one(open_l
 
 def test_a_failing_encoder_leaves_the_last_commit(open_light: Open) -> None:
     class Failing(WordIndex):
-        def build(self, keys, chunks, texts=None):  # type: ignore[no-untyped-def]
+        def build(self, keys, chunks, texts=None, beside=()):  # type: ignore[no-untyped-def]
             if any("Cats" in chunk.text for chunk in chunks):
                 raise OSError("the disk is full")
-            return super().build(keys, chunks, texts)
+            return super().build(keys, chunks, texts, beside)
 
     rag = open_light(**{"indexes.words": Failing()})
     rag.ingest_documents([DUCKS])

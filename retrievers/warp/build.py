@@ -1,0 +1,195 @@
+"""Segments out of parts: plain ones, or coded with a codec that is taken over or trained. Knows parts, codecs and sinks; no query.
+
+Documents are coded with the codec that most of them (or the committed segments beside them) have already, so that adding trains and
+recodes nothing. A new one is trained when the old one was made for an eighth of the tokens, or when residuals have grown
+by a tenth (drift): the vectors are then decoded and coded again, which adds the new codes' error to the old codes' one, unless the
+index keeps its vectors (``rescore``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.retrievers.warp.arrays import Sink
+from rag.retrievers.warp.codec import Codec, num_centroids_for, padded_dim, train_codec
+from rag.retrievers.warp.parts import Part, blocks, keys_of, sample, take
+from rag.retrievers.warp.segment import Header, Recipe, WarpSegment
+
+MAX_GROWTH = 8
+MAX_DRIFT = 1.1
+SAMPLE_PER_CENTROID = 32
+_DRIFT_SAMPLE = 16_384
+_LONGEST_RUN = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How token vectors become a segment; see ``WarpIndex`` for the options."""
+
+    bits: int
+    dim: int | None
+    exact_below: int
+    keep_vectors: bool
+    seed: int
+
+
+def plain_segment(keys: NDArray[np.int64], documents: Sequence[NDArray[np.float32]], dim: int, fingerprint: str) -> WarpSegment:
+    """A segment of the token vectors ``(tokens, dim)`` of each document, as float16 in memory."""
+    starts = np.zeros(len(documents) + 1, np.int64)
+    np.cumsum([len(vectors) for vectors in documents], out=starts[1:])
+    joined = np.concatenate([np.empty((0, dim), np.float16), *(vectors.astype(np.float16) for vectors in documents)])
+    return WarpSegment(keys, fingerprint, None, {"token_starts": starts, "vectors": joined}, Header(dim))
+
+
+def joined_segment(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, fingerprint: str, dim: int) -> WarpSegment:
+    """One segment of all parts: plain if it is small and nothing was coded before, else coded. Built when it is needed."""
+    parts = [part for part in parts if len(part.rows)]
+    if sum(part.num_tokens for part in parts) < plan.exact_below and all(part.segment.vectors is not None for part in parts):
+        return WarpSegment.planned(keys_of(parts), fingerprint, _plain(parts, dim))
+    return WarpSegment.planned(keys_of(parts), fingerprint, _coded(parts, beside, plan, dim))
+
+
+def _plain(parts: Sequence[Part], dim: int) -> Recipe:
+    def write(sink: Sink) -> Header:
+        started = time.perf_counter()
+        ends = [0]
+        sink.add("vectors", np.empty((0, dim), np.float16))
+        for part, rows in blocks(parts):
+            assert part.segment.vectors is not None
+            sink.add("vectors", take(part.segment.vectors, part.segment.token_starts, rows))
+            ends += (ends[-1] + np.cumsum(np.diff(part.segment.token_starts)[rows])).tolist()
+        sink.add("token_starts", np.array(ends, np.int64))
+        return Header(dim, build_seconds=time.perf_counter() - started)
+
+    return write
+
+
+def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim: int) -> Recipe:
+    def write(sink: Sink) -> Header:
+        started = time.perf_counter()
+        codec = choose_codec(parts, beside, plan)
+        lengths, num_runs, runs = [], [], []
+        residual_sum = 0.0
+        if plan.keep_vectors:
+            sink.add("vectors", np.empty((0, dim), np.float16))
+        for part, rows in blocks(parts):
+            block = _copied(part, rows) if _has(part.segment, codec) else _encoded(part, rows, codec)
+            for name in ("runs", "run_lengths", "codes", "scales"):
+                sink.add(name, getattr(block, name))
+            if plan.keep_vectors:
+                assert part.segment.vectors is not None
+                sink.add("vectors", take(part.segment.vectors, part.segment.token_starts, rows))
+            lengths.append(block.lengths)
+            num_runs.append(block.num_runs)
+            runs.append(block.runs)
+            residual_sum += block.mean_residual * int(block.lengths.sum())
+        token_starts, run_starts = _starts(lengths), _starts(num_runs)
+        sink.add("token_starts", token_starts)
+        sink.add("run_starts", run_starts)
+        _add_lists(sink, np.concatenate(runs), run_starts, len(codec.centroids.levels))
+        _add_codec(sink, codec)
+        seconds, mean = time.perf_counter() - started, residual_sum / int(token_starts[-1])
+        return Header(dim, codec.bits, codec.scale_unit, codec.num_trained_tokens, codec.mean_residual, mean, seconds)
+
+    return write
+
+
+class _Block(NamedTuple):
+    """Coded documents: tokens and runs of each document, then the arrays of ``decompression.Tokens``."""
+
+    lengths: NDArray[np.int64]
+    num_runs: NDArray[np.int64]
+    runs: NDArray[np.uint16]
+    run_lengths: NDArray[np.uint8]
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.uint8]
+    mean_residual: float
+
+
+def _has(segment: WarpSegment, codec: Codec) -> bool:
+    return segment.codec is not None and segment.codec.name == codec.name
+
+
+def _copied(part: Part, rows: NDArray[np.int64]) -> _Block:
+    tokens = part.segment.tokens
+    runs, run_lengths = (take(array, tokens.run_starts, rows) for array in (tokens.runs, tokens.run_lengths))
+    codes, scales = (take(array, tokens.token_starts, rows) for array in (tokens.codes, tokens.scales))
+    lengths, num_runs = (np.diff(starts)[rows] for starts in (tokens.token_starts, tokens.run_starts))
+    return _Block(lengths, num_runs, runs, run_lengths, codes, scales, part.segment.header.mean_residual)
+
+
+def _encoded(part: Part, rows: NDArray[np.int64], codec: Codec) -> _Block:
+    lengths = np.diff(part.segment.token_starts)[rows]
+    centroid, codes, scales, norms = codec.encode(codec.turn(part.originals(rows)))
+    document = np.repeat(np.arange(len(rows)), lengths)
+    order = np.lexsort((centroid, document))
+    centroid = centroid[order]
+    first = np.ones(len(order), np.bool_)
+    first[1:] = (centroid[1:] != centroid[:-1]) | (document[1:] != document[:-1])
+    starts = np.flatnonzero(first)
+    inside = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    starts = np.flatnonzero(inside % _LONGEST_RUN == 0)
+    run_lengths = np.diff(np.append(starts, len(order))).astype(np.uint8)
+    num_runs = np.bincount(document[starts], minlength=len(rows))
+    mean = float(norms.mean(dtype=np.float64))
+    return _Block(lengths, num_runs, centroid[starts], run_lengths, codes[order], scales[order], mean)
+
+
+def _starts(lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths), dtype=np.int64)])
+
+
+def _add_lists(sink: Sink, runs: NDArray[np.uint16], run_starts: NDArray[np.int64], num_centroids: int) -> None:
+    rows = np.repeat(np.arange(len(run_starts) - 1, dtype=np.int32), np.diff(run_starts))
+    sink.add("list_rows", rows[np.argsort(runs, kind="stable")])
+    counts = np.bincount(runs, minlength=num_centroids)
+    sink.add("list_starts", np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)]))
+
+
+def _add_codec(sink: Sink, codec: Codec) -> None:
+    parts = codec.centroids
+    arrays = {"basis": codec.basis, "levels": parts.levels, "steps": parts.steps, "cells": parts.cells, "cell_starts": parts.starts}
+    for name, array in arrays.items():
+        sink.add(name, array)
+
+
+def choose_codec(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan) -> Codec:
+    """The codec of most tokens of ``parts``, else of those ``beside``, if it fits; else a new one."""
+    votes: dict[str, tuple[int, Codec]] = {}
+    for segment, num_tokens in [(p.segment, p.num_tokens) for p in parts] + [(s, 0) for s in beside]:
+        if segment.codec is not None:
+            known = votes.get(segment.codec.name, (0, segment.codec))
+            votes[segment.codec.name] = (known[0] + num_tokens, known[1])
+    fitting = [(count, codec) for count, codec in votes.values() if _fits(codec, parts, plan)]
+    if fitting:
+        return max(fitting, key=lambda pair: (pair[0], pair[1].num_trained_tokens))[1]
+    num_tokens = sum(part.num_tokens for part in parts)
+    wanted = SAMPLE_PER_CENTROID * num_centroids_for(num_tokens)
+    return train_codec(sample(parts, wanted, plan.seed), num_tokens, plan.bits, plan.dim, plan.seed)
+
+
+def _fits(codec: Codec, parts: Sequence[Part], plan: Plan) -> bool:
+    num_tokens = sum(part.num_tokens for part in parts)
+    dim = codec.basis.shape[0] if plan.dim is None else min(plan.dim, codec.basis.shape[0])
+    if codec.bits != plan.bits or codec.basis.shape[1] != padded_dim(dim, plan.bits):
+        return False
+    return num_tokens < MAX_GROWTH * codec.num_trained_tokens and drift(codec, parts, plan.seed) <= MAX_DRIFT
+
+
+def drift(codec: Codec, parts: Sequence[Part], seed: int) -> float:
+    """Mean residual norm of ``parts`` under ``codec`` over that of the vectors which it was trained on."""
+    if not codec.mean_residual:
+        return np.inf
+    known = [(part.segment.header.mean_residual, part.num_tokens) for part in parts if _has(part.segment, codec)]
+    foreign = [part for part in parts if not _has(part.segment, codec)]
+    if foreign:
+        norms = codec.residual_norms(codec.turn(sample(foreign, _DRIFT_SAMPLE, seed).astype(np.float32)))
+        known.append((float(norms.mean()), sum(part.num_tokens for part in foreign)))
+    total = sum(num_tokens for _, num_tokens in known)
+    return sum(mean * num_tokens for mean, num_tokens in known) / total / codec.mean_residual

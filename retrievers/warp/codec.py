@@ -1,0 +1,200 @@
+"""What turns token vectors into codes and back: a basis, centroids, steps of residuals. Knows vectors; knows no document and no file.
+
+A vector is turned into the codec's space (an optional projection onto principal axes, then a random rotation, which spreads a residual
+evenly over all dimensions), replaced by its nearest centroid and a residual, and the residual is coded in equal steps of a scale of its
+own. The scale is the one that makes the decoded residual's error smallest for these codes (least squares), not the one that chose them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.core import digest
+from rag.retrievers.warp.centroids import Centroids, train_centroids
+from rag.retrievers.warp.decompression import residuals
+from rag.retrievers.warp.lanes import ROW_BYTES
+
+MAX_CENTROIDS = 65_536  # ids are uint16; reached at 8 million tokens
+BITS = (2, 4, 8)
+_BLOCK_ROWS = 65_536
+STEP_DEVIATIONS = {2: 0.996, 4: 0.335, 8: 0.0308}
+"""Step of the uniform quantiser with the least mean square error for a normal distribution, in standard deviations (Max 1960)."""
+
+
+class Encoded(NamedTuple):
+    """Centroid uint16 ``(n,)``, codes uint8 ``(n, dim * bits / 8)``, scales uint8 ``(n,)``, residual norms float32 ``(n,)``."""
+
+    centroid: NDArray[np.uint16]
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.uint8]
+    norms: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """``basis`` float32 ``(dim of the encoder, dim of the codec)``; ``scale_unit``: what one step of a stored scale is.
+
+    ``num_trained_tokens``: for how many tokens the number of centroids was chosen. ``mean_residual``: the mean residual norm of the
+    sample, against which drift is measured.
+    """
+
+    basis: NDArray[np.float32]
+    centroids: Centroids
+    bits: int
+    scale_unit: float
+    num_trained_tokens: int
+    mean_residual: float
+
+    @cached_property
+    def name(self) -> str:
+        """Two codecs of one name give the same codes."""
+        parts = (self.basis, self.centroids.levels, self.centroids.steps, self.centroids.cells, self.centroids.starts)
+        content = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+        return digest("codec", str(self.bits), repr(self.scale_unit), content)
+
+    def turn(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``(n, encoder dim)`` in the codec's space, ``(n, codec dim)``."""
+        turned: NDArray[np.float32] = vectors @ self.basis
+        return turned
+
+    def turn_back(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``(n, codec dim)`` in the encoder's space; what a projection left out stays out."""
+        turned: NDArray[np.float32] = vectors @ self.basis.T
+        return turned
+
+    def residual_norms(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far each turned vector lies from its centroid, ``(n,)``."""
+        norms: NDArray[np.float32] = np.linalg.norm(vectors - self.centroids.vectors[self.centroids.nearest(vectors)], axis=1)
+        return norms
+
+    def encode(self, vectors: NDArray[np.float32]) -> Encoded:
+        """Of turned vectors ``(n, codec dim)``."""
+        nearest = self.centroids.nearest(vectors)
+        codes = np.empty((len(vectors), vectors.shape[1] * self.bits // 8), np.uint8)
+        scales, norms = np.empty(len(vectors), np.uint8), np.empty(len(vectors), np.float32)
+        deviation, unit = np.float32(STEP_DEVIATIONS[self.bits]), np.float32(self.scale_unit)
+        _encode(np.ascontiguousarray(vectors), nearest, self.centroids.vectors, self.bits, deviation, unit, codes, scales, norms)
+        return Encoded(nearest.astype(np.uint16), codes, scales, norms)
+
+    def reference_encode(self, vectors: NDArray[np.float32]) -> Encoded:
+        """What ``encode`` does, step by step, with the truly nearest centroids."""
+        nearest = self.centroids.reference_nearest(vectors)
+        left = vectors - self.centroids.vectors[nearest]
+        levels, scales = _quantise(left, self.bits)
+        steps = np.clip(np.rint(scales / np.float32(self.scale_unit)), 0, 255).astype(np.uint8)
+        return Encoded(nearest.astype(np.uint16), _packed(levels, self.bits), steps, np.linalg.norm(left, axis=1))
+
+    def decode(self, centroid: NDArray[np.uint16], codes: NDArray[np.uint8], scales: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The vectors that the codes stand for, in the codec's space, ``(n, codec dim)``."""
+        decoded: NDArray[np.float32] = self.centroids.vectors[centroid] + residuals(codes, scales, self.scale_unit, self.bits)
+        return decoded
+
+
+def num_centroids_for(num_tokens: int) -> int:
+    """The power of two next to ``16 sqrt(num_tokens)`` (PLAID takes the one below, arXiv 2205.09707)."""
+    return int(min(2 ** round(np.log2(16 * max(num_tokens, 1) ** 0.5)), MAX_CENTROIDS))
+
+
+def padded_dim(dim: int, bits: int) -> int:
+    """The least dimension from ``dim`` up whose codes fill whole rows."""
+    whole = ROW_BYTES * 8 // bits
+    return -(-dim // whole) * whole
+
+
+def train_codec(sample: NDArray[np.float16], num_tokens: int, bits: int, dim: int | None, seed: int) -> Codec:
+    """A codec for ``num_tokens`` vectors like those of ``sample`` ``(n, encoder dim)``; with ``dim``, on that many principal axes.
+
+    A quarter of the sample is the most centroids it can give. The projection is not normalised: inner products are to stay what they
+    are, so that scores of coded and of plain segments can be compared.
+    """
+    basis = _basis(sample, dim, bits, seed)
+    turned = np.empty((len(sample), basis.shape[1]), np.float32)
+    for start in range(0, len(sample), _BLOCK_ROWS):
+        np.matmul(sample[start : start + _BLOCK_ROWS].astype(np.float32), basis, out=turned[start : start + _BLOCK_ROWS])
+    wanted = min(num_centroids_for(num_tokens), max(1, len(sample) // 4))
+    held_out, turned = _held_out(turned)
+    centroids = train_centroids(turned, wanted, seed)
+    left = held_out - centroids.vectors[centroids.nearest(held_out)]
+    # A token that lies much further out than all of the sample is cut to twice the largest scale seen.
+    scale_unit = max(2 * float(_quantise(left, bits)[1].max()), 1e-6) / 255
+    return Codec(basis, centroids, bits, scale_unit, num_tokens, float(np.linalg.norm(left, axis=1).mean()))
+
+
+def _held_out(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Every twentieth vector, whose residuals tell what those of the corpus will be, and the others; all of a small sample are both."""
+    if len(vectors) < 1000:
+        return vectors, vectors
+    own = np.zeros(len(vectors), np.bool_)
+    own[:: max(20, len(vectors) // 25_000)] = True
+    return vectors[own], vectors[~own]
+
+
+def _basis(sample: NDArray[np.float16], dim: int | None, bits: int, seed: int) -> NDArray[np.float32]:
+    """Principal axes (all axes without ``dim``) times a random rotation into as many dimensions as fill whole rows of codes."""
+    width = sample.shape[1] if dim is None else min(dim, sample.shape[1])
+    padded = padded_dim(width, bits)
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((padded, padded)))[0][:width]
+    if width == sample.shape[1]:
+        return np.ascontiguousarray(rotation, np.float32)
+    products = np.zeros((sample.shape[1], sample.shape[1]))
+    for start in range(0, len(sample), _BLOCK_ROWS):
+        block = sample[start : start + _BLOCK_ROWS].astype(np.float32)
+        products += block.T @ block
+    axes = np.linalg.eigh(products)[1][:, ::-1][:, :width]
+    return np.ascontiguousarray(axes @ rotation, np.float32)
+
+
+def _quantise(left: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Codes ``(n, dim)`` and the least-squares scale ``(n,)`` of each residual."""
+    half = np.float32((2**bits - 1) / 2)
+    step = np.sqrt((left**2).mean(1)) * np.float32(STEP_DEVIATIONS[bits])
+    whole = np.clip(np.rint(left / np.maximum(step, np.float32(1e-12))[:, None] + half), 0, 2**bits - 1)
+    levels = whole - half
+    scales = np.maximum((left * levels).sum(1) / (levels**2).sum(1), 0)
+    return whole.astype(np.uint8), scales.astype(np.float32)
+
+
+def _packed(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Part ``p`` of byte ``b`` is dimension ``p * row_bytes + b``."""
+    parts = np.split(levels, 8 // bits, axis=1)
+    packed = parts[0].copy()
+    for number, part in enumerate(parts[1:], start=1):
+        packed |= part << np.uint8(number * bits)
+    return packed
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _encode(
+    vectors: Any, nearest: Any, centroids: Any, bits: int, deviation: Any, scale_unit: Any, codes: Any, scales: Any, norms: Any
+) -> None:  # pragma: no cover - compiled
+    dim, row_bytes = vectors.shape[1], codes.shape[1]
+    left, levels = np.empty(dim, np.float32), np.empty(dim, np.uint8)
+    largest = np.float32(2**bits - 1)
+    half = largest / np.float32(2)
+    for row in range(len(vectors)):
+        centroid = nearest[row]
+        square = np.float32(0)
+        for place in range(dim):
+            left[place] = vectors[row, place] - centroids[centroid, place]
+            square += left[place] * left[place]
+        norms[row] = np.sqrt(square)
+        inverse = np.float32(1) / max(np.sqrt(square / np.float32(dim)) * deviation, np.float32(1e-12))
+        dot, level_square = np.float32(0), np.float32(0)
+        for place in range(dim):
+            level = max(min(np.rint(left[place] * inverse + half), largest), np.float32(0))
+            levels[place] = np.uint8(np.int32(level))
+            dot += left[place] * (level - half)
+            level_square += (level - half) * (level - half)
+        scales[row] = np.uint8(max(min(np.rint(dot / level_square / scale_unit), np.float32(255)), np.float32(0)))
+        for byte in range(row_bytes):
+            packed = levels[byte]
+            for part in range(1, 8 // bits):
+                packed |= levels[part * row_bytes + byte] << (part * bits)
+            codes[row, byte] = packed

@@ -1,0 +1,211 @@
+"""Late interaction: finds chunks that have, for every token of the query, a token like it. Knows options, segments and filters.
+
+Knows no model (any ``rag.core.MultiVectorEncoder`` will do) and no file. Small segments are plain and searched exactly, larger ones are
+coded and searched in two steps (see ``search``). Adding writes a new segment beside the others, coded with their codec; deleting is a
+mask; merging copies codes and trains anew only when the codec no longer fits (see ``build``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.core import Chunk, Matches, MultiVectorEncoder, Segment, digest
+from rag.errors import ConfigError, IndexMismatch
+from rag.retrievers.dense import look_up
+from rag.retrievers.query_cache import QueryCache
+from rag.retrievers.warp.build import Plan, joined_segment, plain_segment
+from rag.retrievers.warp.codec import BITS
+from rag.retrievers.warp.crew import Crew, num_cores
+from rag.retrievers.warp.parts import Part
+from rag.retrievers.warp.search import Effort, Found, Lanes, lanes_of, search_segment
+from rag.retrievers.warp.segment import WarpSegment, load_segment
+
+PoolMethod = Literal["ward", "sequential", "kmeans"]
+
+
+class WarpIndex:
+    """MaxSim over token vectors, compressed: ``score = sum over query tokens of the largest cosine with a token of the chunk``.
+
+    Storage: ``bits`` (2, 4 or 8) per dimension of a residual; ``dim``: project vectors onto that many principal axes, learnt from the
+    first large segment (``null``: keep all); ``exact_below``: segments of fewer tokens keep their vectors as float16 and are searched
+    exactly; ``rescore``: keep the vectors of coded segments too and score that many of the best again exactly (0: do not); ``pool_factor``:
+    cluster a chunk's tokens to one in so many (arXiv 2409.14683).
+
+    Search: ``confidence``: standard deviations of doubt before candidates are no longer looked at (more: better recall, slower);
+    ``most_candidates``: never score more; ``num_probes``: centroids per query token in segments above ``probe_above_runs`` (below,
+    all documents are read); ``num_threads``: 0 means one per core. ``seed``: of training. Raises ``ConfigError`` for options out of range.
+    """
+
+    def __init__(
+        self,
+        token_encoder: MultiVectorEncoder,
+        bits: int = 4,
+        dim: int | None = 128,
+        exact_below: int = 16_384,
+        rescore: int = 0,
+        pool_factor: int = 1,
+        pool_method: PoolMethod = "ward",
+        confidence: float = 3.5,
+        most_candidates: int = 4096,
+        num_probes: int = 64,
+        probe_above_runs: int = 6_000_000,
+        num_threads: int = 0,
+        num_cached_queries: int = 256,
+        seed: int = 0,
+    ) -> None:
+        if bits not in BITS:
+            raise ConfigError(f"bits must be one of {', '.join(map(str, BITS))}, not {bits!r}")
+        if dim is not None and dim < 1:
+            raise ConfigError(f"dim must be at least 1 (or null), not {dim}")
+        if not confidence >= 0:
+            raise ConfigError(f"confidence must be at least 0, not {confidence}")
+        for name, value, least in (
+            ("exact_below", exact_below, 0), ("rescore", rescore, 0), ("pool_factor", pool_factor, 1), ("most_candidates", most_candidates, 1),
+            ("num_probes", num_probes, 1), ("probe_above_runs", probe_above_runs, 0), ("num_threads", num_threads, 0),
+            ("num_cached_queries", num_cached_queries, 0), ("seed", seed, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise ConfigError(f"{name} must be at least {least}, not {value}")
+        self.token_encoder = token_encoder
+        self.pool_factor = pool_factor
+        self.pool_method: PoolMethod = pool_method
+        self.plan = Plan(bits, dim, exact_below, rescore > 0, seed)
+        self.effort = Effort(confidence, 128, most_candidates, num_probes, probe_above_runs, rescore)
+        self.crew = Crew(num_threads or num_cores())
+        self._queries = QueryCache(token_encoder.encode_queries, num_cached_queries)
+
+    @property
+    def fingerprint(self) -> str:
+        pooling = [str(self.pool_factor), self.pool_method] if self.pool_factor > 1 else []
+        return digest("warp", self.token_encoder.fingerprint, "vectors" if self.plan.keep_vectors else "codes", *pooling)
+
+    @property
+    def reads_documents(self) -> bool:
+        return False
+
+    @property
+    def trains(self) -> bool:
+        return True
+
+    def build(
+        self,
+        keys: NDArray[np.int64],
+        chunks: Sequence[Chunk],
+        texts: Mapping[str, str] | None = None,
+        beside: Sequence[Segment] = (),
+    ) -> WarpSegment:
+        """Encodes ``chunk.indexed_text``. Raises ``ValueError`` unless there is one key per chunk and the keys ascend, and for token
+        vectors that are no vectors (not finite, of length 0, of another width), naming the chunk.
+        """
+        keys = np.array(keys, np.int64)
+        if keys.shape != (len(chunks),) or (len(keys) > 1 and not np.all(keys[1:] > keys[:-1])):
+            raise ValueError(f"{len(chunks)} chunks need as many ascending keys, not {keys.shape} {keys[:5]}...")
+        vectors = self.token_encoder.encode_documents([chunk.indexed_text for chunk in chunks])
+        for chunk, some in zip(chunks, vectors, strict=True):
+            check_vectors(some, self.token_encoder.dim, f"chunk {chunk.id!r}")
+        return self.build_vectors(keys, vectors, beside)
+
+    def build_vectors(
+        self, keys: NDArray[np.int64], vectors: Sequence[NDArray[np.float32]], beside: Sequence[Segment] = ()
+    ) -> WarpSegment:
+        """A segment of ready-made token vectors ``(tokens, dim)``, one array per key; ``build`` without an encoder."""
+        if self.pool_factor > 1:
+            from rag.retrievers.token_pooling import pool_tokens
+
+            vectors = pool_tokens(vectors, self.pool_factor, self.pool_method)
+        plain = plain_segment(keys, vectors, self.token_encoder.dim, self.fingerprint)
+        if plain.num_tokens < max(self.plan.exact_below, 1):
+            return plain
+        return self._join([Part(plain, np.arange(len(keys)))], [_own(segment) for segment in beside])
+
+    def load(self, folder: Path) -> WarpSegment:
+        """Raises ``DamagedIndex`` if the files do not fit together, ``IndexMismatch`` if another encoder made them."""
+        return load_segment(folder, self.fingerprint)
+
+    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> WarpSegment:
+        """Reads nothing before the result is saved or searched, and then block by block; encodes no text again."""
+        own = [_own(segment) for segment in segments]
+        parts = [Part(segment, np.flatnonzero(look_up(live, segment.keys))) for segment in own]
+        return self._join(parts, [_own(segment) for segment in beside])
+
+    def _join(self, parts: Sequence[Part], beside: Sequence[WarpSegment]) -> WarpSegment:
+        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim)
+
+    def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> WarpReader:
+        own = [_own(segment) for segment in segments]
+        for segment in own:
+            if segment.fingerprint != self.fingerprint:
+                raise IndexMismatch("a segment holds vectors of another token encoder")
+        return WarpReader(own, live, self)
+
+    def query_vectors(self, queries: Sequence[str]) -> list[NDArray[np.float32]]:
+        """``(tokens, dim)`` per query. Raises ``ValueError`` for what is no vector."""
+        found = self._queries.of(queries)
+        for query, vectors in zip(queries, found, strict=True):
+            check_vectors(vectors, self.token_encoder.dim, f"query {query[:60]!r}")
+        return found
+
+
+class WarpReader:
+    """Some segments as they stood at one commit. Safe to search from many threads at once."""
+
+    def __init__(self, segments: Sequence[WarpSegment], live: NDArray[np.bool_], index: WarpIndex) -> None:
+        self._index = index
+        self._parts = []
+        for segment in segments:
+            alive = look_up(live, segment.keys)
+            if alive.any():
+                self._parts.append((segment, None if alive.all() else alive))
+
+    def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
+        """Raises ``ValueError`` if ``k`` is not positive."""
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        vectors = self._index.query_vectors(queries) if queries and self._parts else [np.empty((0, 0), np.float32)] * len(queries)
+        return self.search_vectors(vectors, k, allow)
+
+    def search_vectors(self, queries: Sequence[NDArray[np.float32]], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
+        """``search`` for ready-made query vectors ``(tokens, dim)``."""
+        masks = [alive if allow is None else _both(alive, look_up(allow, segment.keys)) for segment, alive in self._parts]
+        return [self._search(query, k, masks) for query in queries]
+
+    def _search(self, query: NDArray[np.float32], k: int, masks: Sequence[NDArray[np.bool_] | None]) -> Matches:
+        index = self._index
+        lanes: dict[str, list[Lanes]] = {}
+        found: list[tuple[WarpSegment, Found]] = []
+        for (segment, _), mask in zip(self._parts, masks, strict=True):
+            codec = segment.codec
+            if codec is not None and codec.name not in lanes:
+                lanes[codec.name] = lanes_of(codec, query, index.crew)
+            own = lanes[codec.name] if codec is not None else []
+            found.append((segment, search_segment(segment, query, own, k, mask, index.effort, index.crew)))
+        keys = np.concatenate([np.empty(0, np.int64), *(segment.keys[some.rows] for segment, some in found)])
+        scores = np.concatenate([np.empty(0, np.float32), *(some.scores for _, some in found)])
+        order = np.lexsort((keys, -scores))[:k]
+        return Matches(keys[order], scores[order])
+
+
+def check_vectors(vectors: NDArray[np.float32], dim: int, what: str) -> None:
+    """Raises ``ValueError`` that names ``what`` unless these are ``(tokens, dim)`` finite vectors, none of length 0, at least one."""
+    if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors):
+        raise ValueError(f"{what}: token vectors must have the shape (tokens, {dim}) with at least one token, not {vectors.shape}")
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    if not np.isfinite(squares).all():
+        raise ValueError(f"{what}: token {int(np.flatnonzero(~np.isfinite(squares))[0])} has a vector that is not finite")
+    if not squares.all():
+        raise ValueError(f"{what}: token {int(np.flatnonzero(squares == 0)[0])} has a vector of length 0")
+
+
+def _both(alive: NDArray[np.bool_] | None, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return allowed if alive is None else alive & allowed
+
+
+def _own(segment: Segment) -> WarpSegment:
+    if not isinstance(segment, WarpSegment):
+        raise TypeError(f"WarpIndex reads its own segments, not {type(segment).__name__}")
+    return segment

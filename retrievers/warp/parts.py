@@ -1,0 +1,100 @@
+"""Documents of several segments in one order, block by block. Knows segments and rows; knows no training and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.retrievers.warp.segment import WarpSegment
+
+BLOCK_TOKENS = 131_072
+
+
+@dataclass(frozen=True)
+class Part:
+    """The documents ``rows`` (ascending) of a segment."""
+
+    segment: WarpSegment
+    rows: NDArray[np.int64]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each document."""
+        starts = self.segment.token_starts
+        found: NDArray[np.int64] = starts[self.rows + 1] - starts[self.rows]
+        return found
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    def originals(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The token vectors of ``rows`` as the encoder gave them, or as near as the codes come; ``(tokens, encoder dim)``."""
+        segment = self.segment
+        if segment.vectors is not None:
+            return take(segment.vectors, segment.token_starts, rows).astype(np.float32)
+        assert segment.codec is not None
+        tokens = segment.tokens
+        runs, lengths = (take(array, tokens.run_starts, rows) for array in (tokens.runs, tokens.run_lengths))
+        codes, scales = (take(array, tokens.token_starts, rows) for array in (tokens.codes, tokens.scales))
+        return segment.codec.turn_back(segment.codec.decode(np.repeat(runs, lengths), codes, scales))
+
+
+def take(array: NDArray[Any], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """``array[starts[row]:starts[row + 1]]`` of each of ``rows`` (not empty), one behind the other."""
+    if rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
+        return array[starts[rows[0]] : starts[rows[-1] + 1]]
+    return array[places(starts, rows)]
+
+
+def places(starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from ``starts[row]`` to ``starts[row + 1]`` of each of ``rows``."""
+    lengths = starts[rows + 1] - starts[rows]
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    found: NDArray[np.int64] = np.repeat(starts[rows] - borders[:-1], lengths) + np.arange(borders[-1])
+    return found
+
+
+def keys_of(parts: Sequence[Part]) -> NDArray[np.int64]:
+    """The keys of all parts, ascending."""
+    return np.sort(np.concatenate([np.empty(0, np.int64), *(part.segment.keys[part.rows] for part in parts)]))
+
+
+def blocks(parts: Sequence[Part]) -> Iterator[tuple[Part, NDArray[np.int64]]]:
+    """All documents by ascending key as pieces of one part and about ``BLOCK_TOKENS`` tokens at most."""
+    keys = np.concatenate([np.empty(0, np.int64), *(part.segment.keys[part.rows] for part in parts)])
+    order = np.argsort(keys, kind="stable")
+    if not len(order):
+        return
+    source = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])[order]
+    rows = np.concatenate([part.rows for part in parts])[order]
+    ends = np.cumsum(np.concatenate([part.lengths for part in parts])[order])
+    changes = np.append(np.flatnonzero(np.diff(source)) + 1, len(order))
+    first = 0
+    while first < len(order):
+        change = int(changes[np.searchsorted(changes, first, side="right")])
+        before = int(ends[first - 1]) if first else 0
+        full = int(np.searchsorted(ends, before + BLOCK_TOKENS, side="right"))
+        last = min(change, max(first + 1, full))
+        yield parts[source[first]], rows[first:last]
+        first = last
+
+
+def sample(parts: Sequence[Part], num_tokens: int, seed: int) -> NDArray[np.float16]:
+    """The token vectors of documents drawn at random until there are ``num_tokens``; ``(tokens, encoder dim)``."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    source = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
+    rows = np.concatenate([part.rows for part in parts])
+    drawn = np.random.default_rng(seed).permutation(len(rows))
+    drawn = np.sort(drawn[: int(np.searchsorted(np.cumsum(lengths[drawn]), num_tokens)) + 1])
+    found = []
+    for number, part in enumerate(parts):
+        own = rows[drawn[source[drawn] == number]]
+        for start in range(0, len(own), 512):
+            found.append(part.originals(own[start : start + 512]).astype(np.float16))
+    return np.concatenate(found)

@@ -1,0 +1,202 @@
+"""Token vectors of many documents in files: plain ones, or codes. Knows the layout on disk; knows no search and no training.
+
+keys            int64 (documents,)            ascending
+token_starts    int64 (documents + 1,)        tokens of document i: from token_starts[i] to token_starts[i + 1]
+vectors         float16 (tokens, encoder dim) plain segments, and coded ones that score their best again exactly
+run_starts      int64 (documents + 1,)        coded segments only, here and below: a run is one document's tokens of one centroid,
+runs            uint16 (runs,)                its centroid,
+run_lengths     uint8 (runs,)                 and how many tokens it has (longer runs are several)
+codes           uint8 (tokens, dim * bits / 8)
+scales          uint8 (tokens,)
+list_starts     int64 (centroids + 1,)        the same runs by centroid:
+list_rows       int32 (runs,)                 documents, ascending inside a list
+basis, levels, steps, cells, cell_starts      the codec (see ``codec`` and ``centroids``)
+manifest.json   format, fingerprint, dtype and shape of every array, numbers of the codec, facts
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.errors import DamagedIndex, IndexMismatch
+from rag.retrievers.warp.arrays import Arrays, FileSink, MemorySink, Sink, map_arrays
+from rag.retrievers.warp.centroids import Centroids
+from rag.retrievers.warp.codec import Codec
+from rag.retrievers.warp.decompression import Tokens
+
+_FORMAT = 1
+_PLAIN = ("keys", "token_starts")
+_CODED = ("run_starts", "runs", "run_lengths", "codes", "scales", "list_starts", "list_rows", "basis", "levels", "steps", "cells", "cell_starts")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a segment is besides its arrays. ``scale_unit`` to ``trained_residual`` are the codec's; 0 in plain segments.
+
+    ``mean_residual``: mean residual norm of the segment's own tokens, which has drifted from ``trained_residual``.
+    """
+
+    dim: int
+    bits: int = 0
+    scale_unit: float = 0.0
+    num_trained_tokens: int = 0
+    trained_residual: float = 0.0
+    mean_residual: float = 0.0
+    build_seconds: float = 0.0
+
+
+Recipe = Callable[[Sink], Header]
+"""Writes all arrays but the keys."""
+
+
+class WarpSegment:
+    """Documents by ascending key. Made from a recipe, it is built when it is first saved or searched."""
+
+    def __init__(self, keys: NDArray[np.int64], fingerprint: str, recipe: Recipe | None, arrays: Arrays, header: Header | None) -> None:
+        self._keys = keys
+        self.fingerprint = fingerprint
+        self._recipe = recipe
+        self._arrays = arrays
+        self._header = header
+
+    @classmethod
+    def planned(cls, keys: NDArray[np.int64], fingerprint: str, recipe: Recipe) -> WarpSegment:
+        """A segment that ``recipe`` will build."""
+        return cls(keys, fingerprint, recipe, {}, None)
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        return self._keys
+
+    @property
+    def header(self) -> Header:
+        self._build()
+        assert self._header is not None
+        return self._header
+
+    @property
+    def token_starts(self) -> NDArray[np.int64]:
+        return self._array("token_starts")
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.token_starts[-1])
+
+    @property
+    def vectors(self) -> NDArray[np.float16] | None:
+        """``(tokens, encoder dim)``; ``None`` if only codes were kept."""
+        self._build()
+        return self._arrays.get("vectors")
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """``None`` in a plain segment."""
+        if not self.header.bits:
+            return None
+        header = self.header
+        parts = Centroids(*(self._array(name) for name in ("levels", "steps", "cells", "cell_starts")))
+        return Codec(self._array("basis"), parts, header.bits, header.scale_unit, header.num_trained_tokens, header.trained_residual)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The codes. Only of a coded segment."""
+        return Tokens(*(self._array(name) for name in ("token_starts", "run_starts", "runs", "run_lengths", "codes", "scales")))
+
+    @property
+    def lists(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """``list_starts`` and ``list_rows``. Only of a coded segment."""
+        return self._array("list_starts"), self._array("list_rows")
+
+    def _array(self, name: str) -> NDArray[Any]:
+        self._build()
+        return self._arrays[name]
+
+    def _build(self) -> None:
+        if self._recipe is not None:
+            sink = MemorySink()
+            self._header = self._recipe(sink)
+            self._arrays, self._recipe = sink.finish(), None
+
+    def save(self, folder: Path) -> None:
+        """Writes block by block: memory does not grow with the segment."""
+        with FileSink(folder) as sink:
+            sink.add("keys", self._keys)
+            if self._recipe is not None:
+                self._header = self._recipe(sink)
+                self._arrays, self._recipe = sink.finish(), None
+            else:
+                for name, array in self._arrays.items():
+                    if name != "keys":
+                        sink.add(name, array)
+        header = self.header
+        shapes = {name: [array.dtype.str, list(array.shape)] for name, array in {**self._arrays, "keys": self._keys}.items()}
+        manifest = {"format": _FORMAT, "fingerprint": self.fingerprint, "arrays": shapes}
+        manifest["header"] = {name: getattr(header, name) for name in Header.__dataclass_fields__}
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def load_segment(folder: Path, fingerprint: str) -> WarpSegment:
+    """Opens what ``save`` wrote; nothing is read before it is needed.
+
+    Raises ``DamagedIndex`` if a file is missing, cut short or does not fit the others, and ``IndexMismatch`` if the segment was made
+    by another encoder or by a newer format.
+    """
+    path = folder / "manifest.json"
+    manifest = _read_manifest(path)
+    if manifest["fingerprint"] != fingerprint:
+        raise IndexMismatch(f"{folder} holds vectors of another token encoder; restore its settings or ingest anew")
+    try:
+        header = Header(**manifest["header"])
+        shapes = {str(name): (str(dtype), tuple(int(n) for n in shape)) for name, (dtype, shape) in manifest["arrays"].items()}
+        for name in _PLAIN + (_CODED if header.bits else ("vectors",)):
+            _ = shapes[name]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedIndex(path, f"its contents make no sense: {error}") from error
+    arrays = map_arrays(folder, shapes)
+    _check(folder, arrays, header)
+    return WarpSegment(arrays["keys"], fingerprint, None, arrays, header)
+
+
+def _check(folder: Path, arrays: Arrays, header: Header) -> None:
+    num_documents, num_tokens = len(arrays["keys"]), int(arrays["token_starts"][-1]) if len(arrays["token_starts"]) else 0
+    wanted: dict[str, tuple[int, ...]] = {"token_starts": (num_documents + 1,)}
+    if "vectors" in arrays:
+        wanted["vectors"] = (num_tokens, header.dim)
+    if header.bits:
+        num_runs, num_centroids = len(arrays["runs"]), len(arrays["levels"])
+        wanted |= {"run_starts": (num_documents + 1,), "run_lengths": (num_runs,), "list_rows": (num_runs,), "scales": (num_tokens,)}
+        wanted |= {"list_starts": (num_centroids + 1,), "steps": (num_centroids,)}
+        wanted |= {"codes": (num_tokens, arrays["levels"].shape[1] * header.bits // 8)}
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape:
+            raise DamagedIndex(folder / f"{name}.bin", f"it holds {arrays[name].shape}, the other files say {shape}")
+    if num_documents > 1 and not np.all(arrays["keys"][1:] > arrays["keys"][:-1]):
+        raise DamagedIndex(folder / "keys.bin", "the keys do not ascend")
+    if np.any(np.diff(arrays["token_starts"]) < 1):
+        raise DamagedIndex(folder / "token_starts.bin", "a document has no token")
+    # What a search would read past an array with: two numbers are enough, the files' checksums are in the catalog.
+    if header.bits and (int(arrays["run_starts"][-1]) != num_runs or int(arrays["list_starts"][-1]) != num_runs):
+        raise DamagedIndex(folder / "run_starts.bin", "the runs do not fit together")
+
+
+def _read_manifest(path: Path) -> Mapping[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedIndex(path, f"it cannot be read: {error}") from error
+    if not isinstance(manifest, dict):
+        raise DamagedIndex(path, "it is not a JSON object")
+    if isinstance(manifest.get("format"), int) and manifest["format"] > _FORMAT:
+        raise IndexMismatch(f"{path} has format {manifest['format']}; this version reads up to {_FORMAT}")
+    for name, kind in {"format": int, "fingerprint": str, "arrays": dict, "header": dict}.items():
+        if not isinstance(manifest.get(name), kind):
+            raise DamagedIndex(path, f"{name!r} is missing or of the wrong type")
+    return manifest
