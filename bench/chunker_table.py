@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,10 @@ class Remembering:
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._inner.encode_queries(texts)
 
-    def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
-        return self._inner.token_vectors(texts, overlap_tokens)
+    def token_vectors(
+        self, texts: Sequence[str], overlap_tokens: int, task: Literal["query", "document"] = "document"
+    ) -> Iterator[TokenBlock]:
+        return self._inner.token_vectors(texts, overlap_tokens, task)
 
 
 def main() -> None:

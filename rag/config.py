@@ -74,6 +74,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     models: dict[str, Block] = {
         "encoder": Block.model_validate({"use": "sentence-transformers", "model": "embedded"}),
+        "token_encoder": Block(use="token-vectors"),
         "tokenizer": Block.model_validate({"use": "huggingface", "model": "embedded"}),
     }
     chunker: Block = Block(use="structure")
@@ -235,12 +236,17 @@ def check(config: Config) -> None:
 
 
 def models_of(config: Config, kind: str, block: Block) -> dict[str, Block]:
-    """The configured models that the component of ``block`` takes, and those of the components inside it."""
-    cls = registry.component(kind, block.use)
-    found = {name: config.models[name] for name in registry.wanted_models(cls) if name in config.models}
-    for name, value in check_options(kind, kind, block).items():
-        if name in registry.NESTED_KINDS:
-            found |= models_of(config, registry.NESTED_KINDS[name], value)
+    """The configured models that the component of ``block`` takes, those of the components inside it, and theirs in turn."""
+    found: dict[str, Block] = {}
+    waiting = [(kind, block)]
+    while waiting:
+        kind, block = waiting.pop()
+        for name in registry.wanted_models(registry.component(kind, block.use)):
+            if name in config.models and name not in found:
+                found[name] = config.models[name]
+                waiting.append((registry.MODEL_KINDS[name], found[name]))
+        nested = check_options(kind, kind, block)
+        waiting += [(registry.NESTED_KINDS[name], nested[name]) for name in registry.NESTED_KINDS.keys() & nested.keys()]
     return found
 
 
@@ -251,15 +257,24 @@ class Assembly:
         """``overrides``: ready objects by key (``encoder``, ``chunker``, ``generator``, ...), for tests and for own classes."""
         self.config = config
         self._models: dict[str, Any] = {}
+        self._begun: list[str] = []  # models that are being built for one another
         self._overrides = dict(overrides or {})
 
     def model(self, name: str) -> Any:
-        """The model called ``name`` under ``models:``, built at its first use."""
+        """The model called ``name`` under ``models:``, built at its first use; models that it takes itself are built before it.
+
+        Raises ``ConfigError`` if a model needs itself.
+        """
         if name in self._overrides:
             return self._overrides[name]
         if name not in self._models:
-            block = self.config.models[name]
-            self._models[name] = self._make(registry.MODEL_KINDS[name], f"models.{name}", block)
+            if name in self._begun:
+                raise ConfigError(f"models.{name} needs itself: {' -> '.join([*self._begun, name])}")
+            self._begun.append(name)
+            try:
+                self._models[name] = self._make(registry.MODEL_KINDS[name], f"models.{name}", self.config.models[name])
+            finally:
+                self._begun.pop()
         return self._models[name]
 
     def build(self, kind: str, key: str, block: Block) -> Any:

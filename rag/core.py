@@ -318,8 +318,13 @@ class TokenEncoder(Encoder, Protocol):
         """How token vectors become the vector of a text: ``mean``, ``cls``, ..."""
         ...
 
-    def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
-        """Every token of every text once, in order; texts above the model's limit are read in overlapping windows."""
+    def token_vectors(
+        self, texts: Sequence[str], overlap_tokens: int, task: Literal["query", "document"] = "document"
+    ) -> Iterator[TokenBlock]:
+        """Every token of every text once, in order; texts above the model's limit are read in overlapping windows.
+
+        ``task`` chooses the prompt that is read before them, if the encoder has any.
+        """
         ...
 
 

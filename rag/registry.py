@@ -22,6 +22,10 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "encoder": {
         "sentence-transformers": "rag.retrievers.encoder:SentenceTransformersEncoder",
     },
+    "token_encoder": {
+        "token-vectors": "rag.retrievers.token_vectors:TokenVectorsEncoder",
+        "colbert": "rag.retrievers.colbert:ColBERTEncoder",
+    },
     "tokenizer": {
         "huggingface": "rag.tokenizer:HuggingFaceTokenizer",
         "words": "rag.tokenizer:WordTokenizer",
@@ -74,6 +78,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
 
 MODEL_KINDS: Mapping[str, str] = {
     "encoder": "encoder",
+    "token_encoder": "token_encoder",
     "tokenizer": "tokenizer",
     "splitter": "splitter",
     "resolver": "resolver",

@@ -6,6 +6,7 @@ STARTER = """\
 
 models:                       # built once, handed to every part that asks for them
   encoder: {use: sentence-transformers, model: embedded}   # or a hub id, or a folder
+  token_encoder: {use: token-vectors}                      # a vector per token, of the encoder above; colbert: of a model of its own
   tokenizer: {use: huggingface, model: embedded}
   # lm: {use: openai, base_url: "http://127.0.0.1:8080/v1", model: my-model, api_key: "${env:MY_KEY}"}
 

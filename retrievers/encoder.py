@@ -125,7 +125,9 @@ class SentenceTransformersEncoder:
         """How token vectors become the vector of a text (``mean``, ``cls``, ``lasttoken``, ...), and what comes after it."""
         return self._load().pooling
 
-    def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
+    def token_vectors(
+        self, texts: Sequence[str], overlap_tokens: int, task: Literal["query", "document"] = "document"
+    ) -> Iterator[TokenBlock]:
         """The last hidden state of every token of every text, in order, each token once; see ``rag.retrievers.windows``.
 
         Raises ``ModelError`` if the tokenizer gives no offsets, ``ValueError`` if the overlap is as long as the model's input.
@@ -135,7 +137,8 @@ class SentenceTransformersEncoder:
         loaded = self._load()
         with self._lock:
             self.num_texts_encoded += len(texts)
-        prompt = loaded.prompts.get("document", "") if self.document_prompt is None else self.document_prompt
+        given = self.query_prompt if task == "query" else self.document_prompt
+        prompt = loaded.prompts.get(task, "") if given is None else given
         hidden = loaded.packed.hidden if loaded.packed is not None else partial(plain_hidden, self._full_model())
         return token_blocks(texts, loaded.wording(), hidden, overlap_tokens, prompt)
 

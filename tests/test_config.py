@@ -62,7 +62,7 @@ def test_environment_variables_are_filled_in_but_not_stored(monkeypatch: pytest.
 
 def test_models_are_laid_over_the_defaults() -> None:
     loaded = config.load({"models": {"lm": {"use": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}}})
-    assert set(loaded.models) == {"encoder", "tokenizer", "lm"}
+    assert set(loaded.models) == {"encoder", "token_encoder", "tokenizer", "lm"}
 
 
 def test_dump_and_load_are_inverse() -> None:
@@ -171,3 +171,28 @@ def test_a_bad_block_inside_a_block_is_named(inner: object, message: str) -> Non
     with pytest.raises(ConfigError, match=message):
         loaded = config.load({"models": {"tokenizer": {"use": "words"}}, "chunker": block})
         config.Assembly(loaded).build("chunker", "chunker", loaded.chunker)
+
+
+class Needy:
+    """A model that takes the encoder, and an encoder that takes it."""
+
+    def __init__(self, token_encoder: object) -> None:
+        self.token_encoder = token_encoder
+
+
+def test_models_are_handed_to_models_each_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {kind: dict(words) for kind, words in registry.table().items()}
+    found["index"]["needy"] = found["encoder"]["needy"] = f"{__name__}:Needy"
+    monkeypatch.setattr(registry, "table", lambda: found)
+    given = config.load({"indexes": {"tokens": {"use": "needy"}}})
+    assert set(config.models_of(given, "index", given.indexes["tokens"])) == {"token_encoder", "encoder"}
+    assembly = config.Assembly(given)
+    built = assembly.build("index", "indexes.tokens", given.indexes["tokens"])
+    assert built.token_encoder is assembly.model("token_encoder")
+    assert built.token_encoder.encoder is assembly.model("encoder")
+    circle = config.load({"models": {"encoder": {"use": "needy"}}, "indexes": {"tokens": {"use": "needy"}}})
+    assert set(config.models_of(circle, "index", circle.indexes["tokens"])) == {"token_encoder", "encoder"}
+    assembly = config.Assembly(circle)
+    for _ in range(2):  # a failed attempt leaves nothing behind
+        with pytest.raises(ConfigError, match=r"models\.token_encoder needs itself: token_encoder -> encoder -> token_encoder"):
+            assembly.model("token_encoder")

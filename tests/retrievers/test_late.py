@@ -99,7 +99,7 @@ class Places(HashingEncoder):
 
     pooling = "mean"
 
-    def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
+    def token_vectors(self, texts: Sequence[str], overlap_tokens: int, task: str = "document") -> Iterator[TokenBlock]:
         for row, text in enumerate(texts):
             for start in range(0, len(text), 5):
                 places = np.arange(start, min(start + 5, len(text)))
@@ -124,7 +124,7 @@ def test_a_token_counts_for_every_span_that_holds_its_first_solid_character(text
 
 def test_tokens_that_begin_with_a_blank_belong_to_what_follows() -> None:
     class LeadingBlank(Places):
-        def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
+        def token_vectors(self, texts: Sequence[str], overlap_tokens: int, task: str = "document") -> Iterator[TokenBlock]:
             spans = np.array([[0, 2], [2, 5], [5, 7], [7, 9]])  # "ab", " cd", "\n\n", " e"
             yield TokenBlock(0, spans, np.eye(8, dtype=np.float32)[:4])
 
