@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rag.core import Hit, rescored
+from rag.core import Hit, VectorsOf, rescored
 from rag.errors import ConfigError
 
 STAGE = "fuse"
@@ -32,7 +32,7 @@ class ReciprocalRankFusion:
         self.k = float(k)
         self.weights = _checked(weights)
 
-    def fuse(self, rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]:
+    def fuse(self, rankings: Mapping[str, Sequence[Hit]], vectors: VectorsOf | None = None) -> list[Hit]:
         weights = _weights_of(self.weights, rankings)
         scores: dict[str, float] = {}
         for name, hits in rankings.items():
@@ -70,7 +70,7 @@ class ConvexFusion:
         self.normalise: Normalise = normalise
         self.floors = dict(floors or {})
 
-    def fuse(self, rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]:
+    def fuse(self, rankings: Mapping[str, Sequence[Hit]], vectors: VectorsOf | None = None) -> list[Hit]:
         weights = _weights_of(self.weights, rankings)
         _refuse_unknown("floors", self.floors, rankings)
         total = sum(weights.values()) or 1.0
