@@ -38,7 +38,7 @@ class ReciprocalRankFusion:
         for name, hits in rankings.items():
             for rank, hit in enumerate(hits, start=1):
                 scores[hit.chunk.id] = scores.get(hit.chunk.id, 0.0) + weights[name] / (self.k + rank)
-        return rescored(STAGE, ((hit, scores[hit.chunk.id]) for hit in _merged(rankings)))
+        return rescored(STAGE, ((hit, scores[hit.chunk.id]) for hit in merged(rankings)))
 
 
 class ConvexFusion:
@@ -74,7 +74,7 @@ class ConvexFusion:
         weights = _weights_of(self.weights, rankings)
         _refuse_unknown("floors", self.floors, rankings)
         total = sum(weights.values()) or 1.0
-        hits = _merged(rankings)
+        hits = merged(rankings)
         scores = dict.fromkeys((hit.chunk.id for hit in hits), 0.0)
         for name, ranking in rankings.items():
             if not ranking:
@@ -96,7 +96,7 @@ class ConvexFusion:
         return [float(value) for value in (scores - low) / (high - low)] if high > low else [1.0] * len(scores)
 
 
-def _merged(rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]:
+def merged(rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]:
     """One hit per chunk, with the verdicts of every ranking that has it."""
     merged: dict[str, Hit] = {}
     for hits in rankings.values():
