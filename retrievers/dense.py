@@ -39,7 +39,7 @@ class FaissIndex:
     ``store`` says how vectors are kept; another one needs no rebuild, new and merged segments take it. ``float16`` halves the files
     and moves a score by up to 5e-4, ``int8`` quarters them (dense_codes tells how). ``binary`` adds one bit per component to int8: a
     search reads the bits, scores ``oversample`` candidates per hit (at least 20 hits' worth) from the int8 rows, and needs no graph
-    however many rows there are; up to that many rows it is as exact as ``int8``. bench/dense.py measures what each costs and loses.
+    however many rows there are; up to that many rows it is as exact as ``int8``. bench/dense_stores.py measures what each costs and loses.
 
     ``ef_search`` is the beam of a graph search: 128 found all of the true top 10 among 60,000 made-up vectors (bench/dense.py).
     ``num_cached_queries`` query vectors are remembered, so that the same question with another filter or ``k`` costs no encoder
@@ -56,7 +56,7 @@ class FaissIndex:
         pooling: Pooling = "chunk",
         late_overlap_tokens: int = 64,
         dimensions: int | None = None,
-        oversample: int = 10,
+        oversample: int = 20,
     ) -> None:
         if pooling not in get_args(Pooling):
             raise ConfigError(f"pooling {pooling!r} is not one of {', '.join(get_args(Pooling))}")

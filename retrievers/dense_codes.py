@@ -1,9 +1,10 @@
 """Vectors in one byte per component, or in one bit. Knows numbers; knows no key, file or search.
 
-**int8**: a row is ``scale * codes``, the codes between -127 and 127 and the scale of the row a float16 rounded up, so that the
-largest component always gets the code 127. Then ``scale * code`` is exact in float32 and giving a row its codes again changes
-nothing (for rows of unit length up to 16,000 wide): merging segments moves no score. A scale per component of a whole segment
-would need new codes at every merge, and is no more exact on the vectors measured (bench/dense.py).
+**int8**: a row is ``scale * codes``, the scale of the row a float16 rounded up, so that no code passes 127 and the largest component
+gets just that. Then ``scale * code`` is exact in float32 and giving a row its codes again changes nothing (for rows of unit
+length up to 16,000 wide): merging segments moves no score. A scale per component of a whole
+segment would need new codes at every merge and is no more exact: of the true top 10 chunks of 974 questions .9964 are found with a
+scale per row, .9961 with one per component (bench/dense_stores.py).
 
 **bits**: the signs of the codes, in words of 64. Rows whose signs differ in few places point the same way; this only finds
 candidates, their scores come from the codes.
@@ -41,6 +42,21 @@ class Int8Rows:
         scored: Floats = queries @ self.codes[rows].astype(np.float32).T
         scored *= self.scales[rows].astype(np.float32)
         return scored
+
+
+def widened(halves: NDArray[np.float16]) -> Floats:
+    """``halves.astype(np.float32)`` of finite numbers in a fifth of the time NumPy takes: 10 ms instead of 51 for 50,000 x 384.
+
+    The bits of a float16 without its sign, moved into a float32, are the number times 2**-112.
+    """
+    bits = halves.view(np.int16).astype(np.int32)
+    moved = bits & 0x7FFF
+    moved <<= 13
+    numbers = moved.view(np.float32)
+    numbers *= np.float32(2.0**112)
+    bits &= np.int32(-(2**31))
+    moved |= bits  # the sign
+    return numbers
 
 
 def to_int8(vectors: Floats) -> Int8Rows:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.retrievers.dense_codes import Int8Rows
+from rag.retrievers.dense_codes import Int8Rows, widened
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -86,7 +86,9 @@ def _products(vectors: Vectors, queries: Floats, rows: slice | Rows) -> Floats:
     """``(queries, rows)`` inner products in float32."""
     if isinstance(vectors, Int8Rows):
         return vectors.products(queries, rows)
-    products: Floats = np.matmul(queries, vectors[rows].astype(np.float32, copy=False).T)
+    block = vectors[rows]
+    numbers = widened(block.astype(np.float16, copy=False)) if block.dtype == np.float16 else block.astype(np.float32, copy=False)
+    products: Floats = np.matmul(queries, numbers.T)
     return products
 
 

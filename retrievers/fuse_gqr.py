@@ -30,6 +30,7 @@ class GuidedQueryRefinement:
     if it keeps none (BM25), the lowest score it gave: a chunk past the end scored at most as much as the last one seen. If the
     complement found nothing, the query stays as it is.
 
+    How far the query moves is ``steps x learning_rate``: 10 steps of 1e-3 and 50 of 2e-4 gave the same nDCG@10 to three digits.
     ``temperature`` divides the scores before each softmax. ``scale="deviation"`` (ours) counts it in standard deviations of the
     candidates' scores, each retriever's own, because BM25 has no upper end and cosines differ in the second digit; ``"none"`` takes
     the scores as they are, as published. Raises ``ConfigError`` for options out of range, and in ``fuse`` for an index that is not
@@ -40,8 +41,8 @@ class GuidedQueryRefinement:
         self,
         primary: str = "dense",
         complement: str = "sparse",
-        steps: int = 25,
-        learning_rate: float = 4e-4,
+        steps: int = 10,
+        learning_rate: float = 1e-3,
         candidates: int = 100,
         temperature: float = 2.0,
         scale: Scale = "deviation",

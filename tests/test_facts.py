@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,18 +39,20 @@ def test_damage_is_named(tmp_path: Path, content: str) -> None:
         read_facts(tmp_path)
 
 
-def test_stats_tell_what_the_segments_told(open_light: Callable[..., Rag]) -> None:
+def test_stats_tell_what_the_segments_told(open_light: Callable[..., Rag], monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("rag.segments.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     with open_light() as rag:
         rag.ingest_documents([document("one.txt", "a duck\n\na long sentence here"), document("two.txt", "pond")])
         rag.ingest_documents([document("three.txt", "weed and reed")])
         (stats,) = rag.stats()["indexes"].values()
         assert stats["words"] == 2 + 4 + 1 + 3 and stats["mean_words"] == 2.5 and stats["kind"] == "plain"
-        assert stats["segments"] == 2 and stats["build_seconds"] >= 0
+        assert stats["segments"] == 2 and stats["build_seconds"] == 4, "a tick to build and one to save, twice"
         assert stats["bytes_per_document"] == round(stats["bytes"] / 3)
         rag.delete("one.txt")
         (after,) = rag.compact()["indexes"].values()
         assert after["words"] == 4 and after["segments"] == 1
-        assert after["build_seconds"] >= stats["build_seconds"], "what was spent on the parts is part of it"
+        assert after["build_seconds"] == 4 + 2, "what was spent on the parts is part of it"
 
 
 def test_stats_of_segments_from_before_there_were_facts(open_light: Callable[..., Rag], tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_bits_find_candidates_and_small_segments_need_none(table: NDArray[np.flo
     encoder, live, queries = VectorEncoder(table), np.ones(2900, np.bool_), [str(n) for n in range(2900, 2960)]
     plain = FaissIndex(encoder, store="int8")
     wanted = plain.reader([plain.build(np.arange(2900), chunks(range(2900)))], live)
-    index = FaissIndex(encoder, store="binary", exact_below=100)
+    index = FaissIndex(encoder, store="binary", exact_below=100, oversample=10)
     segment = index.build(np.arange(2900), chunks(range(2900)))
     assert segment.graph is None and segment.bits is not None
     reader = index.reader([segment], live)
@@ -291,13 +291,14 @@ def test_the_recall_that_is_told_is_the_recall_that_is_measured(
     sample = np.unique(np.linspace(0, 2899, 100).astype(np.int64))
     wanted = np.argsort(-(table[sample] @ table[:2900].T + np.where(numbers == sample[:, None], -9, 0)), axis=1)[:, :10]
     told: list[float] = []
-    for name, options in {"exact": {}, "graph": {"exact_below": 100}, "bits": {"store": "binary"}}.items():
+    for name, options in {"exact": {}, "graph": {"exact_below": 100}, "bits": {"store": "binary", "oversample": 5}}.items():
         index = FaissIndex(encoder, **options)  # type: ignore[arg-type]
         folder = tmp_path / name
         folder.mkdir()
         segment = index.build(numbers, chunks(range(2900)))
         segment.save(folder)
         told.append(float(segment.facts()["recall_estimate"]))
+        assert index.load(folder).facts() == segment.facts()
         found = index.reader([index.load(folder)], live).search([str(row) for row in sample], 11)
         mine = [matches.keys[matches.keys != row][:10] for row, matches in zip(sample, found, strict=True)]
         measured = np.mean([np.isin(*pair).mean() for pair in zip(mine, wanted, strict=True)])

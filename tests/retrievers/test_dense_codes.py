@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rag.retrievers.dense_codes import Int8Rows, bits_of, nearest_by_bits, nearest_by_bits_reference, to_bits, to_int8
+from rag.retrievers.dense_codes import Int8Rows, bits_of, nearest_by_bits, nearest_by_bits_reference, to_bits, to_int8, widened
 
 LAWS = settings(deadline=None, max_examples=60)
 
@@ -31,6 +31,20 @@ def test_codes_are_the_nearest_ones_and_giving_them_again_changes_nothing(num: i
     again = to_int8(rows[:])
     np.testing.assert_array_equal(again.codes, rows.codes)
     np.testing.assert_array_equal(again.scales, rows.scales)
+
+
+def test_every_finite_half_is_widened_as_numpy_does() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = every[np.isfinite(every)].reshape(-1, 2)
+    np.testing.assert_array_equal(widened(halves).view(np.uint32), halves.astype(np.float32).view(np.uint32))
+    assert widened(halves[:0]).shape == (0, 2) and widened(halves[::3]).shape == halves[::3].shape
+
+
+@pytest.mark.parametrize("size", [1e-5, 3e-6])
+def test_codes_of_tiny_rows_do_not_overflow(size: float) -> None:
+    vectors = (size * unit_rows(200, 8, 0)).astype(np.float32)
+    rows = to_int8(vectors)
+    assert np.all(np.abs(rows[:] - vectors) <= 0.5 * rows.scales.astype(np.float32)[:, None] * (1 + 1e-5))
 
 
 def test_zeros_stay_zeros() -> None:

@@ -180,8 +180,8 @@ def test_the_pipeline_gives_the_fusion_vectors_of_the_commit_it_searched(open_wi
         np.testing.assert_allclose([hit.score for hit in found], own.scores(moved), atol=1e-5)
         some = rag.search("heron pond valve", where="source = 'reed.txt'")
         assert [hit.chunk.text for hit in some] == [TEXTS["reed"]]
-        batch = rag.search_each(["heron pond valve", "mallard"], 10)
-        assert [hit.chunk.id for hit in batch[0]["fused"]] == [hit.chunk.id for hit in found]
+        batch = rag.search_each(["mallard", "heron pond valve"], 10)
+        assert [(hit.chunk.id, hit.score) for hit in batch[1]["fused"]] == [(hit.chunk.id, hit.score) for hit in found]
 
 
 def test_a_primary_without_vectors_is_refused_by_name(open_with: Callable[..., Rag]) -> None:
