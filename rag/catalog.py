@@ -104,14 +104,16 @@ class Catalog:
         try:
             yield
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF in (
+            # Python's own complaint, about text that is not UTF-8, carries no code: bytes have changed.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            if code in (
                 sqlite3.SQLITE_IOERR,
                 sqlite3.SQLITE_FULL,
                 sqlite3.SQLITE_CANTOPEN,
                 sqlite3.SQLITE_READONLY,
             ):
                 raise OSError(f"{self.path}: {error}") from error
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT):
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT):
                 raise
             raise DamagedIndex(self.path, str(error)) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:

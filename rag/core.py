@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+
+from rag.core_lm import LM as LM
+from rag.core_lm import Completion as Completion
+from rag.core_lm import Message as Message
+from rag.core_lm import Prompt as Prompt
+from rag.core_lm import TokenLogprobs as TokenLogprobs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -353,6 +359,22 @@ class Matches(NamedTuple):
     scores: NDArray[np.float32]
 
 
+class Interaction(NamedTuple):
+    """A query and some chunks as an index compares them: ``query`` float32 ``(q, dim)``, per chunk one float32 ``(t, dim)``.
+
+    The score of a chunk is the sum, over the rows of the query, of the largest inner product with a row of the chunk. Where a
+    text is one vector, ``q`` and ``t`` are 1 and the score is one inner product.
+    """
+
+    query: NDArray[np.float32]
+    chunks: Sequence[NDArray[np.float32]]
+
+
+Facts = Mapping[str, int | float | str]
+"""What a segment tells of itself. Over the segments of an index an ``int`` (a count) adds up, a ``float`` (a share, a rate) is
+averaged by numbers of chunks, and of words each different one is listed."""
+
+
 class Segment(Protocol):
     """An immutable part of an index: built once, written once, read from memory-mapped files."""
 
@@ -365,6 +387,13 @@ class Segment(Protocol):
         """Writes plain files into an existing empty folder. The caller makes them durable."""
         ...
 
+    def facts(self) -> Facts:
+        """What people want to see of it (``recall_estimate``, ``vectors``, ...), final once it is saved. May be empty.
+
+        Whoever stores the segment writes them beside its files, so that showing them opens no segment and loads no model.
+        """
+        ...
+
 
 class Reader(Protocol):
     """An index as it stood at one commit. Never changes, so a search needs no lock."""
@@ -374,6 +403,13 @@ class Reader(Protocol):
 
         ``allow[key]`` says whether a key may appear (keys past its end may not); it is applied *before* the top k are
         taken. ``None`` allows every live key. Deleted keys never appear either way.
+        """
+        ...
+
+    def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
+        """Per query its vectors and those of the chunks ``keys[number]``, in that order, as ``search`` scores them.
+
+        Raises ``rag.errors.NoVectors`` if this kind of index keeps none, ``ValueError`` for a key that is not live.
         """
         ...
 
@@ -426,10 +462,18 @@ class Index(Protocol):
         ...
 
 
-class Fusion(Protocol):
-    """Makes one ranking of several. ``rankings``: index name -> hits, best first."""
+VectorsOf = Callable[[str, Sequence[Hit]], Interaction]
+"""(index name, hits of any index) -> the query and those chunks as that index compares them. Raises ``rag.errors.NoVectors``."""
 
-    def fuse(self, rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]: ...
+
+class Fusion(Protocol):
+    """Makes one ranking of several: every chunk of any of them once, best first. Sees one query at a time."""
+
+    def fuse(self, rankings: Mapping[str, Sequence[Hit]], vectors: VectorsOf) -> list[Hit]:
+        """``rankings``: index name -> hits, best first. ``vectors`` is for fusions that look behind the scores; nothing is read
+        from an index unless it is called.
+        """
+        ...
 
 
 class Reranker(Protocol):
@@ -448,63 +492,3 @@ class Generator(Protocol):
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         """Yields ``TextEvent`` and ``CitationEvent``, then one ``UsageEvent``."""
         ...
-
-
-class Message(NamedTuple):
-    """One turn of a chat."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-Prompt = str | Sequence[Message]
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What a language model wrote for one prompt; ``finish`` is ``stop`` (it ended) or ``length`` (cut at max_tokens)."""
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    finish: Literal["stop", "length"]
-
-
-class TokenLogprobs(NamedTuple):
-    """Per token of a text: its characters and its natural-log probability given all tokens before it (first: nan)."""
-
-    spans: tuple[Span, ...]
-    logprobs: tuple[float, ...]
-
-
-class LM(Protocol):
-    """A causal language model. Rerankers, generators, LLM chunkers and judges see only this."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def context_tokens(self) -> int | None:
-        """Tokens of prompt and completion together that the model takes; ``None`` if nobody knows."""
-        ...
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """The length of a prompt in the model's tokens, as exactly as the model tells."""
-        ...
-
-    def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
-        """Greedy continuation of each prompt; the text ends before the first stop string."""
-        ...
-
-    def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:
-        """The pieces of ``complete([prompt])`` as they come, then the ``Completion``."""
-        ...
-
-    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
-        """Natural-log probability of each choice as the continuation of each prompt, ``(prompts, choices)``.
-
-        All spellings of a choice (with and without a leading space, capitalised) count together.
-        """
-        ...
-
-    def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]: ...

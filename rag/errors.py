@@ -2,6 +2,7 @@
 
 RagError
  +- ConfigError       a key, a word or a value of a configuration is not allowed (also a ValueError)
+ |   +- NoVectors     ... because an index of that kind compares no vectors
  +- MissingExtra      an optional package is needed; the message is the pip command that brings it (also an ImportError)
  +- ReadError         a file could not be read; ``reason`` is one line
  |   +- UnknownType   ... because nothing here reads that kind of file
@@ -25,6 +26,14 @@ class RagError(Exception):
 
 class ConfigError(RagError, ValueError):
     """A key, a word or a value of a configuration is not allowed."""
+
+
+class NoVectors(ConfigError):
+    """This kind of index compares no vectors. ``use`` is its word."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__(f"an index of `use: {use}` keeps no vectors; name one that does, such as `use: faiss`")
+        self.use = use
 
 
 class MissingExtra(RagError, ImportError):

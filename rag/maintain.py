@@ -11,6 +11,7 @@ from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow, Read, SegmentRow
 from rag.core import Document, Index
 from rag.errors import DamagedIndex, IndexMismatch
+from rag.facts import together
 from rag.ingest import BATCH_CHUNKS, Ingestion, merge_everything
 from rag.segments import SegmentStore, build_all
 from rag.storage import check_folder
@@ -161,19 +162,24 @@ def verify_folder(folder: Path, *, repair: bool) -> list[str]:
         return [f"{error.path}: {error.reason}"]
 
 
-def stats(catalog: Catalog, folder: Path, config: Config) -> dict[str, Any]:
-    """Counts, bytes on disk and segments."""
+def stats(catalog: Catalog, store: SegmentStore, folder: Path, config: Config) -> dict[str, Any]:
+    """Counts, bytes on disk, and what the segments of each index tell of themselves.
+
+    ``build_seconds`` is the time that went into what is there: encoding, and every merge since. Raises ``DamagedIndex``.
+    """
     with catalog.reading() as read:
         (num_documents, num_chunks), rows, generation = read.counts(), read.segments(), read.generation
-    by_index = {
-        name: {
-            "use": block.use,
-            "segments": sum(row.index_name == name for row in rows),
-            "chunks_on_disk": sum(row.num_chunks for row in rows if row.index_name == name),
-            "bytes": sum(file.num_bytes for row in rows if row.index_name == name for file in row.files),
+    try:
+        by_index = {
+            name: {"use": block.use, **_index_stats(store, [row for row in rows if row.index_name == name], num_documents)}
+            for name, block in config.indexes.items()
         }
-        for name, block in config.indexes.items()
-    }
+    except DamagedIndex:
+        with catalog.reading() as read:
+            same_commit = read.generation == generation
+        if same_commit:
+            raise
+        return stats(catalog, store, folder, config)  # a compaction in another process took the files of the commit we read
     return {
         "folder": str(folder),
         "documents": num_documents,
@@ -181,4 +187,15 @@ def stats(catalog: Catalog, folder: Path, config: Config) -> dict[str, Any]:
         "commits": generation,
         "catalog_bytes": catalog.path.stat().st_size,
         "indexes": by_index,
+    }
+
+
+def _index_stats(store: SegmentStore, rows: list[SegmentRow], num_documents: int) -> dict[str, Any]:
+    num_bytes = sum(file.num_bytes for row in rows for file in row.files)
+    return {
+        "segments": len(rows),
+        "chunks_on_disk": sum(row.num_chunks for row in rows),
+        "bytes": num_bytes,
+        "bytes_per_document": round(num_bytes / num_documents) if num_documents else 0,
+        **together([(row.num_chunks, store.facts(row)) for row in rows]),
     }

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
@@ -304,12 +305,12 @@ class Rag(AsyncTwins):
             if not isinstance(query, str) or not query.strip():
                 raise ValueError("the query is empty" if isinstance(query, str) else f"the query must be text, not {query!r}")
         retrieved = self._retrieval.search(self.catalog, self.indexes, queries, k, filters.load(where), [PUBLIC, *principals])
-        yield from retrieved
-        batch = retrieved[0][1]
-        if len(retrieved) > 1:
+        yield from retrieved.rankings
+        batch = retrieved.rankings[0][1]
+        if len(retrieved.rankings) > 1:
             started = time.perf_counter()
             fusion = self._component("fusion", "fuse", self.config.fuse)
-            batch = [fusion.fuse({name: hits[n] for name, hits, _ in retrieved}) for n in range(len(queries))]
+            batch = [fusion.fuse(retrieved.of(number), partial(retrieved.vectors, number)) for number in range(len(queries))]
             yield "fuse", batch, time.perf_counter() - started
         for stage, reranker in self.rerankers:
             started = time.perf_counter()
@@ -340,8 +341,8 @@ class Rag(AsyncTwins):
             return list(read.documents())
 
     def stats(self) -> dict[str, Any]:
-        """Counts, bytes on disk and segments, as plain values."""
-        return maintain.stats(self.catalog, self.folder, self.config)
+        """Counts, bytes on disk, and per index what its segments tell (build seconds, recall estimate, ...), as plain values."""
+        return maintain.stats(self.catalog, self._store, self.folder, self.config)
 
     def close(self) -> None:
         """Closes the catalog's connections. The object may be used again."""

@@ -21,6 +21,7 @@ from rag.errors import ConfigError
 TABLE: Mapping[str, Mapping[str, str]] = {
     "encoder": {
         "sentence-transformers": "rag.retrievers.encoder:SentenceTransformersEncoder",
+        "asymmetric": "rag.retrievers.encoder_asymmetric:AsymmetricEncoder",
     },
     "token_encoder": {
         "token-vectors": "rag.retrievers.token_vectors:TokenVectorsEncoder",
@@ -62,6 +63,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "fusion": {
         "rrf": "rag.retrievers.fuse:ReciprocalRankFusion",
         "convex": "rag.retrievers.fuse:ConvexFusion",
+        "gqr": "rag.retrievers.fuse_gqr:GuidedQueryRefinement",
     },
     "reranker": {
         "cross-encoder": "rag.rerankers.cross_encoder:CrossEncoderReranker",
@@ -88,7 +90,7 @@ MODEL_KINDS: Mapping[str, str] = {
 """Names under ``models:`` in a configuration (and of injected parameters) -> registry kind."""
 
 
-NESTED_KINDS: Mapping[str, str] = {"chunker": "chunker"}
+NESTED_KINDS: Mapping[str, str] = {"chunker": "chunker", "query_encoder": "encoder", "document_encoder": "encoder"}
 """Parameters that take another component, written as a block inside the block -> its registry kind."""
 
 

@@ -5,17 +5,48 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rag.catalog import Catalog
 from rag.catalog_read import Read
-from rag.core import Chunk, Hit, Index
-from rag.errors import DamagedIndex
+from rag.core import Chunk, Hit, Index, Interaction, Reader
+from rag.errors import ConfigError, DamagedIndex
 from rag.filter import Filter
 from rag.segments import SegmentStore
 from rag.snapshot import Snapshot, take
 
 Rankings = list[tuple[str, list[list[Hit]], float]]
 """(index name, hits per query, seconds) of each index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """What the indexes found for ``queries``, with the readers that found it: one commit, whatever is written meanwhile.
+
+    ``keys``: chunk id -> key of every chunk that was found.
+    """
+
+    queries: Sequence[str]
+    rankings: Rankings
+    readers: Mapping[str, Reader]
+    keys: Mapping[str, int]
+
+    def of(self, number: int) -> dict[str, list[Hit]]:
+        """Index name -> hits of query ``number``."""
+        return {name: batch[number] for name, batch, _ in self.rankings}
+
+    def vectors(self, number: int, index: str, hits: Sequence[Hit]) -> Interaction:
+        """Query ``number`` and the chunks of ``hits`` as ``index`` compares them, whichever index found them.
+
+        Raises ``NoVectors`` if that index has none, ``ConfigError`` for an unknown index.
+        """
+        if index not in self.readers:
+            raise ConfigError(f"there is no index {index!r}; allowed: {', '.join(self.readers)}")
+        import numpy as np
+
+        keys = np.array([self.keys[hit.chunk.id] for hit in hits], np.int64)
+        (found,) = self.readers[index].vectors([self.queries[number]], [keys])
+        return found
 
 
 class Retrieval:
@@ -34,7 +65,7 @@ class Retrieval:
         k: int,
         expression: Filter | None,
         principals: Sequence[str],
-    ) -> Rankings:
+    ) -> Retrieved:
         """At most ``k`` hits per query and index, among the chunks that pass the filter and that ``principals`` may read.
 
         Raises ``DamagedIndex`` or ``IndexMismatch``.
@@ -57,8 +88,9 @@ class Retrieval:
         k: int,
         expression: Filter | None,
         principals: Sequence[str],
-    ) -> Rankings:
+    ) -> Retrieved:
         rankings: Rankings = []
+        keys: dict[str, int] = {}
         with catalog.reading() as read:  # one transaction over search and hydration: no other commit comes between
             snapshot = self._current(read, indexes)
             allow = snapshot.allow(read, principals, expression)
@@ -66,6 +98,7 @@ class Retrieval:
                 started = time.perf_counter()
                 found = reader.search(queries, k, allow)
                 chunks = read.chunks(sorted({int(key) for matches in found for key in matches.keys}))
+                keys.update({chunk.id: key for key, chunk in chunks.items()})
                 if not snapshot.only_public:
                     _check_readers(catalog, read, chunks.values(), principals)
                 batch = []
@@ -74,7 +107,7 @@ class Retrieval:
                     hits = [Hit(chunks[key], score) for key, score in pairs if key in chunks]
                     batch.append([hit.placed(name, hit.score, rank) for rank, hit in enumerate(hits, start=1)])
                 rankings.append((name, batch, time.perf_counter() - started))
-        return rankings
+        return Retrieved(queries, rankings, snapshot.readers, keys)
 
     def _current(self, read: Read, indexes: Mapping[str, Index]) -> Snapshot:
         with self._lock:

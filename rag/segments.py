@@ -6,14 +6,16 @@ over from a writer that died, and the next writer removes it.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.catalog_read import SegmentRow
-from rag.core import Chunk, Index, Segment
+from rag.core import Chunk, Facts, Index, Segment
 from rag.errors import DamagedIndex
+from rag.facts import BUILD_SECONDS, FILE, read_facts, together, write_facts
 from rag.storage import check_folder, remove_folder, seal_folder
 
 if TYPE_CHECKING:
@@ -31,13 +33,18 @@ class SegmentStore:
         self.folder = folder
         self._open: dict[str, Segment] = {}
 
-    def write(self, index_name: str, segment: Segment) -> SegmentRow:
-        """Writes a segment into a new folder and makes it durable; a commit has yet to name it."""
+    def write(self, index_name: str, segment: Segment, build_seconds: float) -> SegmentRow:
+        """Writes a segment into a new folder and makes it durable; a commit has yet to name it.
+
+        ``build_seconds``: what it took to build so far; what saving takes is added (a graph may be built there).
+        """
         name = f"{index_name}-{uuid.uuid4().hex[:16]}"
         folder = self.folder / name
         folder.mkdir(parents=True)
         try:
+            started = time.perf_counter()
             segment.save(folder)
+            write_facts(folder, segment.facts(), build_seconds + time.perf_counter() - started)
             files = seal_folder(folder)
         except BaseException:
             remove_folder(folder)
@@ -54,6 +61,14 @@ class SegmentStore:
                 raise DamagedIndex(folder, f"holds {len(segment.keys)} chunks instead of {row.num_chunks}")
             self._open[row.name] = segment
         return self._open[row.name]
+
+    def facts(self, row: SegmentRow) -> Facts:
+        """What the segment told of itself when it was written; nothing for one that was written before segments did.
+
+        Raises ``DamagedIndex``.
+        """
+        told = any(file.name == FILE for file in row.files)
+        return read_facts(self.folder / row.name) if told else {}
 
     def forget(self, names: Sequence[str]) -> None:
         """Lets go of segments and removes their folders; readers that still use them keep their mapped files."""
@@ -81,9 +96,13 @@ class SegmentStore:
         self, rows: Sequence[SegmentRow], others: Sequence[SegmentRow], index: Index, live: NDArray[np.bool_]
     ) -> SegmentRow | None:
         """A new segment with the live chunks of ``rows`` (``None`` if there are none). ``others``: those that stay."""
+        spent = together([(row.num_chunks, self.facts(row)) for row in rows]).get(BUILD_SECONDS, 0.0)
+        started = time.perf_counter()
         segments = [self.open(row, index) for row in rows]
         merged = index.merge(segments, live, self.beside(others, rows[0].index_name, index))
-        return self.write(rows[0].index_name, merged) if len(merged.keys) else None
+        if not len(merged.keys):
+            return None
+        return self.write(rows[0].index_name, merged, float(spent) + time.perf_counter() - started)
 
 
 def due_merges(rows: Sequence[SegmentRow]) -> list[list[SegmentRow]]:
@@ -113,6 +132,9 @@ def build_all(
     others: Sequence[SegmentRow],
 ) -> list[SegmentRow]:
     """One durable segment per index for the same chunks. ``texts``: as ``Index.build`` wants them; ``others``: what stands already."""
-    return [
-        store.write(name, index.build(keys, chunks, texts, store.beside(others, name, index))) for name, index in indexes.items()
-    ]
+    rows = []
+    for name, index in indexes.items():
+        started = time.perf_counter()
+        segment = index.build(keys, chunks, texts, store.beside(others, name, index))
+        rows.append(store.write(name, segment, time.perf_counter() - started))
+    return rows

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Matches, Segment
-from rag.errors import ConfigError
+from rag.core import Chunk, Interaction, Matches, Segment
+from rag.errors import ConfigError, NoVectors
 from rag.retrievers.analyse import Analyser
 from rag.retrievers.bm25_score import ENGINES, Best, Choice, Chooser, Engine, Ranges, Scored, best_by_numba, best_by_numpy
 from rag.retrievers.bm25_segment import BM25Segment, alive_mask, build_segment, load_segment, merge_segments
@@ -170,6 +170,10 @@ class BM25Reader:
         with ThreadPoolExecutor(len(parts)) as pool:
             found = list(pool.map(lambda part: self._search(part, k, allow, choice), parts))
         return [matches for part in found for matches in part]
+
+    def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
+        """Raises ``NoVectors``: words are counted here, not embedded."""
+        raise NoVectors("bm25")
 
     def _weighted(self, query: str) -> list[tuple[float, _Term]]:
         """The terms that some chunk holds, each with repeats * idf * (k1 + 1); the rarest first."""

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.core import Facts
 from rag.errors import DamagedIndex, IndexMismatch
 from rag.retrievers.analyse import Analyser
 
@@ -109,6 +110,10 @@ class BM25Segment:
         if len(term) >= _PREFIX_BYTES:
             row = bisect_left(range(self.num_terms), term, row, bisect_right(self._prefixes, prefix, row), key=self.term)
         return row if row < self.num_terms and self.term(row) == term else -1
+
+    def facts(self) -> Facts:
+        """How many postings: what a search reads, and most of the bytes."""
+        return {"postings": self.num_postings}
 
     def save(self, folder: Path) -> None:
         """Writes one ``.npy`` file per array and then ``manifest.json`` into an existing folder."""

@@ -1,28 +1,28 @@
 """Dense search: chunks and queries as vectors of one encoder. Knows segments, filters and query vectors; knows no model.
 
-Segments up to ``exact_below`` rows are searched exactly over memory-mapped vectors, larger ones through a faiss graph whose
-candidates are scored again exactly (dense_graph tells which graph and why). Filters apply before the top k on every path.
+How a segment is searched (exactly, by bits, by a graph) is told in dense_find; which graph and why, in dense_graph.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Encoder, Matches, Segment, TokenEncoder, digest
+from rag.core import Chunk, Encoder, Interaction, Matches, Segment, TokenEncoder, digest
 from rag.errors import ConfigError, IndexMismatch
-from rag.retrievers.dense_search import Found, rescore, search_exact
-from rag.retrievers.dense_segment import DenseSegment, MergedRows, Store, load_segment
+from rag.retrievers.dense_codes import bits_of, to_int8
+from rag.retrievers.dense_find import Effort, find
+from rag.retrievers.dense_merged import MergedRows
+from rag.retrievers.dense_search import Vectors
+from rag.retrievers.dense_segment import DenseSegment, Store, load_segment
 
 Pooling = Literal["chunk", "late"]
-
-_FEW_ROWS_SHARE = 0.02
 
 
 class FaissIndex:
@@ -31,10 +31,19 @@ class FaissIndex:
     ``pooling="chunk"``: the vector of a chunk is that of ``chunk.indexed_text``. ``"late"`` (late chunking, arXiv 2409.04701): it is
     the mean of the token vectors of its span, read within the whole document; documents above the encoder's limit are read in
     windows that share ``late_overlap_tokens``; the chunk's ``context`` is not read, and an edit encodes the document anew. Needs a
-    mean-pooled encoder: ``build`` raises ``ConfigError`` for any other. ``store="float16"`` halves the files and moves a score by up to
-    5e-4. ``ef_search`` is the beam of a graph search: 128 found all of the true top 10 among 60,000 made-up vectors
-    (bench/dense.py). ``num_cached_queries`` query vectors are remembered, so that the same question with another filter or
-    ``k`` costs no encoder call. Raises ``ConfigError`` for options out of range.
+    mean-pooled encoder: ``build`` raises ``ConfigError`` for any other.
+
+    ``dimensions``: keep the first so many components, scaled to length 1 again; for encoders trained for it (Matryoshka
+    representation learning, arXiv 2205.13147). More than the encoder has raises ``ConfigError`` at the first text.
+
+    ``store`` says how vectors are kept; another one needs no rebuild, new and merged segments take it. ``float16`` halves the files
+    and moves a score by up to 5e-4, ``int8`` quarters them (dense_codes tells how). ``binary`` adds one bit per component to int8: a
+    search reads the bits, scores ``oversample`` candidates per hit (at least 20 hits' worth) from the int8 rows, and needs no graph
+    however many rows there are; up to that many rows it is as exact as ``int8``. bench/dense_stores.py measures what each costs and loses.
+
+    ``ef_search`` is the beam of a graph search: 128 found all of the true top 10 among 60,000 made-up vectors (bench/dense.py).
+    ``num_cached_queries`` query vectors are remembered, so that the same question with another filter or ``k`` costs no encoder
+    call. Raises ``ConfigError`` for options out of range.
     """
 
     def __init__(
@@ -46,6 +55,8 @@ class FaissIndex:
         num_cached_queries: int = 256,
         pooling: Pooling = "chunk",
         late_overlap_tokens: int = 64,
+        dimensions: int | None = None,
+        oversample: int = 20,
     ) -> None:
         if pooling not in get_args(Pooling):
             raise ConfigError(f"pooling {pooling!r} is not one of {', '.join(get_args(Pooling))}")
@@ -53,22 +64,24 @@ class FaissIndex:
             raise ConfigError(f"store {store!r} is not one of {', '.join(get_args(Store))}")
         for name, value, least in (
             ("exact_below", exact_below, 0), ("ef_search", ef_search, 1), ("num_cached_queries", num_cached_queries, 0),
-            ("late_overlap_tokens", late_overlap_tokens, 0),
+            ("late_overlap_tokens", late_overlap_tokens, 0), ("dimensions", 1 if dimensions is None else dimensions, 1),
+            ("oversample", oversample, 1),
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, not {value}")
         self.encoder = encoder
-        self.exact_below = exact_below
+        self.effort = Effort(exact_below, ef_search, oversample)
         self.store: Store = store
-        self.ef_search = ef_search
         self.pooling: Pooling = pooling
         self.late_overlap_tokens = late_overlap_tokens
-        self._query_vectors = QueryVectors(encoder, num_cached_queries)
+        self.dimensions = dimensions
+        self._query_vectors = QueryVectors(lambda queries: self._shortened(encoder.encode_queries(queries)), num_cached_queries)
 
     @property
     def fingerprint(self) -> str:
         late = ["late", str(self.late_overlap_tokens)] if self.pooling == "late" else []
-        return digest("dense", self.encoder.fingerprint, *late)
+        shorter = ["dimensions", str(self.dimensions)] if self.dimensions is not None else []
+        return digest("dense", self.encoder.fingerprint, *late, *shorter)
 
     @property
     def reads_documents(self) -> bool:
@@ -89,8 +102,13 @@ class FaissIndex:
         keys = np.array(keys, np.int64)
         if keys.shape != (len(chunks),) or (len(keys) > 1 and not np.all(keys[1:] > keys[:-1])):
             raise ValueError(f"{len(chunks)} chunks need as many ascending keys, not {keys.shape} {keys[:5]}...")
-        vectors = self._encode(chunks, texts).astype(self.store, copy=False)
-        segment = self._segment(keys, vectors)
+        vectors = self._shortened(self._encode(chunks, texts))
+        if self.store in ("float32", "float16"):
+            segment = self._segment(keys, vectors.astype(self.store, copy=False))
+        else:
+            rows = to_int8(vectors)
+            segment = self._segment(keys, rows)
+            segment.bits = bits_of(rows) if self.store == "binary" else None
         if segment.recipe is not None:
             segment.graph = segment.build_graph()
         return segment
@@ -104,9 +122,19 @@ class FaissIndex:
             raise ConfigError(f"pooling 'late' needs an encoder with token vectors; {type(self.encoder).__name__} has none")
         return late_vectors_of(self.encoder, chunks, texts or {}, self.late_overlap_tokens)
 
+    def _shortened(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.dimensions is None:
+            return vectors
+        if self.dimensions > vectors.shape[1]:
+            raise ConfigError(f"dimensions must be between 1 and {vectors.shape[1]}, what the encoder gives, not {self.dimensions}")
+        head = vectors[:, : self.dimensions]
+        lengths = np.linalg.norm(head, axis=1, keepdims=True)
+        shortened: NDArray[np.float32] = np.divide(head, lengths, where=lengths > 0, out=np.zeros_like(head))
+        return shortened
+
     def load(self, folder: Path) -> DenseSegment:
         """Raises ``DamagedIndex`` if the files do not fit together, ``IndexMismatch`` if another encoder made them."""
-        return load_segment(folder, self.fingerprint)
+        return load_segment(folder, self.fingerprint, self.effort)
 
     def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> DenseSegment:
         """Reads no vector before the result is saved or searched, and then block by block."""
@@ -116,7 +144,7 @@ class FaissIndex:
         source = np.repeat(np.arange(len(parts), dtype=np.int32), [len(rows) for rows in kept])
         row = np.concatenate([np.empty(0, np.int64), *kept])
         order = np.argsort(keys, kind="stable")
-        dim = parts[0].dim if parts else self.encoder.dim
+        dim = parts[0].dim if parts else self.dimensions or self.encoder.dim
         return self._segment(keys[order], MergedRows([part.vectors for part in parts], source[order], row[order], dim))
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> DenseReader:
@@ -130,12 +158,13 @@ class FaissIndex:
         """``(queries, dim)``, remembered ones without an encoder call."""
         return self._query_vectors.of(queries)
 
-    def _segment(self, keys: NDArray[np.int64], vectors: NDArray[np.float32] | MergedRows) -> DenseSegment:
-        if len(keys) <= self.exact_below:
-            return DenseSegment(keys, vectors, self.fingerprint, self.store, None)
-        from rag.retrievers.dense_graph import recipe
+    def _segment(self, keys: NDArray[np.int64], vectors: Vectors) -> DenseSegment:
+        graph = None
+        if self.store != "binary" and len(keys) > self.effort.exact_below:
+            from rag.retrievers.dense_graph import recipe
 
-        return DenseSegment(keys, vectors, self.fingerprint, self.store, recipe(len(keys), self.exact_below))
+            graph = recipe(len(keys), self.effort.exact_below)
+        return DenseSegment(keys, vectors, self.fingerprint, self.store, graph, self.effort)
 
 
 class DenseReader:
@@ -154,34 +183,36 @@ class DenseReader:
             vectors = self._index.query_vectors(queries)
             for segment, live in self._parts:
                 allowed = live if allow is None else live & look_up(allow, segment.keys)
-                for number, (rows, scores) in enumerate(self._search_part(segment, vectors, k, allowed)):
+                for number, (rows, scores) in enumerate(find(segment, vectors, k, allowed, self._index.effort)):
                     found[number].append(Matches(segment.keys[rows], scores))
         return [_best(parts, k) for parts in found]
 
-    def _search_part(self, segment: DenseSegment, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_]) -> list[Found]:
-        num_allowed = int(np.count_nonzero(allowed))
-        few = num_allowed <= max(self._index.exact_below, _FEW_ROWS_SHARE * len(allowed))
-        mask = None if num_allowed == len(allowed) else allowed
-        if segment.graph is None or few or k * 4 > num_allowed:
-            return search_exact(segment.vectors, queries, k, mask)
-        from rag.retrievers.dense_graph import candidates
+    def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
+        """One row per query and one per chunk. Raises ``ValueError`` for a key that is not live."""
+        if not queries:
+            return []
+        asked = self._index.query_vectors(queries)
+        return [Interaction(query[None], self._rows(some)) for query, some in zip(asked, keys, strict=True)]
 
-        wanted = min(k, num_allowed)
-        # Twice as many as asked for: the graph ranks by 8-bit copies, and the true top k must be among what is scored again.
-        rows = candidates(segment.graph, queries, max(2 * k, 16), mask, self._index.ef_search)
-        found = [rescore(segment.vectors, query, np.unique(some[some >= 0]), k) for query, some in zip(queries, rows, strict=True)]
-        short = [number for number, matches in enumerate(found) if len(matches.rows) < wanted]
-        if short:  # the walk ended in a corner with too few allowed rows
-            for number, matches in zip(short, search_exact(segment.vectors, queries[short], k, mask), strict=True):
-                found[number] = matches
-        return found
+    def _rows(self, keys: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        found: dict[int, NDArray[np.float32]] = {}
+        for segment, live in self._parts:
+            places = np.searchsorted(segment.keys, keys)
+            places[places == len(segment.keys)] = 0
+            here = (segment.keys[places] == keys) & live[places]
+            rows = segment.vectors[places[here]].astype(np.float32)
+            found.update(zip(keys[here].tolist(), rows[:, None], strict=True))
+        missing = [key for key in keys.tolist() if key not in found]
+        if missing:
+            raise ValueError(f"no live chunk has the key {missing[0]}")
+        return [found[key] for key in keys.tolist()]
 
 
 class QueryVectors:
     """The last query vectors, by text. Thread-safe."""
 
-    def __init__(self, encoder: Encoder, capacity: int) -> None:
-        self._encoder = encoder
+    def __init__(self, encode: Callable[[Sequence[str]], NDArray[np.float32]], capacity: int) -> None:
+        self._encode = encode
         self._capacity = capacity
         self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
@@ -191,7 +222,7 @@ class QueryVectors:
             known = {query: self._known[query] for query in queries if query in self._known}
         missing = [query for query in dict.fromkeys(queries) if query not in known]
         if missing:
-            known.update(zip(missing, self._encoder.encode_queries(missing), strict=True))
+            known.update(zip(missing, self._encode(missing), strict=True))
         with self._lock:
             for query, vector in known.items():
                 if query not in self._known:

@@ -12,10 +12,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.retrievers.dense_codes import Int8Rows, widened
+
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-_BLOCK_ROWS = 1 << 14  # 24 MiB of 384-wide vectors: bounds what a float16 store or a gather has to hold at once
+_BLOCK_ROWS = 1 << 14  # 24 MiB of 384-wide vectors: bounds what a gather has to hold at once
+_CONVERTED_ROWS = 1 << 10  # rows that become float32 on the way stay in the processor's cache: 10 ms instead of 42 for 50,000
 _SCORES_AT_A_TIME = 1 << 24  # 64 MiB of float32
 _SLACK = 1e-5  # far above the rounding of a float32 product of unit vectors, far below what tells two chunks apart
 
@@ -48,14 +51,15 @@ def search_exact(vectors: Vectors, queries: Floats, k: int, allowed: NDArray[np.
     read_all = len(rows) * 2 > num_rows  # gathering half the rows costs more than multiplying the other half
     columns = num_rows if read_all else len(rows)
     at_a_time = max(1, _SCORES_AT_A_TIME // columns)
+    is_float32 = isinstance(vectors, np.ndarray) and vectors.dtype == np.float32
+    num_block_rows = _BLOCK_ROWS if is_float32 else _CONVERTED_ROWS
     found: list[Found] = []
     for first in range(0, len(queries), at_a_time):
         some = queries[first : first + at_a_time]
         scores = np.empty((len(some), columns), np.float32)
-        for start in range(0, columns, _BLOCK_ROWS):
-            stop = min(start + _BLOCK_ROWS, columns)
-            block = vectors[start:stop] if read_all else vectors[rows[start:stop]]
-            np.matmul(some, block.astype(np.float32, copy=False).T, out=scores[:, start:stop])
+        for start in range(0, columns, num_block_rows):
+            stop = min(start + num_block_rows, columns)
+            scores[:, start:stop] = _products(vectors, some, slice(start, stop) if read_all else rows[start:stop])
         for query, row_scores in zip(some, scores, strict=True):
             candidates = _could_be_best(row_scores[rows] if read_all and len(rows) < num_rows else row_scores, k)
             found.append(rescore(vectors, query, rows[candidates], k))
@@ -76,6 +80,16 @@ def search_reference(vectors: Vectors, queries: Floats, k: int, allowed: NDArray
     """The same by sorting every row: slow, and what ``search_exact`` is held against."""
     rows = np.arange(vectors.shape[0]) if allowed is None else np.flatnonzero(allowed)
     return [rescore(vectors, query, rows, k) for query in queries]
+
+
+def _products(vectors: Vectors, queries: Floats, rows: slice | Rows) -> Floats:
+    """``(queries, rows)`` inner products in float32."""
+    if isinstance(vectors, Int8Rows):
+        return vectors.products(queries, rows)
+    block = vectors[rows]
+    numbers = widened(block.astype(np.float16, copy=False)) if block.dtype == np.float16 else block.astype(np.float32, copy=False)
+    products: Floats = np.matmul(queries, numbers.T)
+    return products
 
 
 def _could_be_best(scores: Floats, k: int) -> Rows:

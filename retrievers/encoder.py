@@ -73,6 +73,9 @@ class SentenceTransformersEncoder:
         self._model: Any = None  # sentence_transformers.SentenceTransformer, where it is needed
         self._fingerprint: str | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r})"
+
     @property
     def dim(self) -> int:
         return self._load().dim

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rag.core import Hit, rescored
+from rag.core import Hit, VectorsOf, rescored
 from rag.errors import ConfigError
 
 STAGE = "fuse"
@@ -32,13 +32,13 @@ class ReciprocalRankFusion:
         self.k = float(k)
         self.weights = _checked(weights)
 
-    def fuse(self, rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]:
+    def fuse(self, rankings: Mapping[str, Sequence[Hit]], vectors: VectorsOf | None = None) -> list[Hit]:
         weights = _weights_of(self.weights, rankings)
         scores: dict[str, float] = {}
         for name, hits in rankings.items():
             for rank, hit in enumerate(hits, start=1):
                 scores[hit.chunk.id] = scores.get(hit.chunk.id, 0.0) + weights[name] / (self.k + rank)
-        return rescored(STAGE, ((hit, scores[hit.chunk.id]) for hit in _merged(rankings)))
+        return rescored(STAGE, ((hit, scores[hit.chunk.id]) for hit in merged(rankings)))
 
 
 class ConvexFusion:
@@ -70,11 +70,11 @@ class ConvexFusion:
         self.normalise: Normalise = normalise
         self.floors = dict(floors or {})
 
-    def fuse(self, rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]:
+    def fuse(self, rankings: Mapping[str, Sequence[Hit]], vectors: VectorsOf | None = None) -> list[Hit]:
         weights = _weights_of(self.weights, rankings)
         _refuse_unknown("floors", self.floors, rankings)
         total = sum(weights.values()) or 1.0
-        hits = _merged(rankings)
+        hits = merged(rankings)
         scores = dict.fromkeys((hit.chunk.id for hit in hits), 0.0)
         for name, ranking in rankings.items():
             if not ranking:
@@ -96,7 +96,7 @@ class ConvexFusion:
         return [float(value) for value in (scores - low) / (high - low)] if high > low else [1.0] * len(scores)
 
 
-def _merged(rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]:
+def merged(rankings: Mapping[str, Sequence[Hit]]) -> list[Hit]:
     """One hit per chunk, with the verdicts of every ranking that has it."""
     merged: dict[str, Hit] = {}
     for hits in rankings.values():

@@ -22,7 +22,9 @@ from rag.core import (
     Completion,
     Document,
     Event,
+    Facts,
     Hit,
+    Interaction,
     Matches,
     Prompt,
     Segment,
@@ -32,6 +34,7 @@ from rag.core import (
     Usage,
     UsageEvent,
 )
+from rag.errors import NoVectors
 
 
 def heed_interrupts() -> None:
@@ -101,6 +104,9 @@ class WordSegment:
     def save(self, folder: Path) -> None:
         (folder / "words.json").write_text(json.dumps({"keys": self.keys.tolist(), "texts": self.texts}), encoding="utf-8")
 
+    def facts(self) -> Facts:
+        return {"words": sum(len(text.split()) for text in self.texts), "mean_words": 2.5, "kind": "plain"}
+
 
 class WordIndex:
     """Counts the query's words in every chunk: the plainest index there is."""
@@ -151,6 +157,9 @@ class WordReader:
             keys = np.array([key for _, key in best], dtype=np.int64)
             found.append(Matches(keys, np.array([score for score, _ in best], dtype=np.float32)))
         return found
+
+    def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
+        raise NoVectors("words")
 
 
 class ParagraphChunker:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.durability_worker import apply, marker, open_index
-from rag.errors import RagError
+from rag.errors import DamagedIndex, RagError
 
 SEED, NUM_OPERATIONS = 3, 6
 
@@ -77,6 +77,18 @@ def test_every_file_of_the_index_survives_being_damaged(whole: Path, tmp_path: P
             check(whole, tmp_path / "work", name, flipped, expected)
         for length in (0, num_bytes // 2, num_bytes - 1):
             check(whole, tmp_path / "work", name, lambda content, length=length: content[:length], expected)  # type: ignore[misc]
+
+
+def test_text_of_the_catalog_that_is_no_longer_utf_8_is_damage(whole: Path, tmp_path: Path) -> None:
+    with open_index(whole) as rag:
+        old = rag.documents()[0].id.encode()
+    spoiled = bytes([old[0] | 0x80]) + old[1:]
+    changed = (whole / "catalog.sqlite").read_bytes().replace(old, spoiled)
+    assert spoiled in changed
+    shutil.copytree(whole, tmp_path / "work")
+    (tmp_path / "work" / "catalog.sqlite").write_bytes(changed)
+    with pytest.raises(DamagedIndex, match="UTF-8"):
+        everything(tmp_path / "work")
 
 
 def test_a_missing_segment_is_named_and_can_be_rebuilt(whole: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rag.core import Chunk, Index, Matches, Segment, Span
+from rag.errors import NoVectors
 from rag.registry import component, table, wanted_models
 from tests.fakes import HashingEncoder
 
@@ -27,10 +29,18 @@ CORPUS = st.dictionaries(st.integers(0, 60), TEXT, min_size=1, max_size=30)
 FLAGS = st.lists(st.booleans(), max_size=70).map(lambda flags: np.array(flags, np.bool_))
 
 
-@pytest.fixture(params=sorted(table()["index"]))
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "faiss": [{"store": "float16"}, {"store": "int8"}, {"store": "binary"}, {"dimensions": 1020}],
+}
+"""More ways to make an index of that word, held to the same laws: options that change what is stored."""
+MAKES = [(word, options) for word in sorted(table()["index"]) for options in [{}, *OPTIONS.get(word, [])]]
+
+
+@pytest.fixture(params=MAKES, ids=lambda make: "-".join([make[0], *map(str, make[1].values())]))
 def index(request: pytest.FixtureRequest) -> Index:
-    cls = component("index", request.param)
-    made: Index = cls(**{name: MODELS[name] for name in wanted_models(cls)})
+    word, options = request.param
+    cls = component("index", word)
+    made: Index = cls(**{name: MODELS[name] for name in wanted_models(cls)}, **options)
     return made
 
 
@@ -159,6 +169,43 @@ def test_saved_and_loaded_answers_are_the_same(
         for mine, theirs in zip(search(index, [loaded], live, 7, choice), search(index, [segment], live, 7, choice), strict=True):
             np.testing.assert_array_equal(mine.keys, theirs.keys)
             np.testing.assert_array_equal(mine.scores, theirs.scores)
+
+
+@LAWS
+@given(texts=CORPUS)
+def test_a_saved_segment_tells_the_same_facts_when_it_is_loaded(
+    index: Index, texts: Texts, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    segment, folder = build(index, texts), tmp_path_factory.mktemp("segment")
+    segment.save(folder)
+    facts = segment.facts()
+    assert index.load(folder).facts() == facts
+    assert all(type(value) in (int, float, str) for value in facts.values()) and json.loads(json.dumps(dict(facts))) == facts
+
+
+@LAWS
+@given(texts=CORPUS, split=st.integers(1, 3), dead=FLAGS)
+def test_vectors_give_the_scores_of_search_or_are_refused_by_name(
+    index: Index, texts: Texts, split: int, dead: NDArray[np.bool_]
+) -> None:
+    live = flags(list(texts))
+    live[: len(dead)] &= ~dead
+    parts = [{key: text for key, text in texts.items() if key % split == part} for part in range(split)]
+    reader = index.reader([build(index, part) for part in parts if part], live)
+    found = reader.search(QUERIES, 100)
+    try:
+        seen = reader.vectors(QUERIES, [matches.keys[::-1] for matches in found])
+    except NoVectors as error:
+        assert error.use in table()["index"] and error.use in str(error)
+        return
+    assert reader.vectors([], []) == [] and len(seen) == len(QUERIES)
+    for matches, (query, chunks) in zip(found, seen, strict=True):
+        assert query.dtype == np.float32 and all(rows.dtype == np.float32 for rows in chunks)
+        scores = [(query @ rows.T).max(axis=1).sum() for rows in chunks]
+        np.testing.assert_allclose(scores[::-1], matches.scores, rtol=1e-4, atol=1e-5)
+    gone = next((key for key in range(100) if key >= len(live) or not live[key]), 0)
+    with pytest.raises(ValueError, match=str(gone)):
+        reader.vectors(QUERIES[:1], [np.array([gone], np.int64)])
 
 
 @LAWS

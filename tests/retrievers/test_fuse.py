@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.core import Chunk, Hit, Placed, Span
+from rag.core import Chunk, Fusion, Hit, Interaction, Placed, Span
 from rag.errors import ConfigError
 from rag.registry import component, table
 from rag.retrievers.fuse import ConvexFusion, Normalise, ReciprocalRankFusion
@@ -25,6 +27,17 @@ def hits(stage: str, scores: dict[str, float]) -> list[Hit]:
     return [
         Hit(chunk, score, {stage: Placed(score, n)}) for n, (chunk, (_, score)) in enumerate(zip(chunks, ordered, strict=True), 1)
     ]
+
+
+def fuse(word: str, rankings: dict[str, list[Hit]]) -> list[Hit]:
+    """By a fusion with its defaults; the vectors of an index are its scores, ``(1, 1)`` each, 0 for what it has not found."""
+
+    def vectors(index: str, wanted: Sequence[Hit]) -> Interaction:
+        known = {hit.chunk.id: hit.score for hit in rankings[index]}
+        return Interaction(np.ones((1, 1), np.float32), [np.full((1, 1), known.get(hit.chunk.id, 0), np.float32) for hit in wanted])
+
+    fusion: Fusion = component("fusion", word)()
+    return fusion.fuse(rankings, vectors)
 
 
 def scores_of(found: list[Hit]) -> dict[str, float]:
@@ -97,10 +110,9 @@ def test_bad_options_are_refused(weight: float) -> None:
         ConvexFusion(normalise="softmax")  # type: ignore[arg-type]
 
 
-RANKINGS = st.dictionaries(
-    st.sampled_from(["dense", "sparse", "late"]),
-    st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-1, 30, width=32)),
-    max_size=3,
+RANKINGS = st.fixed_dictionaries(
+    {name: st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-1, 30, width=32)) for name in ("dense", "sparse")},
+    optional={"late": st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-1, 30, width=32))},
 )
 
 
@@ -108,20 +120,18 @@ RANKINGS = st.dictionaries(
 @given(RANKINGS)
 def test_every_fusion_keeps_the_law(word: str, given_scores: dict[str, dict[str, float]]) -> None:
     rankings = {name: hits(name, scores) for name, scores in given_scores.items()}
-    found = component("fusion", word)().fuse(rankings)
+    found = fuse(word, rankings)
     assert sorted(hit.chunk.id for hit in found) == sorted({chunk for scores in given_scores.values() for chunk in scores})
     assert [(-hit.score, hit.chunk.id) for hit in found] == sorted((-hit.score, hit.chunk.id) for hit in found)
     assert [hit.why["fuse"] for hit in found] == [Placed(hit.score, rank) for rank, hit in enumerate(found, 1)]
-    assert [hit.chunk.id for hit in component("fusion", word)().fuse(dict(reversed(rankings.items())))] == [
-        hit.chunk.id for hit in found
-    ]
+    assert [hit.chunk.id for hit in fuse(word, dict(reversed(rankings.items())))] == [hit.chunk.id for hit in found]
 
 
 @pytest.mark.parametrize("word", FUSIONS)
 @given(st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-1, 1, width=32)))
 def test_one_ranking_keeps_its_order(word: str, scores: dict[str, float]) -> None:
     ranking = hits("dense", scores)
-    fused = component("fusion", word)().fuse({"dense": ranking, "sparse": []})
+    fused = fuse(word, {"dense": ranking, "sparse": []})
     by_rank = word == "rrf"
     if by_rank:
         assert [hit.chunk.id for hit in fused] == [hit.chunk.id for hit in ranking]

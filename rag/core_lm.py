@@ -1,0 +1,70 @@
+"""The words that pass between a language model and whoever asks it; import them from ``rag.core``. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from rag.core import Span
+
+
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a language model wrote for one prompt; ``finish`` is ``stop`` (it ended) or ``length`` (cut at max_tokens)."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish: Literal["stop", "length"]
+
+
+class TokenLogprobs(NamedTuple):
+    """Per token of a text: its characters and its natural-log probability given all tokens before it (first: nan)."""
+
+    spans: tuple[Span, ...]
+    logprobs: tuple[float, ...]
+
+
+class LM(Protocol):
+    """A causal language model. Rerankers, generators, LLM chunkers and judges see only this."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and completion together that the model takes; ``None`` if nobody knows."""
+        ...
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The length of a prompt in the model's tokens, as exactly as the model tells."""
+        ...
+
+    def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
+        """Greedy continuation of each prompt; the text ends before the first stop string."""
+        ...
+
+    def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:
+        """The pieces of ``complete([prompt])`` as they come, then the ``Completion``."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
+        """Natural-log probability of each choice as the continuation of each prompt, ``(prompts, choices)``.
+
+        All spellings of a choice (with and without a leading space, capitalised) count together.
+        """
+        ...
+
+    def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]: ...
