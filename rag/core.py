@@ -267,11 +267,9 @@ class Tokenizer(Protocol):
 
     def spans(self, text: str) -> list[Span]:
         """The characters of each token, in order."""
-        ...
 
     def count(self, text: str) -> int:
         """How many tokens ``text`` has."""
-        ...
 
 
 class Splitter(Protocol):
@@ -279,7 +277,6 @@ class Splitter(Protocol):
 
     def spans(self, text: str) -> list[Span]:
         """The sentences in order, without the blanks around them; they do not overlap."""
-        ...
 
 
 @runtime_checkable
@@ -294,11 +291,9 @@ class Encoder(Protocol):
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """``(texts, dim)``."""
-        ...
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """``(texts, dim)``."""
-        ...
 
 
 class TokenBlock(NamedTuple):
@@ -316,11 +311,41 @@ class TokenEncoder(Encoder, Protocol):
     @property
     def pooling(self) -> str:
         """How token vectors become the vector of a text: ``mean``, ``cls``, ..."""
-        ...
 
     def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
         """Every token of every text once, in order; texts above the model's limit are read in overlapping windows."""
-        ...
+
+
+class SparseVectors(NamedTuple):
+    """Texts as weighted terms: text ``r`` has the terms ``term_ids[starts[r]:starts[r + 1]]``, ascending, and their weights.
+
+    ``starts`` int64 ``(texts + 1,)``, ``term_ids`` int32 ``(terms,)``, ``weights`` float32 ``(terms,)``, none below zero.
+    """
+
+    starts: NDArray[np.int64]
+    term_ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+@runtime_checkable
+class SparseEncoder(Protocol):
+    """Text to some of ``num_terms`` terms. A chunk scores the sum over shared terms of query weight times document weight.
+
+    ``binary``: all terms of one document weigh the same, so that an index stores one weight per chunk.
+    """
+
+    @property
+    def num_terms(self) -> int: ...
+
+    @property
+    def binary(self) -> bool: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode_documents(self, texts: Sequence[str]) -> SparseVectors: ...
+
+    def encode_queries(self, texts: Sequence[str]) -> SparseVectors: ...
 
 
 class Matches(NamedTuple):
@@ -336,11 +361,9 @@ class Segment(Protocol):
     @property
     def keys(self) -> NDArray[np.int64]:
         """The keys of its chunks, ascending, ``(num_chunks,)``."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Writes plain files into an existing empty folder. The caller makes them durable."""
-        ...
 
 
 class Reader(Protocol):
@@ -352,7 +375,6 @@ class Reader(Protocol):
         ``allow[key]`` says whether a key may appear (keys past its end may not); it is applied *before* the top k are
         taken. ``None`` allows every live key. Deleted keys never appear either way.
         """
-        ...
 
 
 class Index(Protocol):
@@ -365,30 +387,24 @@ class Index(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names everything that must be equal for two segments to be searched together (model, tokeniser, ...)."""
-        ...
 
     @property
     def reads_documents(self) -> bool:
         """Whether what is stored of a chunk depends on the rest of its document, so that an edit anywhere makes it stale."""
-        ...
 
     def build(self, keys: NDArray[np.int64], chunks: Sequence[Chunk], texts: Mapping[str, str] | None = None) -> Segment:
         """A segment of ``chunks``; ``keys`` ascend. ``texts``: the text of each chunk's document by document id; an index
         that ``reads_documents`` raises ``ValueError`` without it.
         """
-        ...
 
     def load(self, folder: Path) -> Segment:
         """Opens what ``Segment.save`` wrote. Raises ``rag.errors.DamagedIndex`` if the files do not fit together."""
-        ...
 
     def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Segment:
         """One segment with the live keys of all ``segments``; encodes nothing again."""
-        ...
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Reader:
         """A view of these segments in which only keys with ``live[key]`` exist."""
-        ...
 
 
 class Fusion(Protocol):
@@ -408,11 +424,9 @@ class Generator(Protocol):
 
     def prepare(self, chunks: Sequence[Chunk]) -> None:
         """Called once per ingested batch (a generator that precomputes chunk KV does it here). May do nothing."""
-        ...
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         """Yields ``TextEvent`` and ``CitationEvent``, then one ``UsageEvent``."""
-        ...
 
 
 class Message(NamedTuple):
@@ -451,25 +465,20 @@ class LM(Protocol):
     @property
     def context_tokens(self) -> int | None:
         """Tokens of prompt and completion together that the model takes; ``None`` if nobody knows."""
-        ...
 
     def count_tokens(self, prompt: Prompt) -> int:
         """The length of a prompt in the model's tokens, as exactly as the model tells."""
-        ...
 
     def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
         """Greedy continuation of each prompt; the text ends before the first stop string."""
-        ...
 
     def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:
         """The pieces of ``complete([prompt])`` as they come, then the ``Completion``."""
-        ...
 
     def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
         """Natural-log probability of each choice as the continuation of each prompt, ``(prompts, choices)``.
 
         All spellings of a choice (with and without a leading space, capitalised) count together.
         """
-        ...
 
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]: ...

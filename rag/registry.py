@@ -22,6 +22,10 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "encoder": {
         "sentence-transformers": "rag.retrievers.encoder:SentenceTransformersEncoder",
     },
+    "sparse_encoder": {
+        "sentence-transformers": "rag.retrievers.sparse_encoder:SentenceTransformersSparseEncoder",
+        "uhd": "rag.retrievers.sparse_uhd:UhdEncoder",
+    },
     "tokenizer": {
         "huggingface": "rag.tokenizer:HuggingFaceTokenizer",
         "words": "rag.tokenizer:WordTokenizer",
@@ -54,6 +58,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "index": {
         "faiss": "rag.retrievers.dense:FaissIndex",
         "bm25": "rag.retrievers.bm25:BM25Index",
+        "impact": "rag.retrievers.impact:ImpactIndex",
     },
     "fusion": {
         "rrf": "rag.retrievers.fuse:ReciprocalRankFusion",
@@ -74,6 +79,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
 
 MODEL_KINDS: Mapping[str, str] = {
     "encoder": "encoder",
+    "sparse_encoder": "sparse_encoder",
     "tokenizer": "tokenizer",
     "splitter": "splitter",
     "resolver": "resolver",

@@ -38,7 +38,7 @@ class Source(NamedTuple):
 def source_of(keys: NDArray[np.int64], lists: Lists, live: NDArray[np.bool_]) -> Source:
     """One segment as a source."""
     alive = alive_mask(keys, live)
-    sizes = _live_sizes(lists, alive)
+    sizes = live_sizes(lists, alive)
     rows = np.flatnonzero(sizes)
     return Source(keys, lists, alive, rows, sizes[rows])
 
@@ -97,7 +97,7 @@ def ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.in
     return np.arange(int(sizes.sum())) + np.repeat(starts - ends + sizes, sizes)
 
 
-def _live_sizes(lists: Lists, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+def live_sizes(lists: Lists, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many live chunks hold each term, ``(rows,)``."""
     if alive.all():
         return np.diff(lists.starts)
