@@ -21,6 +21,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "encode.py": (["--data", str(CORPORA)], True),
     "dense.py": ([], False),
     "sparse.py": ([], True),
+    "learned_sparse.py": ([], False),
     "abstention.py": ([], True),
     "beir.py": ([], True),
     "spatial.py": ([], True),

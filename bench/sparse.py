@@ -29,7 +29,7 @@ DATA = ROOT / "../shared/data"
 sys.path.insert(0, str(ROOT))
 
 from bench.record import write_result
-from rag.core import Chunk, Span
+from rag.core import Chunk, Index, Span
 from rag.retrievers.analyse import Analyser
 from rag.retrievers.bm25 import BM25Index, BM25Reader
 
@@ -221,7 +221,7 @@ def measure(count: int, rounds: int, queries: list[str], scratch: Path) -> dict[
     return result
 
 
-def ndcg_at_10(folder: Path, index: BM25Index) -> float:
+def ndcg_at_10(folder: Path, index: Index) -> float:
     corpus, queries = lines(folder / "corpus.jsonl"), {each["_id"]: each["text"] for each in lines(folder / "queries.jsonl")}
     relevant: dict[str, dict[str, int]] = {}
     for line in (folder / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()[1:]:

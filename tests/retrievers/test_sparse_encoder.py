@@ -96,7 +96,7 @@ def test_the_fingerprint_names_what_documents_hang_on(splade: Path, tmp_path: Pa
         ({"max_query_terms": 3}, False),
         ({"tokens_per_batch": 7}, False),
     ):
-        other = SentenceTransformersSparseEncoder(str(splade), **options)  # type: ignore[arg-type]
+        other = SentenceTransformersSparseEncoder(str(splade), **options)
         assert (other.fingerprint != own) == differs, options
     other_seed = save_sparse_encoder(tmp_path / "other", "splade", seed=1)
     assert SentenceTransformersSparseEncoder(str(other_seed)).fingerprint != own

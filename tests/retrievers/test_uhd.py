@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rag.config import Assembly, load
 from rag.core import Chunk, Span, TokenBlock
 from rag.errors import ConfigError
 from rag.retrievers.impact import ImpactIndex
@@ -85,6 +86,20 @@ def test_the_index_finds_by_codes() -> None:
     chunks = [Chunk(str(n), "d", Span(0, 1), f"{word} alone") for n, word in enumerate(words)]
     reader = index.reader([index.build(np.arange(5), chunks)], np.ones(5, np.bool_))
     assert [int(found.keys[0]) for found in reader.search(words, 2)] == [0, 1, 2, 3, 4]
+
+
+def test_a_configuration_builds_it_around_its_encoder() -> None:
+    blocks = {
+        "models": {"sparse_encoder": {"use": "uhd", "width": 64}},
+        "indexes": {"learned": {"use": "impact", "store": "float32"}},
+    }
+    loaded = load(blocks)
+    index = Assembly(loaded, {"encoder": WordVectors(32)}).build("index", "indexes.learned", loaded.indexes["learned"])
+    assert isinstance(index, ImpactIndex) and index.store == "float32"
+    assert isinstance(index.sparse_encoder, UhdEncoder) and index.sparse_encoder.width == 64
+    bare = load({"indexes": blocks["indexes"]})
+    with pytest.raises(ConfigError, match=r"indexes.learned \(impact\) needs a model: add `models: \{sparse_encoder"):
+        Assembly(bare).build("index", "indexes.learned", bare.indexes["learned"])
 
 
 def test_the_fingerprint_follows_the_options() -> None:
