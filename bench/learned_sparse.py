@@ -13,6 +13,7 @@ float32 top 10 that is found. pyseismic-lsr takes part where it is installed. UH
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import shutil
 import statistics
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.record import write_result
-from bench.sparse import BEIR, bytes_below, lines, milliseconds, ndcg_at_10, timed
+from bench.sparse import BEIR, bytes_below, lines, milliseconds, ndcg_at_10, shown, timed
 from rag.core import Chunk, Index, Span, SparseVectors
 from rag.retrievers.bm25 import BM25Index
 from rag.retrievers.dense import FaissIndex
@@ -328,30 +329,25 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the folder that holds the sets")
     parser.add_argument("--parts", nargs="+", choices=["speed", "quality"], default=["speed", "quality"])
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"command": " ".join(["python", "bench/learned_sparse.py", *_shown(sys.argv[1:])]), "k": K}
-    earlier = Path(__file__).parent / "results" / "learned_sparse.json"
-    if len(arguments.parts) == 1 and earlier.exists():  # the other part stays as it was measured
-        kept = json.loads(earlier.read_text(encoding="utf-8"))
-        result |= {part: kept[part] for part in ("speed", "ndcg_at_10") if part in kept}
+    result: dict[str, Any] = {"command": " ".join(["python", "bench/learned_sparse.py", *shown(sys.argv[1:])]), "k": K}
     if "speed" in arguments.parts:
         scratch = Path(tempfile.mkdtemp(prefix="learned-sparse-"))
         try:
-            result["speed"] = speed(arguments.chunks, arguments.queries, arguments.rounds, scratch)
+            measured = speed(arguments.chunks, arguments.queries, arguments.rounds, scratch)
         finally:
             shutil.rmtree(scratch)
-        print(json.dumps(result["speed"], indent=1), flush=True)
+        result[f"speed_{arguments.chunks}"] = measured | {"date": datetime.date.today().isoformat()}
+        print(json.dumps(measured, indent=1), flush=True)
     folders = {name: arguments.data / folder for name, folder in BEIR.items() if (arguments.data / folder).exists()}
     if "quality" in arguments.parts and not folders:
         print(f"quality is skipped: no data at {arguments.data}")
     elif "quality" in arguments.parts:
         result["ndcg_at_10"] = quality(folders)
+    earlier = Path(__file__).parent / "results" / "learned_sparse.json"
+    if earlier.exists():  # what was not measured now stays as it was, with its own date
+        kept = json.loads(earlier.read_text(encoding="utf-8"))
+        result = {part: kept[part] for part in kept if part.startswith(("speed", "ndcg"))} | result
     print(write_result("learned_sparse", result, PACKAGES))
-
-
-def _shown(arguments: Sequence[str]) -> list[str]:
-    """Without the place of the data, which is another on every machine."""
-    place = list(arguments).index("--data") if "--data" in arguments else len(arguments)
-    return [*arguments[:place], *arguments[place + 2 :]]
 
 
 if __name__ == "__main__":
