@@ -28,9 +28,9 @@ class ImpactIndex:
     """Finds chunks by the terms that ``sparse_encoder`` gives them: SPLADE, its inference-free kin, binary codes. A ``rag.core.Index``.
 
     ``store``: document weights as ``uint8`` with a scale per chunk, or as ``float32``; ``idf``: multiply query weights by the rarity of
-    their terms (``None``: if the encoder is binary, where it was worth up to .03 nDCG@10, bench/learned_sparse.py); ``engine``: ``auto``, ``numpy`` or ``numba``;
-    ``num_threads``: for large batches of queries, 0 means one per core. Search is exact in what is stored: every posting of the query
-    is scored. Raises ``ConfigError`` for values outside these.
+    their terms (``None``: if the encoder is binary, where it was worth .02, .00 and .00 nDCG@10, bench/learned_sparse.py); ``engine``:
+    ``auto``, ``numpy`` or ``numba``; ``num_threads``: for large batches of queries, 0 means one per core. Search is exact in what is
+    stored: every posting of the query is scored. Raises ``ConfigError`` for values outside these.
     """
 
     def __init__(
