@@ -22,6 +22,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "dense.py": ([], False),
     "dense_stores.py": ([], True),
     "sparse.py": ([], True),
+    "learned_sparse.py": ([], False),
     "abstention.py": ([], True),
     "beir.py": ([], True),
     "fusion.py": ([], True),

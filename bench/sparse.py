@@ -1,8 +1,8 @@
-"""BM25: milliseconds per query, build, disk and update against bm25s and rank-bm25; nDCG@10 of the settings.
+"""BM25: milliseconds per query, build, disk and update against bm25s, rank-bm25 and tantivy; nDCG@10 of the settings.
 
     python bench/sparse.py --chunks 10000 100000
 
-All three hold the same terms, those of our analyser. Chunks are 100 words of the real texts below shared/data; where those run
+All hold the same terms, those of our analyser; tantivy takes part where it is installed, with one writing thread. Chunks are 100 words of the real texts below shared/data; where those run
 out, further ones are mixed from their words (a third a run of one text, the rest drawn by frequency). Queries are real questions.
 Engines take turns query by query; a query's time is the median of its rounds. Every round opens a new reader of ours, so terms
 that it would remember are looked up again.
@@ -18,18 +18,19 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "../shared/data"
+DATA = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
 
 from bench.record import write_result
-from rag.core import Chunk, Span
+from rag.core import Chunk, Index, Span
 from rag.retrievers.analyse import Analyser
 from rag.retrievers.bm25 import BM25Index, BM25Reader
 
@@ -48,10 +49,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def texts(count: int) -> tuple[list[str], int]:
+def texts(count: int, data: Path) -> tuple[list[str], int]:
     """``count`` texts of about 100 words, and how many of them are real."""
-    sources = [path.read_text(encoding="utf-8") for path in sorted((DATA / "chunking_evaluation/corpora").glob("*.md"))]
-    sources += [each["text"] for folder in BEIR.values() for each in lines(DATA / folder / "corpus.jsonl")]
+    sources = [path.read_text(encoding="utf-8") for path in sorted((data / "chunking_evaluation/corpora").glob("*.md"))]
+    sources += [each["text"] for folder in BEIR.values() for each in lines(data / folder / "corpus.jsonl")]
     random = np.random.default_rng(0)
     pieces = [words[start : start + 100] for words in map(str.split, sources) for start in range(0, len(words), 100)]
     pieces = [pieces[place] for place in random.permutation(len(pieces))]
@@ -108,12 +109,43 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(count: int, rounds: int, queries: list[str], scratch: Path) -> dict[str, Any]:
+class Tantivy:
+    """tantivy, given our terms with blanks between them; it keeps a chunk's length in one byte, so its scores are near ours."""
+
+    def __init__(self, terms: list[list[str]], folder: Path) -> None:
+        import tantivy
+
+        self.module = tantivy
+        builder = tantivy.SchemaBuilder()
+        builder.add_integer_field("key", stored=True)
+        builder.add_text_field("body", stored=False, tokenizer_name="blanks", index_option="freq")
+        self.schema = builder.build()
+        folder.mkdir()
+        self.index = tantivy.Index(self.schema, path=str(folder))
+        self.index.register_tokenizer("blanks", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
+        self.add(terms, 0)
+
+    def add(self, terms: list[list[str]], first_key: int) -> None:
+        writer = self.index.writer(200_000_000, num_threads=1)
+        for number, each in enumerate(terms, start=first_key):
+            writer.add_document(self.module.Document(key=number, body=" ".join(each)))
+        writer.commit()
+        writer.wait_merging_threads()
+        self.index.reload()
+        self.searcher = self.index.searcher()
+
+    def search(self, terms: list[str]) -> list[int]:
+        query, should = self.module.Query, self.module.Occur.Should
+        whole = query.boolean_query([(should, query.term_query(self.schema, "body", term, "freq")) for term in terms])
+        return [int(self.searcher.doc(place)["key"][0]) for _, place in self.searcher.search(whole, K, count=False).hits]
+
+
+def measure(count: int, rounds: int, queries: list[str], scratch: Path, data: Path) -> dict[str, Any]:
     import bm25s
     import Stemmer
     from rank_bm25 import BM25Okapi
 
-    contents, num_real = texts(count + 100)
+    contents, num_real = texts(count + 100, data)
     contents, added = contents[:count], contents[count:]
     result: dict[str, Any] = {
         "chunks": count,
@@ -146,10 +178,14 @@ def measure(count: int, rounds: int, queries: list[str], scratch: Path) -> dict[
         "bm25s (tokens to index)": round(peer_seconds, 2),
         "rank-bm25 (tokens to index)": round(rank_seconds, 2),
     }
+    tantivy: Tantivy | None = None
+    if find_spec("tantivy") is not None:
+        tantivy_seconds, tantivy = timed(lambda: Tantivy(terms, scratch / "tantivy"))
+        result["build_seconds"]["tantivy (tokens to index)"] = round(tantivy_seconds, 2)
     for name, save in {"rag": segment.save, "bm25s": lambda folder: peer_index.save(folder, show_progress=False)}.items():
         (scratch / name).mkdir()
         save(scratch / name)
-    result["disk_bytes"] = {"rag": bytes_below(scratch / "rag"), "bm25s": bytes_below(scratch / "bm25s")}
+    result["disk_bytes"] = {name: bytes_below(scratch / name) for name in ("rag", "bm25s", "tantivy") if (scratch / name).exists()}
 
     live = np.ones(count + 100, np.bool_)
     loaded = index.load(scratch / "rag")
@@ -170,6 +206,10 @@ def measure(count: int, rounds: int, queries: list[str], scratch: Path) -> dict[
         "rag deletes 100 chunks (new reader)": round(timed(delete)[0], 4),
         "bm25s adds 100 chunks (it indexes all tokens again)": round(peer_seconds, 4),
     }
+    if tantivy is not None:
+        extra_terms = [index.analyser.terms(text) for text in added]
+        seconds = timed(lambda: tantivy.add(extra_terms, count))[0]
+        result["update_seconds"]["tantivy adds 100 chunks (tokens to commit to searcher)"] = round(seconds, 4)
 
     told = {query: index.analyser.query_terms(query) for query in queries}
     live = live[:count]
@@ -192,7 +232,13 @@ def measure(count: int, rounds: int, queries: list[str], scratch: Path) -> dict[
             },
         ),
         "tokens given": milliseconds(
-            rounds, queries, lambda: {"rag": ours(index, Told(told)), "bm25s": theirs(lambda query: [told[query]])}
+            rounds,
+            queries,
+            lambda: {
+                "rag": ours(index, Told(told)),
+                "bm25s": theirs(lambda query: [told[query]]),
+                **({} if tantivy is None else {"tantivy": lambda query: tantivy.search(told[query])}),
+            },
         ),
         f"against rank-bm25, tokens given, {RANK_BM25_QUERIES} queries": milliseconds(
             1,
@@ -214,6 +260,10 @@ def measure(count: int, rounds: int, queries: list[str], scratch: Path) -> dict[
         "bm25s (tokens given, 2 threads)": round(len(queries) / statistics.median(peer_batch_seconds)),
     }
 
+    if tantivy is not None:
+        keys = [set(matches.keys.tolist()) for matches in reader.search(queries, K)]
+        shared = [len(own & set(tantivy.search(told[query]))) / max(1, len(own)) for own, query in zip(keys, queries, strict=True)]
+        result["share_of_our_top_10_in_tantivy's"] = round(statistics.mean(shared), 3)
     found = [matches.scores for matches in reader.search(queries, K)]
     expected = peer_index.retrieve(list(told.values()), k=K, show_progress=False, n_threads=1).scores * (index.k1 + 1)
     differences = [np.abs(one / other[: len(one)] - 1).max(initial=0) for one, other in zip(found, expected, strict=True)]
@@ -221,7 +271,7 @@ def measure(count: int, rounds: int, queries: list[str], scratch: Path) -> dict[
     return result
 
 
-def ndcg_at_10(folder: Path, index: BM25Index) -> float:
+def ndcg_at_10(folder: Path, index: Index) -> float:
     corpus, queries = lines(folder / "corpus.jsonl"), {each["_id"]: each["text"] for each in lines(folder / "queries.jsonl")}
     relevant: dict[str, dict[str, int]] = {}
     for line in (folder / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
@@ -237,31 +287,44 @@ def ndcg_at_10(folder: Path, index: BM25Index) -> float:
     return round(statistics.mean(values), 4)
 
 
+def shown(arguments: Sequence[str]) -> list[str]:
+    """Without the place of the data, which is another on every machine."""
+    place = list(arguments).index("--data") if "--data" in arguments else len(arguments)
+    return [*arguments[:place], *arguments[place + 2 :]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder that holds the sets")
     arguments = parser.parse_args()
-    if not DATA.exists():
-        parser.exit(0, f"skipped: no data at {DATA}\n")
+    data = arguments.data
+    if not data.exists():
+        parser.exit(0, f"skipped: no data at {data}\n")
 
     settings = [(1.2, 0.75, True), (0.9, 0.4, True), (1.5, 0.75, True), (1.2, 0.75, False), (0.9, 0.4, False)]
     quality = [
         {"k1": k1, "b": b, "stop_words": stop_words}
-        | {name: ndcg_at_10(DATA / folder, BM25Index(k1, b, stop_words=stop_words)) for name, folder in BEIR.items()}
+        | {name: ndcg_at_10(data / folder, BM25Index(k1, b, stop_words=stop_words)) for name, folder in BEIR.items()}
         for k1, b, stop_words in settings
     ]
-    queries = [each["text"] for folder in BEIR.values() for each in lines(DATA / folder / "queries.jsonl")[:QUERIES_PER_SET]]
+    queries = [each["text"] for folder in BEIR.values() for each in lines(data / folder / "queries.jsonl")[:QUERIES_PER_SET]]
     results = []
     for count in arguments.chunks:
         scratch = Path(tempfile.mkdtemp(prefix="sparse-"))
         try:
-            results.append(measure(count, arguments.rounds, queries, scratch))
+            results.append(measure(count, arguments.rounds, queries, scratch, data))
         finally:
             shutil.rmtree(scratch)
         print(json.dumps(results[-1], indent=1))
-    result = {"command": " ".join(["python", "bench/sparse.py", *sys.argv[1:]]), "k": K, "ndcg_at_10": quality, "speed": results}
-    print(write_result("sparse", result, ("PyStemmer", "rank-bm25", "bm25s")))
+    result = {
+        "command": " ".join(["python", "bench/sparse.py", *shown(sys.argv[1:])]),
+        "k": K,
+        "ndcg_at_10": quality,
+        "speed": results,
+    }
+    print(write_result("sparse", result, ("PyStemmer", "rank-bm25", "bm25s", "tantivy")))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
+from rag.core_encoders import Encoder as Encoder
+from rag.core_encoders import MultiVectorEncoder as MultiVectorEncoder
+from rag.core_encoders import SparseEncoder as SparseEncoder
+from rag.core_encoders import SparseVectors as SparseVectors
+from rag.core_encoders import TokenBlock as TokenBlock
+from rag.core_encoders import TokenEncoder as TokenEncoder
 from rag.core_lm import LM as LM
 from rag.core_lm import Completion as Completion
 from rag.core_lm import Message as Message
@@ -273,11 +279,9 @@ class Tokenizer(Protocol):
 
     def spans(self, text: str) -> list[Span]:
         """The characters of each token, in order."""
-        ...
 
     def count(self, text: str) -> int:
         """How many tokens ``text`` has."""
-        ...
 
 
 class Splitter(Protocol):
@@ -285,71 +289,6 @@ class Splitter(Protocol):
 
     def spans(self, text: str) -> list[Span]:
         """The sentences in order, without the blanks around them; they do not overlap."""
-        ...
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """Text to one vector each, L2-normalised float32. ``fingerprint`` names the weights and the settings that matter."""
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """``(texts, dim)``."""
-        ...
-
-    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """``(texts, dim)``."""
-        ...
-
-
-class TokenBlock(NamedTuple):
-    """Some tokens of text number ``row``: ``spans`` int64 ``(n, 2)`` in characters, ``vectors`` float32 ``(n, dim)``."""
-
-    row: int
-    spans: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-
-
-@runtime_checkable
-class TokenEncoder(Encoder, Protocol):
-    """An encoder that also gives the vectors its pooling would average, for late chunking and late interaction."""
-
-    @property
-    def pooling(self) -> str:
-        """How token vectors become the vector of a text: ``mean``, ``cls``, ..."""
-        ...
-
-    def token_vectors(
-        self, texts: Sequence[str], overlap_tokens: int, task: Literal["query", "document"] = "document"
-    ) -> Iterator[TokenBlock]:
-        """Every token of every text once, in order; texts above the model's limit are read in overlapping windows.
-
-        ``task`` chooses the prompt that is read before them, if the encoder has any.
-        """
-        ...
-
-
-class MultiVectorEncoder(Protocol):
-    """Text to one vector per kept token, L2-normalised float32, for late interaction (MaxSim)."""
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def encode_documents(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """``(tokens, dim)`` per text; at least one token each."""
-        ...
-
-    def encode_queries(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """``(tokens, dim)`` per text; at least one token each."""
-        ...
 
 
 class Matches(NamedTuple):
@@ -381,18 +320,15 @@ class Segment(Protocol):
     @property
     def keys(self) -> NDArray[np.int64]:
         """The keys of its chunks, ascending, ``(num_chunks,)``."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Writes plain files into an existing empty folder. The caller makes them durable."""
-        ...
 
     def facts(self) -> Facts:
         """What people want to see of it (``recall_estimate``, ``vectors``, ...), final once it is saved. May be empty.
 
         Whoever stores the segment writes them beside its files, so that showing them opens no segment and loads no model.
         """
-        ...
 
 
 class Reader(Protocol):
@@ -404,14 +340,12 @@ class Reader(Protocol):
         ``allow[key]`` says whether a key may appear (keys past its end may not); it is applied *before* the top k are
         taken. ``None`` allows every live key. Deleted keys never appear either way.
         """
-        ...
 
     def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
         """Per query its vectors and those of the chunks ``keys[number]``, in that order, as ``search`` scores them.
 
         Raises ``rag.errors.NoVectors`` if this kind of index keeps none, ``ValueError`` for a key that is not live.
         """
-        ...
 
 
 class Index(Protocol):
@@ -424,17 +358,14 @@ class Index(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names everything that must be equal for two segments to be searched together (model, tokeniser, ...)."""
-        ...
 
     @property
     def reads_documents(self) -> bool:
         """Whether what is stored of a chunk depends on the rest of its document, so that an edit anywhere makes it stale."""
-        ...
 
     @property
     def trains(self) -> bool:
         """Whether its segments share something that is trained on them, so that ``build`` and ``merge`` want those ``beside``."""
-        ...
 
     def build(
         self,
@@ -447,19 +378,15 @@ class Index(Protocol):
         that ``reads_documents`` raises ``ValueError`` without it. ``beside``: the segments it will be searched with; an index
         that ``trains`` takes over from them what it can.
         """
-        ...
 
     def load(self, folder: Path) -> Segment:
         """Opens what ``Segment.save`` wrote. Raises ``rag.errors.DamagedIndex`` if the files do not fit together."""
-        ...
 
     def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> Segment:
         """One segment with the live keys of all ``segments``; encodes nothing again. ``beside``: as in ``build``."""
-        ...
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Reader:
         """A view of these segments in which only keys with ``live[key]`` exist."""
-        ...
 
 
 VectorsOf = Callable[[str, Sequence[Hit]], Interaction]
@@ -473,7 +400,6 @@ class Fusion(Protocol):
         """``rankings``: index name -> hits, best first. ``vectors`` is for fusions that look behind the scores; nothing is read
         from an index unless it is called.
         """
-        ...
 
 
 class Reranker(Protocol):
@@ -487,8 +413,6 @@ class Generator(Protocol):
 
     def prepare(self, chunks: Sequence[Chunk]) -> None:
         """Called once per ingested batch (a generator that precomputes chunk KV does it here). May do nothing."""
-        ...
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         """Yields ``TextEvent`` and ``CitationEvent``, then one ``UsageEvent``."""
-        ...

@@ -32,7 +32,7 @@ class NoVectors(ConfigError):
     """This kind of index compares no vectors. ``use`` is its word."""
 
     def __init__(self, use: str) -> None:
-        super().__init__(f"an index of `use: {use}` keeps no vectors; name one that does, such as `use: faiss`")
+        super().__init__(f"an index of `use: {use}` keeps no vectors; name one that does, such as `use: faiss` or `use: warp`")
         self.use = use
 
 

@@ -27,6 +27,10 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "token-vectors": "rag.retrievers.token_vectors:TokenVectorsEncoder",
         "colbert": "rag.retrievers.colbert:ColBERTEncoder",
     },
+    "sparse_encoder": {
+        "sentence-transformers": "rag.retrievers.sparse_encoder:SentenceTransformersSparseEncoder",
+        "uhd": "rag.retrievers.sparse_uhd:UhdEncoder",
+    },
     "tokenizer": {
         "huggingface": "rag.tokenizer:HuggingFaceTokenizer",
         "words": "rag.tokenizer:WordTokenizer",
@@ -59,6 +63,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "index": {
         "faiss": "rag.retrievers.dense:FaissIndex",
         "bm25": "rag.retrievers.bm25:BM25Index",
+        "warp": "rag.retrievers.warp.index:WarpIndex",
+        "impact": "rag.retrievers.impact:ImpactIndex",
     },
     "fusion": {
         "rrf": "rag.retrievers.fuse:ReciprocalRankFusion",
@@ -81,6 +87,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
 MODEL_KINDS: Mapping[str, str] = {
     "encoder": "encoder",
     "token_encoder": "token_encoder",
+    "sparse_encoder": "sparse_encoder",
     "tokenizer": "tokenizer",
     "splitter": "splitter",
     "resolver": "resolver",

@@ -8,10 +8,8 @@ those of an index built afresh. ``idf = ln(1 + (N - n + 0.5) / (n + 0.5))`` as i
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
@@ -21,10 +19,11 @@ from numpy.typing import NDArray
 from rag.core import Chunk, Interaction, Matches, Segment
 from rag.errors import ConfigError, NoVectors
 from rag.retrievers.analyse import Analyser
-from rag.retrievers.bm25_score import ENGINES, Best, Choice, Chooser, Engine, Ranges, Scored, best_by_numba, best_by_numpy
-from rag.retrievers.bm25_segment import BM25Segment, alive_mask, build_segment, load_segment, merge_segments
+from rag.retrievers.bm25_segment import BM25Segment, build_segment, load_segment, merge_segments
+from rag.retrievers.posting_merge import alive_mask
+from rag.retrievers.posting_score import Chooser, Engine, Ranges, Scored
+from rag.retrievers.posting_search import checked_threads, search_postings
 
-_POSTINGS_PER_THREAD = 2_000_000
 _MAX_REMEMBERED_TERMS = 1 << 16
 
 
@@ -50,14 +49,10 @@ class BM25Index:
             raise ConfigError(f"k1 must be a finite number of at least 0, got {k1!r}")
         if not 0 <= b <= 1:
             raise ConfigError(f"b must be between 0 and 1, got {b!r}")
-        if engine not in ENGINES:
-            raise ConfigError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}")
-        if num_threads < 0:
-            raise ConfigError(f"num_threads must be at least 0 (one per core), got {num_threads!r}")
         self.k1 = k1
         self.b = b
         self.analyser = Analyser(language, stop_words=stop_words)
-        self.num_threads = num_threads or _num_cores()
+        self.num_threads = checked_threads(num_threads)
         self._chooser = Chooser(engine)
 
     @property
@@ -144,6 +139,7 @@ class BM25Reader:
                 segment.postings.ordinals,
                 segment.postings.counts,
                 np.where(mask, k1 * (1 - b) + per_term * segment.postings.lengths, np.inf).astype(np.float32),
+                None,
                 segment.keys,
             )
             for segment, mask in zip(self._segments, alive, strict=True)
@@ -155,21 +151,20 @@ class BM25Reader:
 
         A term that stands twice in the query counts twice. Raises ``ValueError`` if ``k`` is below 1.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k!r}")
-        if allow is not None:
-            allow = np.ascontiguousarray(allow, np.bool_)
         asked = [self._weighted(query) for query in queries]
-        num_postings = sum(term.num_postings for terms in asked for _, term in terms)
-        choice = self._chooser.choose(num_postings)
-        num_parts = min(self._num_threads, len(asked), num_postings // _POSTINGS_PER_THREAD) if choice.engine == "numba" else 1
-        if num_parts < 2:
-            return self._search(asked, k, allow, choice)
-        size = -(-len(asked) // num_parts)
-        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            found = list(pool.map(lambda part: self._search(part, k, allow, choice), parts))
-        return [matches for part in found for matches in part]
+        weights = np.array([weight for terms in asked for weight, _ in terms], np.float32)
+        starts = np.array(list(accumulate(map(len, asked), initial=0)), np.int64)
+        terms = [term for terms in asked for _, term in terms]
+        ranges = [
+            Ranges(
+                np.array([term.ranges[number][0] for term in terms], np.int64),
+                np.array([term.ranges[number][1] for term in terms], np.int64),
+                weights,
+                starts,
+            )
+            for number in range(len(self._segments))
+        ]
+        return search_postings(len(asked), self._scored, ranges, k, allow, self._chooser, self._num_threads)
 
     def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
         """Raises ``NoVectors``: words are counted here, not embedded."""
@@ -196,48 +191,9 @@ class BM25Reader:
         self._terms[term] = found
         return found
 
-    def _search(
-        self, asked: list[list[tuple[float, _Term]]], k: int, allow: NDArray[np.bool_] | None, choice: Choice
-    ) -> list[Matches]:
-        found = [self._search_segment(number, asked, k, allow, choice) for number in range(len(self._segments))]
-        return [self._joined(found, query, k) for query in range(len(asked))]
-
-    def _search_segment(
-        self, number: int, asked: list[list[tuple[float, _Term]]], k: int, allow: NDArray[np.bool_] | None, choice: Choice
-    ) -> Best:
-        segment = self._scored[number]
-        flat = [(weight, *term.ranges[number]) for terms in asked for weight, term in terms]
-        ranges = Ranges(
-            np.array([start for _, start, _ in flat], np.int64),
-            np.array([end for _, _, end in flat], np.int64),
-            np.array([weight for weight, _, _ in flat], np.float32),
-            np.array(list(accumulate(map(len, asked), initial=0)), np.int64),
-        )
-        best_of = best_by_numba if choice.engine == "numba" else best_by_numpy
-        return best_of(segment, ranges, min(k, len(segment.norms)), allow)
-
-    def _joined(self, found: list[Best], query: int, k: int) -> Matches:
-        """The best of all segments for one query."""
-        parts = [
-            (scored.keys[best.ordinals[query, :size]], best.scores[query, :size])
-            for scored, best in zip(self._scored, found, strict=True)
-            if (size := int(best.found[query]))
-        ]
-        if not parts:
-            return Matches(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        if len(parts) == 1:
-            return Matches(*parts[0])
-        keys, scores = np.concatenate([keys for keys, _ in parts]), np.concatenate([scores for _, scores in parts])
-        order = np.lexsort((keys, -scores))[:k]
-        return Matches(keys[order], scores[order])
-
 
 def _own(segments: Sequence[Segment]) -> list[BM25Segment]:
     own = [segment for segment in segments if isinstance(segment, BM25Segment)]
     if len(own) != len(segments):
         raise ValueError(f"a BM25 index takes BM25 segments, got {sorted({type(segment).__name__ for segment in segments})}")
     return own
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

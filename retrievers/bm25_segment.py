@@ -7,12 +7,10 @@ Nothing here depends on the rest of the corpus, so a segment stays true when oth
 
 from __future__ import annotations
 
-import json
-import tempfile
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import Facts
-from rag.errors import DamagedIndex, IndexMismatch
 from rag.retrievers.analyse import Analyser
+from rag.retrievers.posting_files import ascend, load_arrays, partition, refuse, save_arrays
+from rag.retrievers.posting_merge import Lists, merged_chunks, merged_lists, ranges, source_of, starts_of
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 _PREFIX_BYTES = 8
-_MERGE_POSTINGS = 1 << 19
-_MAX_BYTES_IN_MEMORY = 1 << 24
 
 
 class Postings(NamedTuple):
@@ -86,6 +82,10 @@ class BM25Segment:
     def num_postings(self) -> int:
         return len(self.postings.ordinals)
 
+    @property
+    def lists(self) -> Lists:
+        return Lists(self.postings.posting_starts, self.postings.ordinals, self.postings.counts)
+
     def term(self, row: int) -> bytes:
         """The UTF-8 bytes of the term in a row."""
         return self._term_bytes[self._term_starts[row] : self._term_starts[row + 1]].tobytes()
@@ -117,12 +117,7 @@ class BM25Segment:
 
     def save(self, folder: Path) -> None:
         """Writes one ``.npy`` file per array and then ``manifest.json`` into an existing folder."""
-        values_of: dict[str, NDArray[Any]] = self.postings._asdict()
-        for name, values in values_of.items():
-            np.save(folder / f"{name}.npy", values, allow_pickle=False)
-        arrays = {name: [str(values.dtype), len(values)] for name, values in values_of.items()}
-        manifest = {"format": FORMAT, "kind": "bm25", "fingerprint": self.fingerprint, "arrays": arrays}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        save_arrays(folder, "bm25", FORMAT, self.fingerprint, self.postings._asdict())
 
 
 def load_segment(folder: Path, fingerprint: str) -> BM25Segment:
@@ -131,48 +126,18 @@ def load_segment(folder: Path, fingerprint: str) -> BM25Segment:
     Raises ``DamagedIndex`` if a file is missing or does not fit the others, ``IndexMismatch`` if another analysis or a newer
     format made it. Postings are not read here: ordinals out of range are skipped when scoring.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        found_format, found_fingerprint, arrays = manifest["format"], manifest["fingerprint"], manifest["arrays"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedIndex(folder / MANIFEST, f"not a readable manifest ({type(error).__name__}: {error})") from error
-    if found_format != FORMAT:
-        raise IndexMismatch(f"{folder} has BM25 format {found_format!r}; this version reads format {FORMAT}")
-    if found_fingerprint != fingerprint:
-        raise IndexMismatch(f"{folder} was analysed as {found_fingerprint!r}, this index analyses as {fingerprint!r}")
-    postings = Postings(*(_open_array(folder / f"{name}.npy", name, arrays) for name in Postings._fields))
-    _check(folder, postings)
-    return BM25Segment(postings, fingerprint)
-
-
-def _open_array(path: Path, name: str, arrays: Any) -> NDArray[Any]:
-    try:
-        values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        expected = arrays[name]
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise DamagedIndex(path, f"cannot be read ({type(error).__name__}: {error})") from error
-    if values.ndim != 1 or str(values.dtype) not in _DTYPES[name] or [str(values.dtype), len(values)] != expected:
-        raise DamagedIndex(path, f"holds {values.dtype} {values.shape}, the manifest says {expected}")
-    return values
-
-
-def _check(folder: Path, postings: Postings) -> None:
+    postings = Postings(**load_arrays(folder, "bm25", FORMAT, fingerprint, _DTYPES))
     num_chunks, num_terms = len(postings.keys), len(postings.term_prefixes)
     problems = {
-        "keys": num_chunks > 0 and (postings.keys[0] < 0 or bool((np.diff(postings.keys) <= 0).any())),
+        "keys": not ascend(postings.keys),
         "lengths": len(postings.lengths) != num_chunks or (num_chunks > 0 and int(postings.lengths.min()) < 0),
-        "term_starts": not _partitions(postings.term_starts, num_terms, len(postings.term_bytes)),
-        "posting_starts": not _partitions(postings.posting_starts, num_terms, len(postings.ordinals)),
+        "term_starts": not partition(postings.term_starts, num_terms, len(postings.term_bytes)),
+        "posting_starts": not partition(postings.posting_starts, num_terms, len(postings.ordinals)),
         "counts": len(postings.counts) != len(postings.ordinals),
         "term_prefixes": bool((postings.term_prefixes[1:] < postings.term_prefixes[:-1]).any()),
     }
-    for name, wrong in problems.items():
-        if wrong:
-            raise DamagedIndex(folder / f"{name}.npy", "does not fit the other files of the segment")
-
-
-def _partitions(starts: NDArray[np.int64], num_rows: int, total: int) -> bool:
-    return len(starts) == num_rows + 1 and int(starts[0]) == 0 and int(starts[-1]) == total and not (np.diff(starts) < 0).any()
+    refuse(folder, problems)
+    return BM25Segment(postings, fingerprint)
 
 
 # Build -----------------------------------------------------------------------------------------------------------------
@@ -189,7 +154,7 @@ class _Numbering(dict[str, int]):
 def build_segment(keys: NDArray[np.int64], texts: Sequence[str], analyser: Analyser, fingerprint: str) -> BM25Segment:
     """Postings of ``texts``; ``keys`` ascend and name them one by one. Raises ``ValueError`` otherwise."""
     keys = np.array(keys, np.int64)
-    if keys.shape != (len(texts),) or (len(keys) > 0 and (keys[0] < 0 or bool((np.diff(keys) <= 0).any()))):
+    if keys.shape != (len(texts),) or not ascend(keys):
         raise ValueError(f"{len(texts)} texts need as many ascending keys from 0 on, got shape {keys.shape}")
     word_numbers = _Numbering()
     words_in_text = array("q")
@@ -208,7 +173,7 @@ def build_segment(keys: NDArray[np.int64], texts: Sequence[str], analyser: Analy
     terms_in_word = np.array([len(numbers) for numbers in terms_of], np.int64)
     rows_of_words = row_of[np.fromiter(chain.from_iterable(terms_of), np.int64)]
     words = np.frombuffer(word_of, np.int32) if word_of else np.zeros(0, np.int32)
-    rows = rows_of_words[_ranges(np.cumsum(terms_in_word)[words] - terms_in_word[words], terms_in_word[words])]
+    rows = rows_of_words[ranges(np.cumsum(terms_in_word)[words] - terms_in_word[words], terms_in_word[words])]
     ordinals = np.repeat(np.repeat(np.arange(len(texts)), np.array(words_in_text, np.int64)), terms_in_word[words])
 
     lengths = np.bincount(ordinals, minlength=len(texts)).astype(np.int32)
@@ -218,7 +183,7 @@ def build_segment(keys: NDArray[np.int64], texts: Sequence[str], analyser: Analy
     first = np.flatnonzero(np.diff(occurrences, prepend=-1))
     counts = np.diff(first, append=len(occurrences))
     posting_rows, posting_ordinals = np.divmod(occurrences[first], max(1, len(texts)))
-    starts = _starts(np.bincount(posting_rows, minlength=len(terms)))
+    starts = starts_of(np.bincount(posting_rows, minlength=len(terms)))
     encoded = [term.encode() for term in terms]
     return BM25Segment(
         Postings(keys, lengths, *_dictionary(encoded), starts, posting_ordinals.astype(np.int32), _narrowed(counts)),
@@ -230,23 +195,13 @@ def _dictionary(terms: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.i
     """``term_bytes``, ``term_starts`` and ``term_prefixes`` of sorted terms."""
     return (
         np.frombuffer(b"".join(terms), np.uint8).copy(),
-        _starts(np.fromiter(map(len, terms), np.int64, len(terms))),
+        starts_of(np.fromiter(map(len, terms), np.int64, len(terms))),
         np.fromiter(map(_prefix, terms), np.uint64, len(terms)),
     )
 
 
 def _prefix(term: bytes) -> int:
     return int.from_bytes(term[:_PREFIX_BYTES].ljust(_PREFIX_BYTES, b"\0"), "big")
-
-
-def _starts(sizes: NDArray[Any]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
-
-
-def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``[starts[0], starts[0] + 1, ...]`` of ``sizes[0]`` numbers, then those of the next, ..."""
-    ends = np.cumsum(sizes)
-    return np.arange(int(sizes.sum())) + np.repeat(starts - ends + sizes, sizes)
 
 
 def _narrowed(counts: NDArray[Any]) -> NDArray[Any]:
@@ -258,105 +213,20 @@ def _narrowed(counts: NDArray[Any]) -> NDArray[Any]:
 # Merge -----------------------------------------------------------------------------------------------------------------
 
 
-class _Source(NamedTuple):
-    """What one segment brings to a merge: which chunks live, and the ``terms`` in ``rows`` that live in ``sizes`` chunks."""
-
-    postings: Postings
-    alive: NDArray[np.bool_]
-    rows: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    terms: list[bytes]
-
-
 def merge_segments(segments: Sequence[BM25Segment], live: NDArray[np.bool_], fingerprint: str) -> BM25Segment:
     """The segment that ``build_segment`` would make of the live chunks, array for array; no text is read again.
 
-    Terms are merged in blocks of about half a million postings; above 16 MiB the new postings go to a temporary file.
     Raises ``ValueError`` if two segments hold the same live key.
     """
-    sources = [_source(segment, live) for segment in segments]
-    keys = np.concatenate([np.zeros(0, np.int64), *(source.postings.keys[source.alive] for source in sources)])
-    lengths = np.concatenate([np.zeros(0, np.int32), *(source.postings.lengths[source.alive] for source in sources)])
-    order = np.argsort(keys, kind="stable")
-    keys, lengths = keys[order], lengths[order]
-    if not np.diff(keys).all():
-        raise ValueError("a live key is in two of the segments to merge")
-
-    terms = sorted(set(chain.from_iterable(source.terms for source in sources)))
+    sources = [source_of(segment.keys, segment.lists, live) for segment in segments]
+    keys, lengths = merged_chunks(sources, [segment.postings.lengths for segment in segments])
+    terms_of = [segment.terms(source.rows) for segment, source in zip(segments, sources, strict=True)]
+    terms = sorted(set(chain.from_iterable(terms_of)))
     row_of_term = {term: row for row, term in enumerate(terms)}
-    new_rows = [np.fromiter(map(row_of_term.__getitem__, source.terms), np.int64, len(source.terms)) for source in sources]
-    new_ordinals = [np.where(source.alive, np.searchsorted(keys, source.postings.keys), -1) for source in sources]
-    sizes = np.zeros(len(terms), np.int64)
-    for source, rows in zip(sources, new_rows, strict=True):
-        sizes[rows] += source.sizes
-    starts = _starts(sizes)
-
-    widest = np.result_type(np.uint8, *(source.postings.counts.dtype for source in sources))
-    merged_ordinals: NDArray[np.int32] = _room(int(starts[-1]), np.dtype(np.int32))
-    merged_counts: NDArray[Any] = _room(int(starts[-1]), widest)
-    for lo, hi in pairwise(_blocks(starts)):
-        block = slice(starts[lo], starts[hi])
-        found = [_live_postings(*each, lo, hi, len(keys)) for each in zip(sources, new_rows, new_ordinals, strict=True)]
-        places = np.concatenate([place for place, _ in found])
-        order = np.argsort(places, kind="stable")
-        merged_ordinals[block] = places[order] % len(keys)
-        merged_counts[block] = np.concatenate([counts for _, counts in found])[order]
-    postings = Postings(keys, lengths, *_dictionary(terms), starts, merged_ordinals, _narrowed(merged_counts))
-    return BM25Segment(postings, fingerprint)
-
-
-def _source(segment: BM25Segment, live: NDArray[np.bool_]) -> _Source:
-    alive = alive_mask(segment.keys, live)
-    sizes = _live_sizes(segment.postings, alive)
-    rows = np.flatnonzero(sizes)
-    return _Source(segment.postings, alive, rows, sizes[rows], segment.terms(rows))
-
-
-def alive_mask(keys: NDArray[np.int64], live: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the ascending ``keys`` have ``live[key]``; keys past its end do not."""
-    mask = np.zeros(len(keys), np.bool_)
-    inside = int(np.searchsorted(keys, len(live)))
-    mask[:inside] = live[keys[:inside]]
-    return mask
-
-
-def _live_sizes(postings: Postings, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many live chunks hold each term, ``(t,)``."""
-    if alive.all():
-        return np.diff(postings.posting_starts)
-    sizes = np.zeros(len(postings.term_prefixes), np.int64)
-    for lo, hi in pairwise(_blocks(postings.posting_starts)):
-        start, end = postings.posting_starts[lo], postings.posting_starts[hi]
-        before = _starts(alive[postings.ordinals[start:end]])
-        sizes[lo:hi] = np.diff(before[postings.posting_starts[lo : hi + 1] - start])
-    return sizes
-
-
-def _blocks(starts: NDArray[np.int64]) -> Iterator[int]:
-    """Row numbers, from 0 to the last, that cut the rows into blocks of bounded postings (or one row)."""
-    row, last = 0, len(starts) - 1
-    yield row
-    while row < last:
-        row = max(row + 1, int(np.searchsorted(starts, starts[row] + _MERGE_POSTINGS, "right")) - 1)
-        yield row
-
-
-def _live_postings(
-    source: _Source, new_rows: NDArray[np.int64], new_ordinals: NDArray[np.int64], lo: int, hi: int, num_chunks: int
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Live postings whose new rows are in ``[lo, hi)``: ``(new row - lo) * num_chunks + new ordinal``, and their counts."""
-    block = slice(*np.searchsorted(new_rows, [lo, hi]))
-    starts = source.postings.posting_starts[source.rows[block]]
-    sizes = source.postings.posting_starts[source.rows[block] + 1] - starts
-    positions = _ranges(starts, sizes)
-    ordinals = new_ordinals[source.postings.ordinals[positions]]
-    alive = ordinals >= 0
-    places = np.repeat(new_rows[block] - lo, sizes) * num_chunks + ordinals
-    return places[alive], source.postings.counts[positions[alive]]
-
-
-def _room(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if length * dtype.itemsize <= _MAX_BYTES_IN_MEMORY:
-        return np.empty(length, dtype)
-    with tempfile.TemporaryFile() as file:  # the mapping outlives the open file
-        return np.asarray(np.memmap(file, dtype, "w+", shape=(length,)))
+    new_rows = [np.fromiter(map(row_of_term.__getitem__, own), np.int64, len(own)) for own in terms_of]
+    merged = merged_lists(sources, new_rows, len(terms), keys)
+    counts = _narrowed(merged.values)
+    return BM25Segment(
+        Postings(keys, lengths.astype(np.int32, copy=False), *_dictionary(terms), merged.starts, merged.ordinals, counts),
+        fingerprint,
+    )

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from rag.core import (
     Prompt,
     Segment,
     Span,
+    SparseVectors,
     TextEvent,
     TokenLogprobs,
     Usage,
@@ -83,6 +84,37 @@ class HashingTokenEncoder:
         seed = int(hashlib.md5(word.encode()).hexdigest()[:12], 16)
         vector = np.random.default_rng(seed).standard_normal(self.dim).astype(np.float32)
         return vector / np.linalg.norm(vector)
+
+
+class HashingSparseEncoder:
+    """Hashed words weighed by how often they occur: ``1 + ln(count)``; with ``binary`` every word weighs 1."""
+
+    def __init__(self, num_terms: int = 1 << 16, *, binary: bool = False) -> None:
+        self.num_terms = num_terms
+        self.binary = binary
+        self.fingerprint = f"hashing-sparse-{num_terms}-{binary}"
+        self.num_texts_encoded = 0
+
+    def encode_documents(self, texts: Sequence[str]) -> SparseVectors:
+        self.num_texts_encoded += len(texts)
+        return self.encode_queries(texts)
+
+    def encode_queries(self, texts: Sequence[str]) -> SparseVectors:
+        rows = []
+        for text in texts:
+            counts = Counter(_number(word) % self.num_terms for word in re.findall(r"\w+", text.lower()))
+            rows.append(sorted((term, 1.0 if self.binary else 1 + math.log(count)) for term, count in counts.items()))
+        return sparse_vectors(rows)
+
+
+def sparse_vectors(rows: Sequence[Sequence[tuple[int, float]]]) -> SparseVectors:
+    """Pairs of term id and weight per text, as an encoder gives them."""
+    flat = [pair for row in rows for pair in row]
+    return SparseVectors(
+        np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        np.array([term for term, _ in flat], np.int32),
+        np.array([weight for _, weight in flat], np.float32),
+    )
 
 
 class SameWordResolver:

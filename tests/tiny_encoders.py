@@ -58,3 +58,33 @@ def save_encoder(
     (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}), encoding="utf-8")
     return folder
+
+
+def save_sparse_encoder(folder: Path, kind: str, seed: int = 0, query_weight: float | None = None) -> Path:
+    """A random ``splade``, ``inference-free`` or bare ``masked-lm`` model over the same words, saved by the libraries themselves.
+
+    In the inference-free one the word with id ``n`` weighs ``n / 10`` in a query, or ``query_weight``.
+    """
+    import transformers
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Router, Transformer
+    from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
+
+    parts = folder.with_name(f"{folder.name}-parts")
+    save_encoder(parts)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(parts)
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=32,
+        max_position_embeddings=40, pad_token_id=1, initializer_range=0.6,
+    )  # fmt: skip
+    network = folder if kind == "masked-lm" else parts / "network"
+    transformers.BertForMaskedLM(config).save_pretrained(network)
+    tokenizer.save_pretrained(network)
+    if kind != "masked-lm":
+        modules = [Transformer(str(network), transformer_task="fill-mask"), SpladePooling()]
+        if kind == "inference-free":
+            weights = torch.arange(len(tokenizer)) / 10 if query_weight is None else torch.full((len(tokenizer),), query_weight)
+            modules = [Router.for_query_document([SparseStaticEmbedding(tokenizer, weights)], modules)]
+        SparseEncoder(modules=modules).save_pretrained(str(folder))
+    return folder

@@ -2,27 +2,26 @@
 
 Documents are coded with the codec that most of them (or the committed segments beside them) have already, so that adding trains and
 recodes nothing. A new one is trained when the old one was made for an eighth of the tokens, or when residuals have grown
-by a tenth (drift): the vectors are then decoded and coded again, which adds the new codes' error to the old codes' one, unless the
+by 15 % (drift): the vectors are then decoded and coded again, which adds the new codes' error to the old codes' one, unless the
 index keeps its vectors (``rescore``).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag.retrievers.warp.arrays import Sink
 from rag.retrievers.warp.codec import Codec, num_centroids_for, padded_dim, train_codec
-from rag.retrievers.warp.parts import Part, blocks, keys_of, sample, take
-from rag.retrievers.warp.segment import Header, Recipe, WarpSegment
+from rag.retrievers.warp.parts import Part, blocks, keys_of, sample
+from rag.retrievers.warp.segment import Header, Judge, Recipe, WarpSegment, take
 
 MAX_GROWTH = 8
-MAX_DRIFT = 1.1
+MAX_DRIFT = 1.15
 SAMPLE_PER_CENTROID = 32
 _DRIFT_SAMPLE = 16_384
 _LONGEST_RUN = 255
@@ -47,17 +46,17 @@ def plain_segment(keys: NDArray[np.int64], documents: Sequence[NDArray[np.float3
     return WarpSegment(keys, fingerprint, None, {"token_starts": starts, "vectors": joined}, Header(dim))
 
 
-def joined_segment(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, fingerprint: str, dim: int) -> WarpSegment:
+def joined_segment(
+    parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, fingerprint: str, dim: int, judge: Judge
+) -> WarpSegment:
     """One segment of all parts: plain if it is small and nothing was coded before, else coded. Built when it is needed."""
-    parts = [part for part in parts if len(part.rows)]
     if sum(part.num_tokens for part in parts) < plan.exact_below and all(part.segment.vectors is not None for part in parts):
         return WarpSegment.planned(keys_of(parts), fingerprint, _plain(parts, dim))
-    return WarpSegment.planned(keys_of(parts), fingerprint, _coded(parts, beside, plan, dim))
+    return WarpSegment.planned(keys_of(parts), fingerprint, _coded(parts, beside, plan, dim), judge)
 
 
 def _plain(parts: Sequence[Part], dim: int) -> Recipe:
     def write(sink: Sink) -> Header:
-        started = time.perf_counter()
         ends = [0]
         sink.add("vectors", np.empty((0, dim), np.float16))
         for part, rows in blocks(parts):
@@ -65,14 +64,13 @@ def _plain(parts: Sequence[Part], dim: int) -> Recipe:
             sink.add("vectors", take(part.segment.vectors, part.segment.token_starts, rows))
             ends += (ends[-1] + np.cumsum(np.diff(part.segment.token_starts)[rows])).tolist()
         sink.add("token_starts", np.array(ends, np.int64))
-        return Header(dim, build_seconds=time.perf_counter() - started)
+        return Header(dim)
 
     return write
 
 
 def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim: int) -> Recipe:
     def write(sink: Sink) -> Header:
-        started = time.perf_counter()
         codec = choose_codec(parts, beside, plan)
         lengths, num_runs, runs = [], [], []
         residual_sum = 0.0
@@ -94,8 +92,8 @@ def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim
         sink.add("run_starts", run_starts)
         _add_lists(sink, np.concatenate(runs), run_starts, len(codec.centroids.levels))
         _add_codec(sink, codec)
-        seconds, mean = time.perf_counter() - started, residual_sum / int(token_starts[-1])
-        return Header(dim, codec.bits, codec.scale_unit, codec.num_trained_tokens, codec.mean_residual, mean, seconds)
+        mean = residual_sum / int(token_starts[-1])
+        return Header(dim, codec.bits, codec.scale_unit, codec.num_trained_tokens, codec.mean_residual, mean)
 
     return write
 
@@ -126,7 +124,7 @@ def _copied(part: Part, rows: NDArray[np.int64]) -> _Block:
 
 def _encoded(part: Part, rows: NDArray[np.int64], codec: Codec) -> _Block:
     lengths = np.diff(part.segment.token_starts)[rows]
-    centroid, codes, scales, norms = codec.encode(codec.turn(part.originals(rows)))
+    centroid, codes, scales, norms = codec.encode(codec.turn(part.segment.originals(rows)))
     document = np.repeat(np.arange(len(rows)), lengths)
     order = np.lexsort((centroid, document))
     centroid = centroid[order]
@@ -154,7 +152,13 @@ def _add_lists(sink: Sink, runs: NDArray[np.uint16], run_starts: NDArray[np.int6
 
 def _add_codec(sink: Sink, codec: Codec) -> None:
     parts = codec.centroids
-    arrays = {"basis": codec.basis, "levels": parts.levels, "steps": parts.steps, "cells": parts.cells, "cell_starts": parts.starts}
+    arrays: dict[str, NDArray[Any]] = {
+        "basis": codec.basis,
+        "levels": parts.levels,
+        "steps": parts.steps,
+        "cells": parts.cells,
+        "cell_starts": parts.starts,
+    }
     for name, array in arrays.items():
         sink.add(name, array)
 

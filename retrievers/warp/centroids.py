@@ -129,7 +129,9 @@ def _shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     return shares
 
 
-def _lloyd(vectors: NDArray[np.float32], rows: NDArray[np.int64], num_centroids: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _lloyd(
+    vectors: NDArray[np.float32], rows: NDArray[np.int64], num_centroids: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """``NUM_ITERATIONS`` rounds from random members of ``vectors[rows]``.
 
     A centroid that nobody chooses moves to a vector that lies far from its own.

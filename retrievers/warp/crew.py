@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ class Crew:
         """``work(first, last)`` over ranges that cover ``num_items``, none shorter than ``least`` unless it is all there is."""
         num_parts = max(1, min(self.num_threads, num_items // max(least, 1)))
         borders = [num_items * part // num_parts for part in range(num_parts + 1)]
-        others = [self._threads().submit(work, first, last) for first, last in zip(borders[1:-1], borders[2:], strict=True)]
+        others = [self._threads().submit(work, first, last) for first, last in itertools.pairwise(borders[1:])]
         work(0, borders[1])
         for other in others:
             other.result()

@@ -79,7 +79,12 @@ def score_rows(
 
 
 def reference_maxsim(
-    rows: NDArray[np.int64], centroids: NDArray[np.float32], tokens: Tokens, scale_unit: float, query: NDArray[np.float32], bits: int
+    rows: NDArray[np.int64],
+    centroids: NDArray[np.float32],
+    tokens: Tokens,
+    scale_unit: float,
+    query: NDArray[np.float32],
+    bits: int,
 ) -> NDArray[np.float32]:
     """MaxSim of whole documents with decompressed vectors and the query as it is; every token is looked at, none is imputed."""
     out = np.empty(len(rows), np.float32)

@@ -6,6 +6,7 @@ arXiv 2004.12832).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,10 @@ _BLOCK_TOKENS = 16_384
 
 
 def exact_scores(
-    vectors: NDArray[np.float16 | np.float32], starts: NDArray[np.int64], query: NDArray[np.float32], rows: NDArray[np.int64] | None = None
+    vectors: NDArray[np.float16 | np.float32],
+    starts: NDArray[np.int64],
+    query: NDArray[np.float32],
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
     """MaxSim of each document (of ``rows`` only, if given) with ``query`` ``(q, dim)``.
 
@@ -36,7 +40,9 @@ def exact_scores(
             given = vectors[starts[own[0]] : starts[own[-1] + 1]]
         else:
             given = vectors[np.repeat(starts[own] - borders[:-1], lengths) + np.arange(borders[-1])]
-        dots = torch.from_numpy(np.ascontiguousarray(given, np.float32) if given.dtype != np.float16 else given.copy()).float() @ asked
+        dots = (
+            torch.from_numpy(np.ascontiguousarray(given, np.float32) if given.dtype != np.float16 else given.copy()).float() @ asked
+        )
         _sum_of_maxima(dots.numpy(), borders, out[first:last])
     return out
 
@@ -46,7 +52,7 @@ def reference_scores(
 ) -> NDArray[np.float64]:
     """The same, document by document in float64."""
     asked = query.astype(np.float64)
-    pairs = zip(starts[:-1], starts[1:], strict=True)
+    pairs = itertools.pairwise(starts.tolist())
     return np.array([(asked @ vectors[start:end].astype(np.float64).T).max(1).sum() for start, end in pairs])
 
 

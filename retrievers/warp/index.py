@@ -14,13 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Matches, MultiVectorEncoder, Segment, digest
+from rag.core import Chunk, Interaction, Matches, MultiVectorEncoder, Segment, digest
 from rag.errors import ConfigError, IndexMismatch
 from rag.retrievers.dense import look_up
 from rag.retrievers.query_cache import QueryCache
 from rag.retrievers.warp.build import Plan, joined_segment, plain_segment
 from rag.retrievers.warp.codec import BITS
 from rag.retrievers.warp.crew import Crew, num_cores
+from rag.retrievers.warp.judge import judge_of
 from rag.retrievers.warp.parts import Part
 from rag.retrievers.warp.search import Effort, Found, Lanes, lanes_of, search_segment
 from rag.retrievers.warp.segment import WarpSegment, load_segment
@@ -134,7 +135,9 @@ class WarpIndex:
         return self._join(parts, [_own(segment) for segment in beside])
 
     def _join(self, parts: Sequence[Part], beside: Sequence[WarpSegment]) -> WarpSegment:
-        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim)
+        parts = [part for part in parts if len(part.rows)]
+        judge = judge_of(parts, self.effort, self.crew, self.plan.seed)
+        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim, judge)
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> WarpReader:
         own = [_own(segment) for segment in segments]
@@ -169,10 +172,26 @@ class WarpReader:
         vectors = self._index.query_vectors(queries) if queries and self._parts else [np.empty((0, 0), np.float32)] * len(queries)
         return self.search_vectors(vectors, k, allow)
 
-    def search_vectors(self, queries: Sequence[NDArray[np.float32]], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
+    def search_vectors(
+        self, queries: Sequence[NDArray[np.float32]], k: int, allow: NDArray[np.bool_] | None = None
+    ) -> list[Matches]:
         """``search`` for ready-made query vectors ``(tokens, dim)``."""
         masks = [alive if allow is None else _both(alive, look_up(allow, segment.keys)) for segment, alive in self._parts]
         return [self._search(query, k, masks) for query in queries]
+
+    def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
+        """The token vectors as they were encoded, or as near as the codes come. Raises ``ValueError`` for a key that is not live."""
+        if not queries:
+            return []
+        asked = self._index.query_vectors(queries)
+        return [Interaction(query, [self._vectors(int(key)) for key in some]) for query, some in zip(asked, keys, strict=True)]
+
+    def _vectors(self, key: int) -> NDArray[np.float32]:
+        for segment, alive in self._parts:
+            row = int(np.searchsorted(segment.keys, key))
+            if row < len(segment.keys) and segment.keys[row] == key and (alive is None or alive[row]):
+                return segment.originals(np.array([row]))
+        raise ValueError(f"there is no live chunk with the key {key}")
 
     def _search(self, query: NDArray[np.float32], k: int, masks: Sequence[NDArray[np.bool_] | None]) -> Matches:
         index = self._index

@@ -82,7 +82,9 @@ def reference_interaction(
     table: NDArray[np.uint8], runs: NDArray[np.uint16], run_starts: NDArray[np.int64], first: int, last: int
 ) -> NDArray[np.int32]:
     """Sum over lanes of the largest byte of each document from ``first`` to ``last``; what ``interact`` computes."""
-    return np.array([table[runs[run_starts[row] : run_starts[row + 1]]].max(0, initial=0).sum() for row in range(first, last)], np.int32)
+    return np.array(
+        [table[runs[run_starts[row] : run_starts[row + 1]]].max(0, initial=0).sum() for row in range(first, last)], np.int32
+    )
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

@@ -193,7 +193,16 @@ def _dots_plain(builder: Any, bits: int, width: int, row: Any, table: Any, num_b
 
 def _lane_scores(bits: int, width: int, wants_vnni: bool | None = None) -> Any:
     def scores(
-        typing_context: Any, row: Any, num_bytes: Any, numbers: Any, offsets: Any, units: Any, factor: Any, base: Any, out: Any, best: Any
+        typing_context: Any,
+        row: Any,
+        num_bytes: Any,
+        numbers: Any,
+        offsets: Any,
+        units: Any,
+        factor: Any,
+        base: Any,
+        out: Any,
+        best: Any,
     ) -> Any:
         """``out = base + (dots + offsets) * units * factor`` in every lane, and ``best = max(best, out)``.
 

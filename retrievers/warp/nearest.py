@@ -24,7 +24,17 @@ _LANES = WIDTHS[-1]
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _keep_nearer(
-    typing_context: Any, row: Any, num_bytes: Any, numbers: Any, offsets: Any, units: Any, step: Any, half: Any, name: Any, best: Any, found: Any
+    typing_context: Any,
+    row: Any,
+    num_bytes: Any,
+    numbers: Any,
+    offsets: Any,
+    units: Any,
+    step: Any,
+    half: Any,
+    name: Any,
+    best: Any,
+    found: Any,
 ) -> Any:
     """Lanes in which ``(dots + offsets) * units * step - half`` is above ``best`` take it, and ``name`` into ``found`` (int32)."""
 
@@ -35,7 +45,9 @@ def _keep_nearer(
         offset, unit, known = (builder.load(place_of(builder, where, floats), align=4) for where in (offset, unit, best_of))
         names = builder.load(place_of(builder, found_of, whole_numbers), align=4)
         scaled = builder.fmul(unit, spread(builder, multiplier, _LANES))
-        score = builder.fsub(builder.fmul(builder.fadd(builder.sitofp(dots, floats), offset), scaled), spread(builder, less, _LANES))
+        score = builder.fsub(
+            builder.fmul(builder.fadd(builder.sitofp(dots, floats), offset), scaled), spread(builder, less, _LANES)
+        )
         nearer = builder.fcmp_ordered(">", score, known)
         builder.store(builder.select(nearer, score, known), place_of(builder, best_of, floats), align=4)
         taken = builder.select(nearer, spread(builder, number, _LANES), names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,32 +31,6 @@ class Part:
     @property
     def num_tokens(self) -> int:
         return int(self.lengths.sum())
-
-    def originals(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The token vectors of ``rows`` as the encoder gave them, or as near as the codes come; ``(tokens, encoder dim)``."""
-        segment = self.segment
-        if segment.vectors is not None:
-            return take(segment.vectors, segment.token_starts, rows).astype(np.float32)
-        assert segment.codec is not None
-        tokens = segment.tokens
-        runs, lengths = (take(array, tokens.run_starts, rows) for array in (tokens.runs, tokens.run_lengths))
-        codes, scales = (take(array, tokens.token_starts, rows) for array in (tokens.codes, tokens.scales))
-        return segment.codec.turn_back(segment.codec.decode(np.repeat(runs, lengths), codes, scales))
-
-
-def take(array: NDArray[Any], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
-    """``array[starts[row]:starts[row + 1]]`` of each of ``rows`` (not empty), one behind the other."""
-    if rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
-        return array[starts[rows[0]] : starts[rows[-1] + 1]]
-    return array[places(starts, rows)]
-
-
-def places(starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers from ``starts[row]`` to ``starts[row + 1]`` of each of ``rows``."""
-    lengths = starts[rows + 1] - starts[rows]
-    borders = np.concatenate([[0], np.cumsum(lengths)])
-    found: NDArray[np.int64] = np.repeat(starts[rows] - borders[:-1], lengths) + np.arange(borders[-1])
-    return found
 
 
 def keys_of(parts: Sequence[Part]) -> NDArray[np.int64]:
@@ -96,5 +69,5 @@ def sample(parts: Sequence[Part], num_tokens: int, seed: int) -> NDArray[np.floa
     for number, part in enumerate(parts):
         own = rows[drawn[source[drawn] == number]]
         for start in range(0, len(own), 512):
-            found.append(part.originals(own[start : start + 512]).astype(np.float16))
+            found.append(part.segment.originals(own[start : start + 512]).astype(np.float16))
     return np.concatenate(found)

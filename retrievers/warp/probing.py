@@ -25,7 +25,7 @@ def warp_select(
     Of each lane, centroids of whole byte values are taken from the top until there are ``num_probes`` of them and their lists have
     ``least_entries`` entries. ``imputed`` ``(num_tokens,)``: the lowest byte taken. Bytes of 0 are never taken.
     """
-    num_centroids, width = table.shape
+    width = table.shape[1]
     counts, entries = np.zeros((width, 256), np.int64), np.zeros((width, 256), np.int64)
     least = np.full(width, 255, np.uint8)
     for lowest in (192, 144, 96, 1):  # few centroids are that good: mostly the first or second pass over the table is the last
@@ -51,7 +51,9 @@ def warp_select(
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _count(table: Any, least: Any, num_tokens: int, list_starts: Any, counts: Any, entries: Any) -> None:  # pragma: no cover - compiled
+def _count(
+    table: Any, least: Any, num_tokens: int, list_starts: Any, counts: Any, entries: Any
+) -> None:  # pragma: no cover - compiled
     width = table.shape[1]
     for centroid in range(table.shape[0]):
         bits = _at_least(table, centroid, least, width)
@@ -115,7 +117,11 @@ def probe(
 
 
 def reference_probe(
-    table: NDArray[np.uint8], imputed: NDArray[np.int64], list_starts: NDArray[np.int64], list_rows: NDArray[np.int32], num_rows: int
+    table: NDArray[np.uint8],
+    imputed: NDArray[np.int64],
+    list_starts: NDArray[np.int64],
+    list_rows: NDArray[np.int32],
+    num_rows: int,
 ) -> NDArray[np.int64]:
     """``(num_rows,)``: what ``warp_select`` and ``probe`` give together, from the maxima of each document."""
     best = np.tile(imputed, (num_rows, 1))

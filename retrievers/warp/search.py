@@ -77,7 +77,13 @@ def _lanes(codec: Codec, query: NDArray[np.float32], crew: Crew) -> Lanes:
 
 
 def search_segment(
-    segment: WarpSegment, query: NDArray[np.float32], lanes: Sequence[Lanes], k: int, allowed: NDArray[np.bool_] | None, effort: Effort, crew: Crew
+    segment: WarpSegment,
+    query: NDArray[np.float32],
+    lanes: Sequence[Lanes],
+    k: int,
+    allowed: NDArray[np.bool_] | None,
+    effort: Effort,
+    crew: Crew,
 ) -> Found:
     """At most ``k`` of the documents that ``allowed`` ``(documents,)`` admits. ``lanes``: of the segment's codec, if it has one."""
     if segment.codec is None:
@@ -92,7 +98,13 @@ def search_segment(
 
 
 def _search_coded(
-    segment: WarpSegment, codec: Codec, lanes: Sequence[Lanes], k: int, allowed: NDArray[np.bool_] | None, effort: Effort, crew: Crew
+    segment: WarpSegment,
+    codec: Codec,
+    lanes: Sequence[Lanes],
+    k: int,
+    allowed: NDArray[np.bool_] | None,
+    effort: Effort,
+    crew: Crew,
 ) -> Found:
     num_allowed = len(segment.keys) if allowed is None else int(np.count_nonzero(allowed))
     block = max(effort.first_block, 2 * k)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.core import Facts
 from rag.errors import DamagedIndex, IndexMismatch
 from rag.retrievers.warp.arrays import Arrays, FileSink, MemorySink, Sink, map_arrays
 from rag.retrievers.warp.centroids import Centroids
@@ -34,7 +35,20 @@ from rag.retrievers.warp.decompression import Tokens
 
 _FORMAT = 1
 _PLAIN = ("keys", "token_starts")
-_CODED = ("run_starts", "runs", "run_lengths", "codes", "scales", "list_starts", "list_rows", "basis", "levels", "steps", "cells", "cell_starts")
+_CODED = (
+    "run_starts",
+    "runs",
+    "run_lengths",
+    "codes",
+    "scales",
+    "list_starts",
+    "list_rows",
+    "basis",
+    "levels",
+    "steps",
+    "cells",
+    "cell_starts",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +64,38 @@ class Header:
     num_trained_tokens: int = 0
     trained_residual: float = 0.0
     mean_residual: float = 0.0
-    build_seconds: float = 0.0
+    recall_estimate: float = 1.0
 
 
 Recipe = Callable[[Sink], Header]
 """Writes all arrays but the keys."""
+Judge = Callable[["WarpSegment"], float]
+"""Recall of a segment that was just coded."""
 
 
 class WarpSegment:
     """Documents by ascending key. Made from a recipe, it is built when it is first saved or searched."""
 
-    def __init__(self, keys: NDArray[np.int64], fingerprint: str, recipe: Recipe | None, arrays: Arrays, header: Header | None) -> None:
+    def __init__(
+        self,
+        keys: NDArray[np.int64],
+        fingerprint: str,
+        recipe: Recipe | None,
+        arrays: Arrays,
+        header: Header | None,
+        judge: Judge | None = None,
+    ) -> None:
         self._keys = keys
         self.fingerprint = fingerprint
         self._recipe = recipe
+        self._judge = judge
         self._arrays = arrays
         self._header = header
 
     @classmethod
-    def planned(cls, keys: NDArray[np.int64], fingerprint: str, recipe: Recipe) -> WarpSegment:
-        """A segment that ``recipe`` will build."""
-        return cls(keys, fingerprint, recipe, {}, None)
+    def planned(cls, keys: NDArray[np.int64], fingerprint: str, recipe: Recipe, judge: Judge | None = None) -> WarpSegment:
+        """A segment that ``recipe`` will build and ``judge`` measure."""
+        return cls(keys, fingerprint, recipe, {}, None, judge)
 
     @property
     def keys(self) -> NDArray[np.int64]:
@@ -103,7 +128,9 @@ class WarpSegment:
             return None
         header = self.header
         parts = Centroids(*(self._array(name) for name in ("levels", "steps", "cells", "cell_starts")))
-        return Codec(self._array("basis"), parts, header.bits, header.scale_unit, header.num_trained_tokens, header.trained_residual)
+        return Codec(
+            self._array("basis"), parts, header.bits, header.scale_unit, header.num_trained_tokens, header.trained_residual
+        )
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -119,19 +146,39 @@ class WarpSegment:
         self._build()
         return self._arrays[name]
 
-    def _build(self) -> None:
-        if self._recipe is not None:
-            sink = MemorySink()
-            self._header = self._recipe(sink)
-            self._arrays, self._recipe = sink.finish(), None
+    def _build(self, sink: Sink | None = None) -> None:
+        if self._recipe is None:
+            return
+        sink = MemorySink() if sink is None else sink
+        self._header = self._recipe(sink)
+        self._arrays, self._recipe = sink.finish(), None
+        if self._judge is not None and len(self._keys):
+            self._header = replace(self._header, recall_estimate=self._judge(self))
+        self._judge = None
+
+    def originals(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The token vectors of ``rows`` as the encoder gave them, or as near as the codes come; ``(tokens, encoder dim)``."""
+        if self.vectors is not None:
+            return take(self.vectors, self.token_starts, rows).astype(np.float32)
+        assert self.codec is not None
+        tokens = self.tokens
+        runs, lengths = (take(array, tokens.run_starts, rows) for array in (tokens.runs, tokens.run_lengths))
+        codes, scales = (take(array, tokens.token_starts, rows) for array in (tokens.codes, tokens.scales))
+        return self.codec.turn_back(self.codec.decode(np.repeat(runs, lengths), codes, scales))
+
+    def facts(self) -> Facts:
+        """``drift``: mean residual norm over that of the vectors on which the codec was trained."""
+        header = self.header
+        told: dict[str, int | float | str] = {"vectors": self.num_tokens, "bits": f"{header.bits}" if header.bits else "plain"}
+        drift = header.mean_residual / header.trained_residual if header.trained_residual else 1.0
+        return told | {"drift": round(drift, 4), "recall_estimate": header.recall_estimate}
 
     def save(self, folder: Path) -> None:
         """Writes block by block: memory does not grow with the segment."""
         with FileSink(folder) as sink:
             sink.add("keys", self._keys)
             if self._recipe is not None:
-                self._header = self._recipe(sink)
-                self._arrays, self._recipe = sink.finish(), None
+                self._build(sink)
             else:
                 for name, array in self._arrays.items():
                     if name != "keys":
@@ -141,6 +188,21 @@ class WarpSegment:
         manifest = {"format": _FORMAT, "fingerprint": self.fingerprint, "arrays": shapes}
         manifest["header"] = {name: getattr(header, name) for name in Header.__dataclass_fields__}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def take(array: NDArray[Any], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """``array[starts[row]:starts[row + 1]]`` of each of ``rows`` (not empty), one behind the other."""
+    if rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
+        return array[starts[rows[0]] : starts[rows[-1] + 1]]
+    return array[places(starts, rows)]
+
+
+def places(starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from ``starts[row]`` to ``starts[row + 1]`` of each of ``rows``."""
+    lengths = starts[rows + 1] - starts[rows]
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    found: NDArray[np.int64] = np.repeat(starts[rows] - borders[:-1], lengths) + np.arange(borders[-1])
+    return found
 
 
 def load_segment(folder: Path, fingerprint: str) -> WarpSegment:
@@ -172,7 +234,12 @@ def _check(folder: Path, arrays: Arrays, header: Header) -> None:
         wanted["vectors"] = (num_tokens, header.dim)
     if header.bits:
         num_runs, num_centroids = len(arrays["runs"]), len(arrays["levels"])
-        wanted |= {"run_starts": (num_documents + 1,), "run_lengths": (num_runs,), "list_rows": (num_runs,), "scales": (num_tokens,)}
+        wanted |= {
+            "run_starts": (num_documents + 1,),
+            "run_lengths": (num_runs,),
+            "list_rows": (num_runs,),
+            "scales": (num_tokens,),
+        }
         wanted |= {"list_starts": (num_centroids + 1,), "steps": (num_centroids,)}
         wanted |= {"codes": (num_tokens, arrays["levels"].shape[1] * header.bits // 8)}
     for name, shape in wanted.items():

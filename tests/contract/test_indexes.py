@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from rag.core import Chunk, Index, Matches, Segment, Span
 from rag.errors import NoVectors
 from rag.registry import component, table, wanted_models
-from tests.fakes import HashingEncoder
+from tests.fakes import HashingEncoder, HashingSparseEncoder, HashingTokenEncoder
 
 WORDS = ["apple", "banana", "cherry", "river", "mountain", "engine", "valve", "pressure", "invoice", "contract"]
 QUERIES = ["apple river", "valve pressure engine", "contract", "unheard"]
-MODELS: dict[str, Any] = {"encoder": HashingEncoder(1024)}
+MODELS: dict[str, Any] = {
+    "encoder": HashingEncoder(1024),
+    "sparse_encoder": HashingSparseEncoder(),
+    "token_encoder": HashingTokenEncoder(1024),
+}
 
 Texts = dict[int, str]  # key -> text
 LAWS = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,10 +17,10 @@ from rank_bm25 import BM25Okapi
 
 from rag.core import Chunk, Index, Span
 from rag.errors import ConfigError, DamagedIndex, IndexMismatch
-from rag.retrievers import bm25_score, bm25_segment
+from rag.retrievers import posting_merge, posting_score
 from rag.retrievers.bm25 import BM25Index, BM25Reader
-from rag.retrievers.bm25_score import Chooser, Engine, Ranges, Scored, best_by_numba, best_by_numpy
 from rag.retrievers.bm25_segment import BM25Segment, Postings
+from rag.retrievers.posting_score import Chooser, Engine, Ranges, Scored, best_by_numba, best_by_numpy
 
 WORDS = [f"w{number}" for number in range(40)]
 
@@ -94,7 +94,7 @@ def as_stored(
     """Read-only like the arrays of a segment: numba compiles once for all tests."""
     for values in (ordinals, counts, keys):
         values.flags.writeable = False
-    return Scored(ordinals, counts, norms, keys)
+    return Scored(ordinals, counts, norms, None, keys)
 
 
 posting_counts = st.lists(st.dictionaries(st.integers(0, 29), st.integers(1, 255), max_size=30), min_size=1, max_size=6)
@@ -130,7 +130,7 @@ def test_numpy_and_numba_are_equal_bit_for_bit(
 
 @pytest.mark.parametrize("seed", range(8))
 def test_windows_change_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bm25_score, "WINDOW_CHUNKS", (128, 1024, 1 << 13)[seed % 3])
+    monkeypatch.setattr(posting_score, "WINDOW_CHUNKS", (128, 1024, 1 << 13)[seed % 3])
     random = np.random.default_rng(seed)
     num_chunks = 3000
     norms = random.choice(np.array([0.4, 1.1, 2.0], np.float32), num_chunks)  # few lengths make many ties
@@ -209,8 +209,8 @@ def test_a_merge_is_a_fresh_build(contents: list[tuple[int, bool, str]], block: 
         parts.append(index.build(keys[mine], chunks([contents[place][2] for place in mine])))
     left = [place for place, (_, alive, _) in enumerate(contents) if alive]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bm25_segment, "_MERGE_POSTINGS", block)
-        patch.setattr(bm25_segment, "_MAX_BYTES_IN_MEMORY", block)
+        patch.setattr(posting_merge, "_MERGE_POSTINGS", block)
+        patch.setattr(posting_merge, "_MAX_BYTES_IN_MEMORY", block)
         merged = index.merge(parts, live)
     assert same(merged, index.build(keys[left], chunks([contents[place][2] for place in left])))
 
@@ -316,7 +316,7 @@ def test_large_batches_are_shared_between_threads(monkeypatch: pytest.MonkeyPatc
     queries = [f"w{number % 40} w{number % 7}" for number in range(60)]
     alone = BM25Index(engine="numpy")
     expected = alone.reader([build(alone, contents)], live).search(queries, 5)
-    monkeypatch.setattr("rag.retrievers.bm25._POSTINGS_PER_THREAD", 100)
+    monkeypatch.setattr("rag.retrievers.posting_search._POSTINGS_PER_THREAD", 100)
     index = BM25Index(engine="numba", num_threads=3)
     reader = index.reader([build(index, contents[:150]), build(index, contents[150:], 150)], live)
     found = reader.search(queries, 5)
@@ -324,9 +324,9 @@ def test_large_batches_are_shared_between_threads(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_choice_and_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert get_args(Engine) == bm25_score.ENGINES
-    monkeypatch.setattr(bm25_score, "NUMBA_LOAD_POSTINGS", 10)
-    monkeypatch.setattr(bm25_score, "NUMBA_READY_POSTINGS", 10)
+    assert get_args(Engine) == posting_score.ENGINES
+    monkeypatch.setattr(posting_score, "NUMBA_LOAD_POSTINGS", 10)
+    monkeypatch.setattr(posting_score, "NUMBA_READY_POSTINGS", 10)
     chooser = Chooser()
     assert [chooser.choose(5).engine for _ in range(3)] == ["numpy", "numpy", "numba"]
     assert chooser.now().why == "15 postings asked for so far, numba pays from 10 on"
@@ -347,7 +347,7 @@ def test_numba_without_a_place_for_its_cache(monkeypatch: pytest.MonkeyPatch) ->
         return compile_loops(**options)
 
     monkeypatch.setattr(numba, "njit", read_only)
-    assert callable(bm25_score._compiled.__wrapped__())
+    assert callable(posting_score._compiled.__wrapped__())
 
 
 @pytest.mark.parametrize(

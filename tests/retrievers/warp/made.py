@@ -16,7 +16,8 @@ from rag.retrievers.warp.parts import Part
 def unit(rng: np.random.Generator, num_rows: int, dim: int) -> NDArray[np.float32]:
     """Random unit vectors."""
     rows = rng.standard_normal((num_rows, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit_rows: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit_rows
 
 
 def documents(rng: np.random.Generator, num_documents: int, dim: int, num_topics: int = 40) -> list[NDArray[np.float32]]:

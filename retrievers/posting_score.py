@@ -1,10 +1,16 @@
-"""BM25 scores of postings and the best k of them: a reference in numpy, the same in compiled loops, and the choice between them.
+"""Scores of postings and the best k of them: a reference in numpy, the same in compiled loops, and the choice between them.
 Knows arrays; knows no text, no file and no corpus statistics.
 
-A query is a list of posting ranges with one weight each. With ``f`` the count of a posting and ``norm`` the length term of its
-chunk, a posting adds ``weight * f / (f + norm)``, ``weight = repeats * idf * (k1 + 1)``, ``norm = k1 (1 - b + b length / average)``
-(Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond"). An infinite norm scores a chunk zero: that is
-how deleted chunks vanish. Both paths add in float32 in the same order, so their scores are equal bit for bit.
+A query is a list of posting ranges with one weight each. What a posting adds to its chunk depends on what the segment has:
+
+- ``norms`` (BM25): ``weight * f / (f + norm)`` with ``f`` the posting's value, a count, and ``norm`` the length term of its chunk;
+  ``weight = repeats * idf * (k1 + 1)``, ``norm = k1 (1 - b + b length / average)`` (Robertson & Zaragoza 2009, "The Probabilistic
+  Relevance Framework: BM25 and Beyond"). An infinite norm scores a chunk zero: that is how deleted chunks vanish.
+- ``scales`` (impacts): ``weight * f``, and the sum of a chunk times its scale. A scale of zero is a deleted chunk. Without ``values``
+  every ``f`` is 1.
+
+Both paths add in float32 in the same order, so their scores are equal bit for bit. Every posting of the query is scored: with
+chunks by the hundred thousand, no rule that skips some has paid for itself (bench/learned_sparse.py measures two).
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rag.errors import ConfigError
 
 Engine = Literal["auto", "numpy", "numba"]
 ENGINES: tuple[str, ...] = ("auto", "numpy", "numba")
@@ -47,11 +55,15 @@ class Ranges(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Chunks of one segment that were asked from: ``ordinals`` and ``counts`` are its postings, ``norms`` and ``keys`` per chunk."""
+    """Chunks of one segment that were asked from: ``ordinals`` and ``values`` are its postings, the rest is per chunk.
+
+    Exactly one of ``norms`` and ``scales`` is given, which says how postings add up.
+    """
 
     ordinals: NDArray[np.int32]
-    counts: NDArray[Any]
-    norms: NDArray[np.float32]
+    values: NDArray[Any] | None
+    norms: NDArray[np.float32] | None
+    scales: NDArray[np.float32] | None
     keys: NDArray[np.int64]
 
 
@@ -65,17 +77,23 @@ class Best(NamedTuple):
 
 def best_by_numpy(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.bool_] | None) -> Best:
     """The best ``k`` allowed chunks of each query; a chunk without any of its terms is not found. The reference."""
-    num_queries, num_chunks = len(ranges.query_starts) - 1, len(segment.norms)
+    num_queries, num_chunks = len(ranges.query_starts) - 1, len(segment.keys)
     best = Best(np.zeros((num_queries, k), np.int64), np.zeros((num_queries, k), np.float32), np.zeros(num_queries, np.int64))
     for query in range(num_queries):
         scores = np.zeros(num_chunks, np.float32)
         for part in range(int(ranges.query_starts[query]), int(ranges.query_starts[query + 1])):
             postings = slice(int(ranges.starts[part]), int(ranges.ends[part]))
-            ordinals, counts = segment.ordinals[postings], segment.counts[postings].astype(np.float32)
+            ordinals = segment.ordinals[postings]
+            values = np.ones(len(ordinals), np.float32)
+            if segment.values is not None:
+                values = segment.values[postings].astype(np.float32)
             inside = ordinals.view(np.uint32) < num_chunks
             if not inside.all():  # a damaged file
-                ordinals, counts = ordinals[inside], counts[inside]
-            scores[ordinals] += ranges.weights[part] * counts / (counts + segment.norms[ordinals])
+                ordinals, values = ordinals[inside], values[inside]
+            added = ranges.weights[part] * values
+            scores[ordinals] += added if segment.norms is None else added / (values + segment.norms[ordinals])
+        if segment.scales is not None:
+            scores *= segment.scales
         found = np.flatnonzero(scores)
         if allow is not None:
             keys = segment.keys[found]
@@ -94,14 +112,15 @@ def best_by_numpy(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.boo
 
 
 def _best_by_loops(
-    ordinals: Any, counts: Any, norms: Any, keys: Any, allow: Any, filtered: Any, cursors: Any, ends: Any, weights: Any,
-    query_starts: Any, scores: Any, best_ordinals: Any, best_scores: Any, found: Any,
+    ordinals: Any, values: Any, norms: Any, scales: Any, keys: Any, allow: Any, filtered: Any, cursors: Any, ends: Any,
+    weights: Any, query_starts: Any, scores: Any, best_ordinals: Any, best_scores: Any, found: Any,
 ) -> None:  # fmt: skip
     """``best_by_numpy`` in loops for numba; ``cursors`` are the starts, and move to the ends.
 
     Chunks are scored a window at a time, as many as ``scores`` has places (zeros, a multiple of ``BLOCK_CHUNKS``), so that their
     scores stay in the cache while every term adds to them and while the best are taken. Each row of ``best_*`` is first a binary
-    heap of ``k`` chunks that score nothing, its root the worst; at the end it is sorted.
+    heap of ``k`` chunks that score nothing, its root the worst; at the end it is sorted. What is ``None`` costs nothing: numba
+    compiles the loops anew without it.
     """
 
     def sink(heap_scores: Any, heap_ordinals: Any, size: Any, score: Any, ordinal: Any) -> None:
@@ -123,7 +142,7 @@ def _best_by_loops(
         heap_scores[hole] = score
         heap_ordinals[hole] = ordinal
 
-    num_chunks = len(norms)
+    num_chunks = len(keys)
     for query in range(len(query_starts) - 1):
         parts = range(query_starts[query], query_starts[query + 1])
         heap_scores, heap_ordinals = best_scores[query], best_ordinals[query]
@@ -146,10 +165,18 @@ def _best_by_loops(
                     offset = np.uint64(np.int64(ordinal) - start)
                     if offset >= np.uint64(size):  # in a later window, or out of range in a damaged file
                         break
-                    count = np.float32(counts[place])
-                    scores[offset] += weight * count / (count + norms[ordinal])
+                    if values is None:
+                        scores[offset] += weight
+                    elif norms is None:
+                        scores[offset] += weight * np.float32(values[place])
+                    else:
+                        count = np.float32(values[place])
+                        scores[offset] += weight * count / (count + norms[ordinal])
                     place += 1
                 cursors[part] = place
+            if scales is not None:
+                for place in range(size):
+                    scores[place] *= scales[start + place]
             # The tests stand in the loop: a call would count references to the arrays it is given, for every chunk.
             for block in range(0, size, BLOCK_CHUNKS):
                 least = heap_scores[0]
@@ -195,7 +222,7 @@ def best_by_numba(segment: Scored, ranges: Ranges, k: int, allow: NDArray[np.boo
     best = Best(np.empty((num_queries, k), np.int64), np.empty((num_queries, k), np.float32), np.empty(num_queries, np.int64))
     allowed = np.zeros(0, np.bool_) if allow is None else allow.view()
     allowed.flags.writeable = False  # numba compiles anew for every combination of writable and read-only arrays
-    scores = np.zeros(min(WINDOW_CHUNKS, -(-len(segment.norms) // BLOCK_CHUNKS) * BLOCK_CHUNKS), np.float32)
+    scores = np.zeros(min(WINDOW_CHUNKS, -(-len(segment.keys) // BLOCK_CHUNKS) * BLOCK_CHUNKS), np.float32)
     _compiled()(*segment, allowed, allow is not None, ranges.starts.copy(), *ranges[1:], scores, *best)
     return best
 
@@ -218,6 +245,11 @@ class Chooser:
 
     engine: Engine = "auto"
     num_postings: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a word that names no engine."""
+        if self.engine not in ENGINES:
+            raise ConfigError(f"unknown engine {self.engine!r}; allowed: {', '.join(ENGINES)}")
 
     def choose(self, num_postings: int) -> Choice:
         """For a search that will score ``num_postings``; they count as done."""
