@@ -78,12 +78,13 @@ class DenseSegment:
 
     def facts(self) -> Facts:
         """``recall_estimate``: see ``dense_find.recall_estimate``; there once the segment is saved."""
-        by = "bits" if self.store == "binary" else self.recipe or "exact"
+        dim = self.dim
+        sizes = {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 2, "binary": dim + 2 + 8 * _num_words(dim)}
         found: dict[str, int | float | str] = {
             "vectors": len(self._keys),
-            "dim": float(self.dim),
+            "bytes_per_vector": float(sizes[self.store]),
             "store": self.store,
-            "search": by,
+            "search": "bits" if self.store == "binary" else self.recipe or "exact",
         }
         return found if self._recall is None else {**found, "recall_estimate": self._recall}
 

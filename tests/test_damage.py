@@ -80,8 +80,8 @@ def test_every_file_of_the_index_survives_being_damaged(whole: Path, tmp_path: P
 
 
 def test_text_of_the_catalog_that_is_no_longer_utf_8_is_damage(whole: Path, tmp_path: Path) -> None:
-    with open_index(whole) as rag:
-        old = rag.documents()[0].id.encode()
+    with open_index(whole) as rag, rag.catalog.reading() as read:
+        old = read.all_chunks(-1, 1)[0][1].id.encode()
     spoiled = bytes([old[0] | 0x80]) + old[1:]
     changed = (whole / "catalog.sqlite").read_bytes().replace(old, spoiled)
     assert spoiled in changed

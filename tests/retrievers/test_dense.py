@@ -187,6 +187,7 @@ def test_compressed_stores_are_small_and_score_like_their_rows(
     built = index.build(np.arange(2900), chunks(range(2900)))
     built.save(tmp_path)
     assert {path.stem: (path.stat().st_size - 128) / 2900 for path in tmp_path.glob("*.npy") if path.stem != "keys"} == files
+    assert built.facts()["bytes_per_vector"] == sum(files.values())
     loaded, live, queries = index.load(tmp_path), np.ones(2900, np.bool_), [str(n) for n in range(2900, 2960)]
     found = index.reader([loaded], live).search(queries, 10)
     same(index.reader([built], live).search(queries, 10), found)
