@@ -23,6 +23,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "sparse.py": ([], True),
     "abstention.py": ([], True),
     "beir.py": ([], True),
+    "pooling.py": ([], True),
     "spatial.py": ([], True),
     "meta_chunking.py": (["--corpora", str(CORPORA)], True),
     "chunker_table.py": ([], True),
