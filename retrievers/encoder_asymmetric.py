@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +57,11 @@ class AsymmetricEncoder:
         """How ``document_encoder`` makes one vector of many."""
         return self._token_encoder().pooling
 
-    def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
-        """Those of ``document_encoder``. Raises ``ConfigError`` if it has none."""
-        return self._token_encoder().token_vectors(texts, overlap_tokens)
+    def token_vectors(
+        self, texts: Sequence[str], overlap_tokens: int, task: Literal["query", "document"] = "document"
+    ) -> Iterator[TokenBlock]:
+        """Those of ``document_encoder``, for questions too. Raises ``ConfigError`` if it has none."""
+        return self._token_encoder().token_vectors(texts, overlap_tokens, task)
 
     def _token_encoder(self) -> TokenEncoder:
         if not isinstance(self.document_encoder, TokenEncoder):

@@ -119,7 +119,9 @@ def _assign_scored(
 
 def _shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """``total`` divided among cells by their counts, at most one for each member, at least one for a cell that is not empty."""
-    shares = np.minimum(np.maximum(np.floor(counts * (total / counts.sum())), counts > 0), counts).astype(np.int64)
+    shares: NDArray[np.int64] = np.minimum(np.maximum(np.floor(counts * (total / counts.sum())), counts > 0), counts).astype(
+        np.int64
+    )
     for cell in np.argsort(-(counts - shares), kind="stable"):  # what rounding left goes where most vectors share a centroid
         if (missing := total - int(shares.sum())) == 0:
             break
@@ -152,4 +154,5 @@ def _lloyd(
 
 
 def _spread(rng: np.random.Generator, rows: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    return np.sort(rng.permutation(rows)[:wanted])
+    drawn: NDArray[np.int64] = rng.permutation(rows)[:wanted]
+    return np.sort(drawn)

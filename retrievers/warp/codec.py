@@ -170,7 +170,7 @@ def _packed(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return packed
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=True)
 def _encode(
     vectors: Any, nearest: Any, centroids: Any, bits: int, deviation: Any, scale_unit: Any, codes: Any, scales: Any, norms: Any
 ) -> None:  # pragma: no cover - compiled

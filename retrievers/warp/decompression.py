@@ -31,7 +31,7 @@ class Tokens(NamedTuple):
     scales: NDArray[np.uint8]
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def score_rows(
     rows: Any, first: int, last: int, scores: Any, floors: Any, tokens: Any, scale_unit: Any,
     numbers: Any, units: Any, totals: Any, num_tokens: int, bits: int, out: Any,

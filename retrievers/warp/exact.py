@@ -67,7 +67,7 @@ def _blocks(rows: NDArray[np.int64], starts: NDArray[np.int64]) -> Iterator[tupl
         first = last
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def _sum_of_maxima(dots: Any, borders: Any, out: Any) -> None:  # pragma: no cover - compiled
     best = np.empty(dots.shape[1], np.float32)
     for row in range(len(out)):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from rag.core import Chunk, Interaction, Matches, MultiVectorEncoder, Segment, d
 from rag.errors import ConfigError, IndexMismatch
 from rag.retrievers.dense import look_up
 from rag.retrievers.query_cache import QueryCache
+from rag.retrievers.token_pooling import PoolMethod, check_pooling, pool_tokens
 from rag.retrievers.warp.build import Plan, joined_segment, plain_segment
 from rag.retrievers.warp.codec import BITS
 from rag.retrievers.warp.crew import Crew, num_cores
@@ -26,8 +26,6 @@ from rag.retrievers.warp.parts import Part
 from rag.retrievers.warp.search import Effort, Found, Lanes, lanes_of, search_segment
 from rag.retrievers.warp.segment import WarpSegment, load_segment
 
-PoolMethod = Literal["ward", "sequential", "kmeans"]
-
 
 class WarpIndex:
     """MaxSim over token vectors, compressed: ``score = sum over query tokens of the largest cosine with a token of the chunk``.
@@ -35,7 +33,7 @@ class WarpIndex:
     Storage: ``bits`` (2, 4 or 8) per dimension of a residual; ``dim``: project vectors onto that many principal axes, learnt from the
     first large segment (``null``: keep all); ``exact_below``: segments of fewer tokens keep their vectors as float16 and are searched
     exactly; ``rescore``: keep the vectors of coded segments too and score that many of the best again exactly (0: do not); ``pool_factor``:
-    cluster a chunk's tokens to one in so many (arXiv 2409.14683).
+    cluster a chunk's tokens to one in so many (``pool_method``, ``num_protected``: see ``token_pooling``).
 
     Search: ``confidence``: standard deviations of doubt before candidates are no longer looked at (more: better recall, slower);
     ``most_candidates``: never score more; ``num_probes``: centroids per query token in segments above ``probe_above_runs`` (below,
@@ -51,6 +49,7 @@ class WarpIndex:
         rescore: int = 0,
         pool_factor: int = 1,
         pool_method: PoolMethod = "ward",
+        num_protected: int = 1,
         confidence: float = 3.5,
         most_candidates: int = 4096,
         num_probes: int = 64,
@@ -66,15 +65,17 @@ class WarpIndex:
         if not confidence >= 0:
             raise ConfigError(f"confidence must be at least 0, not {confidence}")
         for name, value, least in (
-            ("exact_below", exact_below, 0), ("rescore", rescore, 0), ("pool_factor", pool_factor, 1), ("most_candidates", most_candidates, 1),
+            ("exact_below", exact_below, 0), ("rescore", rescore, 0), ("most_candidates", most_candidates, 1),
             ("num_probes", num_probes, 1), ("probe_above_runs", probe_above_runs, 0), ("num_threads", num_threads, 0),
             ("num_cached_queries", num_cached_queries, 0), ("seed", seed, 0),
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, not {value}")
+        check_pooling(pool_factor, pool_method, num_protected)
         self.token_encoder = token_encoder
         self.pool_factor = pool_factor
         self.pool_method: PoolMethod = pool_method
+        self.num_protected = num_protected
         self.plan = Plan(bits, dim, exact_below, rescore > 0, seed)
         self.effort = Effort(confidence, 128, most_candidates, num_probes, probe_above_runs, rescore)
         self.crew = Crew(num_threads or num_cores())
@@ -82,7 +83,7 @@ class WarpIndex:
 
     @property
     def fingerprint(self) -> str:
-        pooling = [str(self.pool_factor), self.pool_method] if self.pool_factor > 1 else []
+        pooling = [str(self.pool_factor), self.pool_method, str(self.num_protected)] if self.pool_factor > 1 else []
         return digest("warp", self.token_encoder.fingerprint, "vectors" if self.plan.keep_vectors else "codes", *pooling)
 
     @property
@@ -116,9 +117,7 @@ class WarpIndex:
     ) -> WarpSegment:
         """A segment of ready-made token vectors ``(tokens, dim)``, one array per key; ``build`` without an encoder."""
         if self.pool_factor > 1:
-            from rag.retrievers.token_pooling import pool_tokens
-
-            vectors = pool_tokens(vectors, self.pool_factor, self.pool_method)
+            vectors = pool_tokens(vectors, self.pool_factor, self.pool_method, self.num_protected, self.crew.num_threads)
         plain = plain_segment(keys, vectors, self.token_encoder.dim, self.fingerprint)
         if plain.num_tokens < max(self.plan.exact_below, 1):
             return plain

@@ -44,7 +44,7 @@ def reference_table(scores: NDArray[np.float64]) -> ScoreTable:
     return ScoreTable(scores.astype(np.float32), table, floors.astype(np.float32))
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def score_centroids(
     levels: Any, steps: Any, numbers: Any, units: Any, totals: Any, first: int, last: int, scores: Any, largest: Any
 ) -> None:  # pragma: no cover - compiled
@@ -87,7 +87,7 @@ def reference_interaction(
     )
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def interact(
     table: Any, runs: Any, run_starts: Any, allowed: Any, first: int, last: int, out: Any
 ) -> None:  # pragma: no cover - compiled
@@ -104,7 +104,7 @@ def interact(
             out[row] += lane_max_32(table.ctypes.data, runs.ctypes.data, run_starts[row], run_starts[row + 1])
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def best_rows(values: Any, num_wanted: int, largest: int) -> Any:  # pragma: no cover - compiled
     """The rows of the ``num_wanted`` largest ``values`` that are not negative, ascending; of equal ones at the end, the first rows.
 
@@ -135,7 +135,7 @@ def best_rows(values: Any, num_wanted: int, largest: int) -> Any:  # pragma: no 
     return found
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=True)
 def _fill(scores: Any, floors: Any, factor: Any, table: Any) -> None:  # pragma: no cover - compiled
     width = scores.shape[1]
     for centroid in range(scores.shape[0]):

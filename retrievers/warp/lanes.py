@@ -125,14 +125,16 @@ def _lanes_at_least(width: int) -> Any:
 lanes_at_least_16, lanes_at_least_32 = map(_lanes_at_least, WIDTHS)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def lowest_bit(typing_context: Any, bits: Any) -> Any:
+def _lowest_bit(typing_context: Any, bits: Any) -> Any:
     """The number of the lowest bit that is set; ``bits`` is not 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.uint32(types.uint32), generate
+
+
+lowest_bit: Any = intrinsic(_lowest_bit)
 
 
 def _dots_vnni(builder: Any, bits: int, width: int, row: Any, table: Any, num_bytes: Any) -> Any:

@@ -22,8 +22,7 @@ from rag.retrievers.warp.vectors import I32, at, place_of, spread
 _LANES = WIDTHS[-1]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _keep_nearer(
+def _nearer(
     typing_context: Any,
     row: Any,
     num_bytes: Any,
@@ -61,7 +60,10 @@ def _keep_nearer(
     return signature, generate
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+_keep_nearer: Any = intrinsic(_nearer)
+
+
+@numba.njit(nogil=True, cache=True)
 def _fill_lanes(
     vectors: Any, rows: Any, first: int, last: int, vnni: bool, narrow: Any, wide: Any, units: Any, offsets: Any
 ) -> None:  # pragma: no cover - compiled
@@ -84,7 +86,7 @@ def _fill_lanes(
         offsets[lane] = np.float32(-128) * total
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def _nearest(
     vectors: Any, rows: Any, levels: Any, steps: Any, halves: Any, first: int, last: int, vnni: bool, best: Any, found: Any
 ) -> None:  # pragma: no cover - compiled
@@ -137,7 +139,7 @@ def reference_nearest(
     return scores.max(1), scores.argmax(1)
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def sums_by(vectors: Any, rows: Any, chosen: Any, first: int, sums: Any, counts: Any) -> None:  # pragma: no cover - compiled
     """Adds each of ``vectors[rows]`` to ``sums[chosen - first]`` and counts it."""
     for row in rows:

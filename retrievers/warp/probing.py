@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rag.retrievers.warp.lanes import lanes_at_least_16, lanes_at_least_32, lowest_bit
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def warp_select(
     table: Any, num_tokens: int, list_starts: Any, num_probes: int, least_entries: int
 ) -> Any:  # pragma: no cover - compiled
@@ -50,7 +50,7 @@ def warp_select(
     return (*_taken(table, least, num_tokens), imputed)
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def _count(
     table: Any, least: Any, num_tokens: int, list_starts: Any, counts: Any, entries: Any
 ) -> None:  # pragma: no cover - compiled
@@ -67,14 +67,14 @@ def _count(
                 entries[lane, value] += size
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def _at_least(table: Any, centroid: int, least: Any, width: int) -> Any:  # pragma: no cover - compiled
     if width == 16:
         return lanes_at_least_16(table.ctypes.data + 16 * centroid, least.ctypes.data)
     return lanes_at_least_32(table.ctypes.data + 32 * centroid, least.ctypes.data)
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def _taken(table: Any, least: Any, num_tokens: int) -> Any:  # pragma: no cover - compiled
     width = table.shape[1]
     lanes, centroids = [np.int64(0) for _ in range(0)], [np.int64(0) for _ in range(0)]
@@ -98,7 +98,7 @@ def _taken(table: Any, least: Any, num_tokens: int) -> Any:  # pragma: no cover 
     return found_lanes, found, values
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def probe(
     lanes: Any, centroids: Any, values: Any, imputed: Any, list_starts: Any, list_rows: Any, out: Any
 ) -> None:  # pragma: no cover - compiled

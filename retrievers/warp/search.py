@@ -140,13 +140,15 @@ def _candidates(
         base += float(each.scores.floors[:num_tokens].sum())
         if probes:
             starts, rows = segment.lists
-            *taken, imputed = warp_select(table, num_tokens, starts, effort.num_probes, 0)
-            probe(*taken, imputed, starts, rows, sums)
+            own, centroids, values, imputed = warp_select(table, num_tokens, starts, effort.num_probes, 0)
+            probe(own, centroids, values, imputed, starts, rows, sums)
             base += float(imputed.sum()) * SPAN / 255
         else:
-            crew.split(
-                len(sums), 2048, lambda first, last, table=table: interact(table, tokens.runs, tokens.run_starts, mask, first, last, sums)
-            )  # fmt: skip
+
+            def work(first: int, last: int, table: NDArray[np.uint8] = table) -> None:
+                interact(table, tokens.runs, tokens.run_starts, mask, first, last, sums)
+
+            crew.split(len(sums), 2048, work)
     if probes and allowed is not None:
         sums[~allowed] = -1
     largest = 255 * sum(each.table.width for each in lanes)

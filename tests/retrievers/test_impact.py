@@ -395,3 +395,6 @@ class Foreign:
 
     def save(self, folder: Path) -> None:
         raise NotImplementedError
+
+    def facts(self) -> Facts:
+        raise NotImplementedError

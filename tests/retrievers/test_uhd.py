@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -23,7 +23,9 @@ class WordVectors(HashingEncoder):
 
     pooling = "mean"
 
-    def token_vectors(self, texts: Sequence[str], overlap_tokens: int) -> Iterator[TokenBlock]:
+    def token_vectors(
+        self, texts: Sequence[str], overlap_tokens: int, task: Literal["query", "document"] = "document"
+    ) -> Iterator[TokenBlock]:
         for row, text in enumerate(texts):
             words = text.split()
             for start in range(0, len(words), 2):

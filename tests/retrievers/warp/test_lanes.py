@@ -19,7 +19,7 @@ def made(rng: np.random.Generator, num_tokens: int, dim: int, vnni: bool) -> Lan
 
 
 def compiled(scores: Any) -> Any:
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def run(rows: Any, numbers: Any, offsets: Any, units: Any, factor: Any, base: Any, out: Any, best: Any) -> None:
         for row in range(rows.shape[0]):
             scores(
@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_reference(bits: int, width: int, vnni: bool) ->
 def test_lane_max_sums_the_largest_bytes(width: int) -> None:
     lane_max = {16: lanes.lane_max_16, 32: lanes.lane_max_32}[width]
 
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def run(table: Any, rows: Any, first: int, last: int) -> Any:
         return lane_max(table.ctypes.data, rows.ctypes.data, first, last)
 
@@ -70,11 +70,11 @@ def test_lanes_at_least_sets_one_bit_per_lane(width: int) -> None:
     at_least = {16: lanes.lanes_at_least_16, 32: lanes.lanes_at_least_32}[width]
     lowest_bit = lanes.lowest_bit
 
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def run(row: Any, least: Any) -> Any:
         return at_least(row.ctypes.data, least.ctypes.data)
 
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def first_of(bits: Any) -> Any:
         return lowest_bit(bits)
 
