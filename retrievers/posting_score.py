@@ -175,8 +175,9 @@ def _best_by_loops(
                     place += 1
                 cursors[part] = place
             if scales is not None:
+                own_scales = scales[start : start + size]  # counted from 0, so that the loop becomes vector code
                 for place in range(size):
-                    scores[place] *= scales[start + place]
+                    scores[place] *= own_scales[place]
             # The tests stand in the loop: a call would count references to the arrays it is given, for every chunk.
             for block in range(0, size, BLOCK_CHUNKS):
                 least = heap_scores[0]

@@ -191,8 +191,10 @@ def test_a_weight_is_off_by_half_a_step_of_its_own_chunk() -> None:
 
 
 def same(one: ImpactSegment, other: ImpactSegment) -> bool:
-    both = zip(one.arrays, other.arrays, strict=True)
-    return all(ours.dtype == theirs.dtype and np.array_equal(ours, theirs) for ours, theirs in both)
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
+        (getattr(one.arrays, name), getattr(other.arrays, name)) for name in Impacts._fields
+    ]
+    return all(ours.dtype == theirs.dtype and np.array_equal(ours, theirs) for ours, theirs in pairs)
 
 
 @pytest.mark.parametrize(("store", "binary"), [("uint8", False), ("float32", False), ("uint8", True)])
