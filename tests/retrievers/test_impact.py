@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Index, Matches, Span, SparseVectors
+from rag.core import Chunk, Facts, Index, Matches, Span, SparseVectors
 from rag.errors import ConfigError, DamagedIndex, IndexMismatch, ModelError
 from rag.retrievers import posting_merge
 from rag.retrievers.impact import ImpactIndex
