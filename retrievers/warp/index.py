@@ -49,7 +49,7 @@ class WarpIndex:
         rescore: int = 0,
         pool_factor: int = 1,
         pool_method: PoolMethod = "ward",
-        num_protected: int = 1,
+        num_protected: int = 0,
         confidence: float = 3.5,
         most_candidates: int = 4096,
         num_probes: int = 64,
@@ -136,7 +136,7 @@ class WarpIndex:
     def _join(self, parts: Sequence[Part], beside: Sequence[WarpSegment]) -> WarpSegment:
         parts = [part for part in parts if len(part.rows)]
         judge = judge_of(parts, self.effort, self.crew, self.plan.seed)
-        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim, judge)
+        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim, judge, self.crew)
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> WarpReader:
         own = [_own(segment) for segment in segments]
