@@ -6,7 +6,8 @@ Sets in the BEIR layout, whole documents, exact MaxSim over the token vectors of
 was trained to average its token vectors, not for late interaction: the numbers tell what pooling costs against factor 1, not
 how well a ColBERT ranks. At most ``--queries`` queries of each set are asked, drawn with a fixed seed; searched are all documents, or
 at most ``--documents``: those that are relevant to a query, and others drawn with the same seed, which makes the task easier. ``nothing left out`` is factor 1 with the vectors of punctuation kept. Differences are paired, over queries, with
-bootstrap intervals. ``documents_per_second`` is one pass over the set in one thread.
+bootstrap intervals. ``documents_per_second`` is one pass over the set in one thread; the first row that pools holds the loading of
+the compiled loops too.
 
 ``speed``: Ward in compiled loops against scipy's (the reference), the same documents in turns, and threads against one thread.
 """
