@@ -119,7 +119,8 @@ def train_codec(sample: NDArray[np.float16], num_tokens: int, bits: int, dim: in
     turned = np.empty((len(sample), basis.shape[1]), np.float32)
     for start in range(0, len(sample), _BLOCK_ROWS):
         np.matmul(sample[start : start + _BLOCK_ROWS].astype(np.float32), basis, out=turned[start : start + _BLOCK_ROWS])
-    wanted = min(num_centroids_for(num_tokens), max(1, len(sample) // 4))
+    del sample
+    wanted = min(num_centroids_for(num_tokens), max(1, len(turned) // 4))
     held_out, turned = _held_out(turned)
     centroids = train_centroids(turned, wanted, seed, crew)
     left = held_out - centroids.vectors[centroids.nearest(held_out)]

@@ -164,6 +164,11 @@ class WarpReader:
             if alive.any():
                 self._parts.append((segment, None if alive.all() else alive))
 
+    @property
+    def effort(self) -> Effort:
+        """How much its searches look at."""
+        return self._index.effort
+
     def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
         """Raises ``ValueError`` if ``k`` is not positive."""
         if k < 1:

@@ -47,7 +47,7 @@ def queries(rng: np.random.Generator, given: Sequence[NDArray[np.float32]], coun
     """Disturbed tokens of documents, of one to forty tokens."""
     found = []
     for _ in range(count):
-        tokens = given[rng.integers(0, len(given))]
+        tokens = given[int(rng.integers(0, len(given)))]
         rows = tokens[rng.integers(0, len(tokens), rng.integers(1, 41))] + 0.3 * unit(rng, 1, tokens.shape[1])
         found.append((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
     return found
