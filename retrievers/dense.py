@@ -74,7 +74,7 @@ class FaissIndex:
         self.pooling: Pooling = pooling
         self.late_overlap_tokens = late_overlap_tokens
         self.dimensions = dimensions
-        self._queries = QueryCache(lambda queries: self._shortened(encoder.encode_queries(queries)), num_cached_queries)
+        self._queries = QueryCache(lambda queries: list(self._shortened(encoder.encode_queries(queries))), num_cached_queries)
 
     @property
     def fingerprint(self) -> str:
