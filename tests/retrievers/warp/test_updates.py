@@ -223,3 +223,11 @@ def test_a_damaged_segment_is_named_and_rebuilt_from_the_catalog(tmp_path: Path)
         fresh.search("word3")
     assert fresh.verify(repair=True) == []
     assert fresh.search("word3")[0].chunk.text == "word3 word1"
+
+
+def test_what_is_added_later_takes_the_codec_that_is_there(tmp_path: Path) -> None:
+    rag = opened(tmp_path, 0)
+    rag.ingest_documents([made(f"{number}.txt", " ".join(WORDS[number : number + 9])) for number in range(25)])
+    rag.ingest_documents([made("30.txt", "word1 word2 word3")])
+    codecs = [rag.indexes["multi"].load(folder).codec for folder in tmp_path.glob("segments/multi-*")]  # type: ignore[attr-defined]
+    assert len(codecs) == 2 and codecs[0].name == codecs[1].name
