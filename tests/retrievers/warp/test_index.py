@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from rag.core import Chunk, Matches, Span
 from rag.errors import ConfigError, DamagedIndex, IndexMismatch
+from rag.retrievers.warp import search
+from rag.retrievers.warp.centroids import train_centroids
+from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.index import WarpIndex, WarpReader
 from rag.retrievers.warp.segment import WarpSegment
 from tests.fakes import HashingTokenEncoder
@@ -224,7 +228,7 @@ def test_fewer_tokens_than_centroids_and_equal_tokens() -> None:
     segment = made.build_vectors(np.arange(3), [one, np.repeat(one, 700, axis=0), -one])
     found = made.reader([segment], everything(3)).search_vectors([one], 3)[0]
     assert found.keys.tolist() == [0, 1, 2] and found.scores[0] == pytest.approx(1, abs=0.02)
-    assert (segment.tokens.run_lengths <= 255).all()
+    assert segment.tokens.run_lengths.astype(int).sum() == segment.num_tokens  # 700 tokens are more than a byte counts
     merged = made.merge([segment], np.array([True, False, True]))
     assert merged.keys.tolist() == [0, 2]
 
@@ -319,3 +323,58 @@ def test_pooled_documents_take_fewer_vectors() -> None:
     num_tokens = sum(map(len, given))
     assert num_tokens * 0.4 < segment.num_tokens < num_tokens * 0.6
     assert made.fingerprint != index().fingerprint
+
+
+def test_confidence_decides_how_many_candidates_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(19)
+    given = documents(rng, 900, DIM)
+    made = index(num_threads=1)
+    segment = made.build_vectors(np.arange(900), given)
+    assert segment.header.bits == 4  # built, and measured, before counting begins
+    looked_at: list[int] = []
+
+    def counting(*arguments: Any) -> NDArray[np.float32]:
+        looked_at.append(len(arguments[3]))
+        return scores(*arguments)
+
+    scores = search._scores
+    monkeypatch.setattr(search, "_scores", counting)
+    totals = []
+    for confidence in (0.0, 3.0, 1e9):
+        made.effort = dataclasses.replace(made.effort, confidence=confidence)
+        looked_at.clear()
+        made.reader([segment], everything(900)).search_vectors([given[5][:8]], 3)
+        totals.append(sum(looked_at))
+    assert totals[0] <= totals[1] <= totals[2] == 900 > totals[0]
+    made.effort = dataclasses.replace(made.effort, most_candidates=200)
+    looked_at.clear()
+    made.reader([segment], everything(900)).search_vectors([given[5][:8]], 3)
+    assert sum(looked_at) == 200
+
+
+def test_centroids_are_the_middles_of_what_is_there() -> None:
+    rng = np.random.default_rng(20)
+    middles = unit(rng, 16, DIM)
+    vectors = (np.repeat(middles, 200, axis=0) + 0.2 * unit(rng, 3200, DIM)).astype(np.float32)
+    centroids = train_centroids(vectors, 16, 0, Crew(1))
+    wanted = 0.2**2 * (1 - 1 / 200)
+    squares = ((vectors - centroids.vectors[centroids.nearest(vectors)]) ** 2).sum(1)
+    assert np.median(squares) == pytest.approx(wanted, rel=0.1)  # a random member instead of the mean would double it
+    assert (centroids.nearest(vectors) == centroids.reference_nearest(vectors)).mean() > 0.99
+    threads = train_centroids(vectors, 16, 0, Crew(3))
+    np.testing.assert_array_equal(threads.levels, centroids.levels)
+    with pytest.raises(ValueError, match="at least one vector"):
+        train_centroids(vectors[:0], 4, 0, Crew(1))
+
+
+def test_files_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(21)
+    made = index()
+    made.build_vectors(np.arange(50), documents(rng, 50, DIM)).save(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    told = json.loads(manifest.read_text())
+    rows, width = told["arrays"]["codes"][1]
+    told["arrays"]["codes"][1] = [rows * 2, width // 2]  # as many bytes as before
+    manifest.write_text(json.dumps(told))
+    with pytest.raises(DamagedIndex, match=r"codes\.bin.*the other files say"):
+        made.load(tmp_path)
