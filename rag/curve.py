@@ -100,8 +100,10 @@ def measure(
         raise ValueError(f"the index in {rag.folder} holds no chunks")
     say(f"{name}: warming up, {len(readers)} settings, {len(queries)} queries")
     found = [[reader.search([query], k)[0] for query in queries] for reader in readers]
-    say(f"{name}: exhaustive search of {len(keys)} chunks")
-    truth = exhaustive(readers[0], queries, keys) if base.efforts else None
+    truth = None
+    if base.efforts:
+        say(f"{name}: exhaustive search of {len(keys)} chunks")
+        truth = exhaustive(readers[0], queries, keys)
     say(f"{name}: {rounds} rounds")
     milliseconds = np.median([_round(readers, queries, k, number) for number in range(rounds)], axis=0)
     points = tuple(

@@ -25,7 +25,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     check_plot(path)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.6, 4.6), layout="constrained")
     axes = figure.add_subplot()
     number = 0
     for curve in curves:
@@ -39,7 +39,8 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
 
 
@@ -55,7 +56,11 @@ def _line(axes: Axes, curve: Curve, points: Sequence[Point], number: int) -> Non
     axes.plot(
         medians, recalls, color=colour, marker=marker, markersize=4.5, linewidth=1.5, label=f"{curve.index}: {points[0].option}"
     )
+    told: tuple[float, float] | None = None
     for point, found in known:
-        axes.annotate(f"{point.value:g}", (point.p50_milliseconds, found), (4, -10), textcoords="offset points", fontsize=8)
+        here = (point.p50_milliseconds, found)
+        if told is None or here[0] > told[0] * 1.08 or abs(here[1] - told[1]) > 0.002:  # else the numbers would cover each other
+            axes.annotate(f"{point.value:g}", here, (4, -10), textcoords="offset points", fontsize=8)
+            told = here
         if point.configured:
-            axes.plot([point.p50_milliseconds], [found], color=colour, marker=marker, markersize=9, markerfacecolor="none")
+            axes.plot([here[0]], [here[1]], color=colour, marker=marker, markersize=9, markerfacecolor="none")
