@@ -40,6 +40,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
 
