@@ -4,9 +4,10 @@
 
 Sets in the BEIR layout, whole documents, exact MaxSim over the token vectors of the embedded encoder (384 numbers each). That encoder
 was trained to average its token vectors, not for late interaction: the numbers tell what pooling costs against factor 1, not
-how well a ColBERT ranks. At most ``--queries`` queries of each set are asked, drawn with a fixed seed; every document is
-searched. ``nothing left out`` is factor 1 with the vectors of punctuation kept. Differences are paired, over queries, with
-bootstrap intervals. ``documents_per_second`` is one pass over the set in one thread.
+how well a ColBERT ranks. At most ``--queries`` queries of each set are asked, drawn with a fixed seed; searched are all documents, or
+at most ``--documents``: those that are relevant to a query, and others drawn with the same seed, which makes the task easier. ``nothing left out`` is factor 1 with the vectors of punctuation kept. Differences are paired, over queries, with
+bootstrap intervals. ``documents_per_second`` is one pass over the set in one thread; the first row that pools holds the loading of
+the compiled loops too.
 
 ``speed``: Ward in compiled loops against scipy's (the reference), the same documents in turns, and threads against one thread.
 """
@@ -114,13 +115,19 @@ def row_of(values: dict[str, list[float]], base: dict[str, list[float]], documen
     return row
 
 
-def measure(folder: Path, inner: TokenEncoder, num_queries: int) -> tuple[dict[str, Any], Vectors]:
+def measure(folder: Path, inner: TokenEncoder, num_queries: int, max_documents: int) -> tuple[dict[str, Any], Vectors]:
     """The rows of one set, and its document vectors."""
     beir = read_beir(folder)
     documents = [document for record in beir.corpus if (document := document_of(record)) is not None]
     judged = sorted(name for name in beir.queries if any(value > 0 for value in beir.qrels.get(name, {}).values()))
     names = sorted(np.random.default_rng(0).permutation(judged)[:num_queries].tolist())
-    ids, texts = [document.source for document in documents], [document.text for document in documents]
+    num_all = len(documents)
+    if max_documents and num_all > max_documents:
+        wanted = {name for query in names for name, value in beir.qrels[query].items() if value > 0}
+        order = np.random.default_rng(0).permutation(num_all).tolist()
+        order.sort(key=lambda place: documents[place].meta["beir_id"] not in wanted)  # the relevant first; stable
+        documents = [documents[place] for place in sorted(order[: max(max_documents, len(wanted))])]
+    ids, texts = [str(document.meta["beir_id"]) for document in documents], [document.text for document in documents]
     once = ReadOnce(inner)
     encoder = TokenVectorsEncoder(once)
     queries = encoder.encode_queries([beir.queries[name] for name in names])
@@ -141,7 +148,7 @@ def measure(folder: Path, inner: TokenEncoder, num_queries: int) -> tuple[dict[s
             rows[f"{method}, factor {factor}"] = {**row, "documents_per_second": round(len(vectors) / seconds)}
             print(f"  {method:10} {factor}: nDCG@10 {row['nDCG@10']['mean']:.4f} ({row['nDCG@10']['of_factor_1']:.1%})", flush=True)
     counts = {
-        "documents": len(texts), "queries": len(names), "queries_in_the_set": len(judged), "query_tokens": sum(map(len, queries)),
+        "documents": len(texts), "documents_in_the_set": num_all, "queries": len(names), "queries_in_the_set": len(judged), "query_tokens": sum(map(len, queries)),
     }  # fmt: skip
     return {**counts, "rows": rows}, vectors
 
@@ -177,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folders", type=Path, nargs="+", default=list(FOLDERS))
     parser.add_argument("--queries", type=int, default=100, help="queries asked of each set, at most")
+    parser.add_argument("--documents", type=int, default=0, help="documents searched of each set, at most (0: all)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     inner = SentenceTransformersEncoder()
@@ -185,10 +193,11 @@ def main() -> None:
     for folder in options.folders:
         name = "/".join(part for part in folder.resolve().parts[-3:] if part not in ("docs", "data"))
         print(name, flush=True)
-        sets[name], vectors = measure(folder, inner, options.queries)
+        sets[name], vectors = measure(folder, inner, options.queries, options.documents)
     how = {
         "load_average": os.getloadavg(), "encoder": "embedded, token vectors", "dim": inner.dim,
-        "subset": f"at most {options.queries} queries of each set, drawn with seed 0; every document",
+        "subset": f"at most {options.queries} queries of each set, and {options.documents or 'all'} documents",
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "one per core"),
     }  # fmt: skip
     write_result("pooling", {**how, "speed": speed(vectors, options.rounds), "sets": sets}, packages=("scipy", "ir-measures"))
 

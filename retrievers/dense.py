@@ -5,9 +5,7 @@ How a segment is searched (exactly, by bits, by a graph) is told in dense_find; 
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,6 +19,7 @@ from rag.retrievers.dense_find import Effort, find
 from rag.retrievers.dense_merged import MergedRows
 from rag.retrievers.dense_search import Vectors
 from rag.retrievers.dense_segment import DenseSegment, Store, load_segment
+from rag.retrievers.query_cache import QueryCache
 
 Pooling = Literal["chunk", "late"]
 
@@ -75,7 +74,7 @@ class FaissIndex:
         self.pooling: Pooling = pooling
         self.late_overlap_tokens = late_overlap_tokens
         self.dimensions = dimensions
-        self._query_vectors = QueryVectors(lambda queries: self._shortened(encoder.encode_queries(queries)), num_cached_queries)
+        self._queries = QueryCache(lambda queries: list(self._shortened(encoder.encode_queries(queries))), num_cached_queries)
 
     @property
     def fingerprint(self) -> str:
@@ -160,7 +159,7 @@ class FaissIndex:
 
     def query_vectors(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """``(queries, dim)``, remembered ones without an encoder call."""
-        return self._query_vectors.of(queries)
+        return np.stack(self._queries.of(queries))
 
     def _segment(self, keys: NDArray[np.int64], vectors: Vectors) -> DenseSegment:
         graph = None
@@ -210,31 +209,6 @@ class DenseReader:
         if missing:
             raise ValueError(f"no live chunk has the key {missing[0]}")
         return [found[key] for key in keys.tolist()]
-
-
-class QueryVectors:
-    """The last query vectors, by text. Thread-safe."""
-
-    def __init__(self, encode: Callable[[Sequence[str]], NDArray[np.float32]], capacity: int) -> None:
-        self._encode = encode
-        self._capacity = capacity
-        self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def of(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        with self._lock:
-            known = {query: self._known[query] for query in queries if query in self._known}
-        missing = [query for query in dict.fromkeys(queries) if query not in known]
-        if missing:
-            known.update(zip(missing, self._encode(missing), strict=True))
-        with self._lock:
-            for query, vector in known.items():
-                if query not in self._known:
-                    self._known[query] = vector.copy()  # a view would keep the whole batch in memory
-                self._known.move_to_end(query)
-            while len(self._known) > self._capacity:
-                self._known.popitem(last=False)
-        return np.stack([known[query] for query in queries])
 
 
 def look_up(flags: NDArray[np.bool_], keys: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -16,17 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NO_LENGTH = 1e-6
+_COLUMNS_AT_ONCE = 128  # a multiple of 4; 192 KB at 384 numbers
 
 
-def ward_labels(tokens: NDArray[np.float32], num_clusters: int) -> NDArray[np.int64]:
+def ward_labels(tokens: NDArray[np.floating[Any]], num_clusters: int) -> NDArray[np.int64]:
     """The cluster of each vector, ``(tokens,)``, numbered by first member; exactly ``num_clusters``, at equal distances too.
 
-    ``tokens``: ``(tokens, dim)``, finite. Memory: 12 bytes for each pair of tokens.
+    ``tokens``: ``(tokens, dim)``, finite. Memory: 8 bytes for each pair of tokens.
     """
     if not 1 <= num_clusters <= len(tokens):
         raise ValueError(f"num_clusters={num_clusters}: must be between 1 and {len(tokens)}, the number of tokens")
     labels = np.empty(len(tokens), np.int64)
-    _compiled().ward(tokens @ tokens.T, num_clusters, labels)
+    _compiled().ward(np.ascontiguousarray(tokens), num_clusters, labels)
     return labels
 
 
@@ -37,7 +38,7 @@ def cluster_means(tokens: NDArray[np.float32], labels: NDArray[np.int64], num_cl
     return means
 
 
-def ward_by_scipy(tokens: NDArray[np.float32], num_clusters: int) -> NDArray[np.int64]:
+def ward_by_scipy(tokens: NDArray[np.floating[Any]], num_clusters: int) -> NDArray[np.int64]:
     """The reference of ``ward_labels``. Makes fewer clusters where merges of equal height straddle the cut."""
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
@@ -68,14 +69,32 @@ def by_first_member(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 # Compiled loops --------------------------------------------------------------------------------------------------------
 
 
-def _ward(similarities: Any, num_clusters: Any, labels: Any) -> None:
-    """Clusters stand in the first rows of ``squared``; the last one moves where a row falls free, so scans read live ones only."""
-    num_tokens = len(labels)
+def _ward(tokens: Any, num_clusters: Any, labels: Any) -> None:
+    """Clusters stand in the first rows of ``squared``; the last one moves where a row falls free, so scans read live ones only.
+
+    The products stand here because a BLAS with threads waits for these: on busy cores for longer than all of this takes. Four rows
+    are multiplied at once, by columns that fit into the cache.
+    """
+    num_tokens, dim = tokens.shape
     squared = np.empty((num_tokens, num_tokens), np.float64)
+    for start in range(0, num_tokens, _COLUMNS_AT_ONCE):
+        for row in range(start, num_tokens, 4):
+            end = num_tokens - 1  # past it the last row is computed again
+            rows = (row, min(row + 1, end), min(row + 2, end), min(row + 3, end))
+            a, b, c, d = tokens[rows[0]], tokens[rows[1]], tokens[rows[2]], tokens[rows[3]]
+            for column in range(start, min(start + _COLUMNS_AT_ONCE, rows[3] + 1)):
+                e = tokens[column]
+                ae, be, ce, de = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+                for place in range(dim):
+                    ae += a[place] * e[place]
+                    be += b[place] * e[place]
+                    ce += c[place] * e[place]
+                    de += d[place] * e[place]
+                products = (ae, be, ce, de)
+                for number in range(4):
+                    distance = max(1.0 - np.float64(products[number]), 0.0)
+                    squared[rows[number], column] = squared[column, rows[number]] = distance * distance
     for row in range(num_tokens):
-        for column in range(num_tokens):
-            distance = max(1.0 - np.float64(similarities[row, column]), 0.0)
-            squared[row, column] = distance * distance
         squared[row, row] = np.inf
     sizes = np.ones(num_tokens, np.float64)
     names = np.arange(num_tokens)  # a member of the cluster in each row

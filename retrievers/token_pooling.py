@@ -41,14 +41,15 @@ def pool_tokens(
     factor: int,
     method: PoolMethod = "ward",
     num_protected: int = 1,
-    num_threads: int = 0,
+    num_threads: int = 1,
 ) -> list[NDArray[np.float32]]:
     """Per document ``(tokens, dim)`` -> ``(pooled, dim)``: unit vectors, in the order of each cluster's first token.
 
     The first ``num_protected`` tokens stay as they are (1 for a model that starts texts with a ``[CLS]``). The ``n`` others become
     ``max(1, n // factor)`` vectors, the means of their clusters made unit vectors again; where members cancel out, the first one
     stands for all. ``ward``: Ward's criterion on cosine distances; ``kmeans``: k-means on the sphere, from a fixed seed;
-    ``sequential``: neighbours in the text. ``factor`` 1 gives back what was given. ``num_threads`` 0 is one per core.
+    ``sequential``: neighbours in the text. ``factor`` 1 gives back what was given. ``num_threads``: documents pooled at once, 0 is one
+    per core; the compiled loops let other threads run.
 
     Raises ``ConfigError`` for options out of range, ``ValueError`` for vectors that are not finite or not of length 1 (or 0).
     """

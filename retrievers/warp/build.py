@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rag.retrievers.warp.arrays import Sink
 from rag.retrievers.warp.codec import Codec, num_centroids_for, padded_dim, train_codec
+from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.parts import Part, blocks, keys_of, sample
 from rag.retrievers.warp.segment import Header, Judge, Recipe, WarpSegment, take
 
@@ -42,17 +43,19 @@ def plain_segment(keys: NDArray[np.int64], documents: Sequence[NDArray[np.float3
     """A segment of the token vectors ``(tokens, dim)`` of each document, as float16 in memory."""
     starts = np.zeros(len(documents) + 1, np.int64)
     np.cumsum([len(vectors) for vectors in documents], out=starts[1:])
-    joined = np.concatenate([np.empty((0, dim), np.float16), *(vectors.astype(np.float16) for vectors in documents)])
+    joined = np.empty((int(starts[-1]), dim), np.float16)
+    for start, end, vectors in zip(starts[:-1].tolist(), starts[1:].tolist(), documents, strict=True):
+        joined[start:end] = vectors
     return WarpSegment(keys, fingerprint, None, {"token_starts": starts, "vectors": joined}, Header(dim))
 
 
 def joined_segment(
-    parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, fingerprint: str, dim: int, judge: Judge
+    parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, fingerprint: str, dim: int, judge: Judge, crew: Crew
 ) -> WarpSegment:
     """One segment of all parts: plain if it is small and nothing was coded before, else coded. Built when it is needed."""
     if sum(part.num_tokens for part in parts) < plan.exact_below and all(part.segment.vectors is not None for part in parts):
         return WarpSegment.planned(keys_of(parts), fingerprint, _plain(parts, dim))
-    return WarpSegment.planned(keys_of(parts), fingerprint, _coded(parts, beside, plan, dim), judge)
+    return WarpSegment.planned(keys_of(parts), fingerprint, _coded(parts, beside, plan, dim, crew), judge)
 
 
 def _plain(parts: Sequence[Part], dim: int) -> Recipe:
@@ -69,15 +72,18 @@ def _plain(parts: Sequence[Part], dim: int) -> Recipe:
     return write
 
 
-def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim: int) -> Recipe:
+def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim: int, crew: Crew) -> Recipe:
     def write(sink: Sink) -> Header:
-        codec = choose_codec(parts, beside, plan)
+        codec = choose_codec(parts, beside, plan, crew)
         lengths, num_runs, runs = [], [], []
         residual_sum = 0.0
         if plan.keep_vectors:
             sink.add("vectors", np.empty((0, dim), np.float16))
-        for part, rows in blocks(parts):
-            block = _copied(part, rows) if _has(part.segment, codec) else _encoded(part, rows, codec)
+
+        def code(piece: tuple[Part, NDArray[np.int64]]) -> tuple[Part, NDArray[np.int64], _Block]:
+            return (*piece, _copied(*piece) if _has(piece[0].segment, codec) else _encoded(*piece, codec))
+
+        for part, rows, block in crew.map(code, blocks(parts)):
             for name in ("runs", "run_lengths", "codes", "scales"):
                 sink.add(name, getattr(block, name))
             if plan.keep_vectors:
@@ -163,7 +169,7 @@ def _add_codec(sink: Sink, codec: Codec) -> None:
         sink.add(name, array)
 
 
-def choose_codec(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan) -> Codec:
+def choose_codec(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, crew: Crew) -> Codec:
     """The codec of most tokens of ``parts``, else of those ``beside``, if it fits; else a new one."""
     votes: dict[str, tuple[int, Codec]] = {}
     for segment, num_tokens in [(p.segment, p.num_tokens) for p in parts] + [(s, 0) for s in beside]:
@@ -175,7 +181,7 @@ def choose_codec(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Pla
         return max(fitting, key=lambda pair: (pair[0], pair[1].num_trained_tokens))[1]
     num_tokens = sum(part.num_tokens for part in parts)
     wanted = SAMPLE_PER_CENTROID * num_centroids_for(num_tokens)
-    return train_codec(sample(parts, wanted, plan.seed), num_tokens, plan.bits, plan.dim, plan.seed)
+    return train_codec(sample(parts, wanted, plan.seed), num_tokens, plan.bits, plan.dim, plan.seed, crew)
 
 
 def _fits(codec: Codec, parts: Sequence[Part], plan: Plan) -> bool:

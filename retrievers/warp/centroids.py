@@ -7,13 +7,15 @@ cent of the vectors, which then have a slightly longer residual.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.retrievers.warp.nearest import keep_nearest, reference_nearest, sums_by
+from rag.retrievers.warp.crew import Crew
+from rag.retrievers.warp.nearest import keep_nearest, largest_of, reference_nearest, sums_by
 
 NUM_ITERATIONS = 10
 NUM_PROBED_CELLS = 4
@@ -47,7 +49,7 @@ class Centroids:
         vectors = np.ascontiguousarray(vectors, np.float32)
         scores = vectors @ self.cells.T - _halves(self.cells)
         num_probed = min(NUM_PROBED_CELLS, len(self.cells))
-        near = np.argpartition(-scores, num_probed - 1, axis=1)[:, :num_probed]
+        near = largest_of(scores, num_probed)
         order = np.argsort(near, axis=None, kind="stable")  # the same vectors, cell by cell
         borders = np.searchsorted(near.ravel()[order], np.arange(len(self.cells) + 1))
         rows = order // num_probed
@@ -63,28 +65,33 @@ class Centroids:
         return reference_nearest(vectors, self.levels, self.steps)[1]
 
 
-def train_centroids(sample: NDArray[np.float32], num_centroids: int, seed: int) -> Centroids:
-    """K-means of ``sample`` ``(n, dim)`` into ``num_centroids`` (fewer if there are fewer vectors). The same for the same input.
+def train_centroids(sample: NDArray[np.float32], num_centroids: int, seed: int, crew: Crew) -> Centroids:
+    """K-means of ``sample`` ``(n, dim)`` into ``num_centroids`` (fewer if there are fewer vectors). The same for the same input, however many threads there are.
 
     Raises ``ValueError`` unless ``sample`` has a row.
     """
     if not len(sample):
         raise ValueError("centroids need at least one vector to be trained on")
     num_centroids = min(num_centroids, len(sample))
-    rng = np.random.default_rng(seed)
     sample = np.ascontiguousarray(sample, np.float32)
     num_cells = max(1, round(num_centroids**0.5))
+    rng = np.random.default_rng(seed)
     coarse = _lloyd(sample, _spread(rng, np.arange(len(sample)), _COARSE_PER_CELL * num_cells), num_cells, rng)
-    cell_of = _assign(sample, np.arange(len(sample)), *_rounded(coarse))
+    borders = [len(sample) * part // crew.num_threads for part in range(crew.num_threads + 1)]
+    every, rounded = np.arange(len(sample)), _rounded(coarse)
+    found = crew.map(lambda ends: _assign(sample[slice(*ends)], every[: ends[1] - ends[0]], *rounded), itertools.pairwise(borders))
+    cell_of = np.concatenate(list(found))
     order = np.argsort(cell_of, kind="stable")
     counts = np.bincount(cell_of, minlength=num_cells)
-    borders = np.concatenate([[0], np.cumsum(counts)])
-    parts, starts = [], [0]
-    for cell, num_parts in enumerate(_shares(counts, num_centroids).tolist()):
-        starts.append(starts[-1] + num_parts)
-        if num_parts:
-            parts.append(_lloyd(sample, order[borders[cell] : borders[cell + 1]], num_parts, rng))
-    return Centroids(*_rounded(np.concatenate(parts)), coarse, np.array(starts, np.int64))
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    shares = _shares(counts, num_centroids).tolist()
+
+    def divided(cell: int) -> NDArray[np.float32]:
+        return _lloyd(sample, order[ends[cell] : ends[cell + 1]], shares[cell], np.random.default_rng([seed, cell]))
+
+    parts = list(crew.map(divided, [cell for cell in range(num_cells) if shares[cell]]))
+    starts = np.concatenate([[0], np.cumsum(shares)])
+    return Centroids(*_rounded(np.concatenate(parts)), coarse, starts.astype(np.int64))
 
 
 def _vectors(levels: NDArray[np.uint8], steps: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rag.core import digest
 from rag.retrievers.warp.centroids import Centroids, train_centroids
+from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.decompression import residuals
 from rag.retrievers.warp.lanes import ROW_BYTES
 
@@ -108,7 +109,7 @@ def padded_dim(dim: int, bits: int) -> int:
     return -(-dim // whole) * whole
 
 
-def train_codec(sample: NDArray[np.float16], num_tokens: int, bits: int, dim: int | None, seed: int) -> Codec:
+def train_codec(sample: NDArray[np.float16], num_tokens: int, bits: int, dim: int | None, seed: int, crew: Crew) -> Codec:
     """A codec for ``num_tokens`` vectors like those of ``sample`` ``(n, encoder dim)``; with ``dim``, on that many principal axes.
 
     A quarter of the sample is the most centroids it can give. The projection is not normalised: inner products are to stay what they
@@ -118,9 +119,10 @@ def train_codec(sample: NDArray[np.float16], num_tokens: int, bits: int, dim: in
     turned = np.empty((len(sample), basis.shape[1]), np.float32)
     for start in range(0, len(sample), _BLOCK_ROWS):
         np.matmul(sample[start : start + _BLOCK_ROWS].astype(np.float32), basis, out=turned[start : start + _BLOCK_ROWS])
-    wanted = min(num_centroids_for(num_tokens), max(1, len(sample) // 4))
+    del sample
+    wanted = min(num_centroids_for(num_tokens), max(1, len(turned) // 4))
     held_out, turned = _held_out(turned)
-    centroids = train_centroids(turned, wanted, seed)
+    centroids = train_centroids(turned, wanted, seed, crew)
     left = held_out - centroids.vectors[centroids.nearest(held_out)]
     # A token that lies much further out than all of the sample is cut to twice the largest scale seen.
     scale_unit = max(2 * float(_quantise(left, bits)[1].max()), 1e-6) / 255

@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Crew:
@@ -26,10 +30,16 @@ class Crew:
         for other in others:
             other.result()
 
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """``work(item)`` of each, in order; at most one item per thread is in work or waiting to be taken."""
+        iterator = iter(items)
+        while some := list(itertools.islice(iterator, self.num_threads)):
+            yield from [work(some[0])] if len(some) == 1 else self._threads().map(work, some)
+
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), "rag-warp")
+                self._pool = ThreadPoolExecutor(self.num_threads, "rag-warp")
             return self._pool
 
 

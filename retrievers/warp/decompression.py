@@ -33,12 +33,12 @@ class Tokens(NamedTuple):
 
 @numba.njit(nogil=True, cache=True)
 def score_rows(
-    rows: Any, first: int, last: int, scores: Any, floors: Any, tokens: Any, scale_unit: Any,
+    rows: Any, first: int, last: int, scores: Any, tokens: Any, scale_unit: Any,
     numbers: Any, units: Any, totals: Any, num_tokens: int, bits: int, out: Any,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     """``out[i] +=`` the MaxSim of document ``rows[i]`` with the ``num_tokens`` query tokens of one table, i from ``first`` to ``last``.
 
-    ``scores``: of centroids, ``(C, width)``. A query token whose best token lies below the floor of its lane counts as the floor.
+    ``scores``: of centroids, ``(C, width)``.
     """
     width, row_bytes = scores.shape[1], tokens.codes.shape[1]
     best, offsets, scratch = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
@@ -49,7 +49,7 @@ def score_rows(
     unused, maxima = scratch.ctypes.data, best.ctypes.data
     for place in range(first, last):
         row = rows[place]
-        best[:] = floors
+        best[:] = -np.inf
         token = tokens.token_starts[row]
         for run in range(tokens.run_starts[row], tokens.run_starts[row + 1]):
             base = scores.ctypes.data + np.int64(tokens.runs[run]) * width * 4

@@ -49,8 +49,8 @@ class WarpIndex:
         rescore: int = 0,
         pool_factor: int = 1,
         pool_method: PoolMethod = "ward",
-        num_protected: int = 1,
-        confidence: float = 3.5,
+        num_protected: int = 0,
+        confidence: float = 3.0,
         most_candidates: int = 4096,
         num_probes: int = 64,
         probe_above_runs: int = 6_000_000,
@@ -140,7 +140,7 @@ class WarpIndex:
     def _join(self, parts: Sequence[Part], beside: Sequence[WarpSegment]) -> WarpSegment:
         parts = [part for part in parts if len(part.rows)]
         judge = judge_of(parts, self.effort, self.crew, self.plan.seed)
-        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim, judge)
+        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim, judge, self.crew)
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> WarpReader:
         own = [_own(segment) for segment in segments]
@@ -167,6 +167,11 @@ class WarpReader:
             alive = look_up(live, segment.keys)
             if alive.any():
                 self._parts.append((segment, None if alive.all() else alive))
+
+    @property
+    def effort(self) -> Effort:
+        """How much its searches look at."""
+        return self._index.effort
 
     def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
         """Raises ``ValueError`` if ``k`` is not positive."""

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.retrievers.warp.lanes import LaneTable, lane_max_16, lane_max_32, scores_8_16, scores_8_32
+from rag.retrievers.warp.lanes import LaneTable, lane_bytes_16, lane_bytes_32, lane_max_16, lane_max_32, scores_8_16, scores_8_32
 
 SPAN = 0.75
 """Cosine below the best centroid at which similarities of unit vectors no longer matter for the best documents."""
@@ -135,13 +135,12 @@ def best_rows(values: Any, num_wanted: int, largest: int) -> Any:  # pragma: no 
     return found
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@numba.njit(nogil=True, cache=True)
 def _fill(scores: Any, floors: Any, factor: Any, table: Any) -> None:  # pragma: no cover - compiled
     width = scores.shape[1]
     for centroid in range(scores.shape[0]):
-        for lane in range(16):
-            value = (scores[centroid, lane] - floors[lane]) * factor + np.float32(0.5)
-            table[centroid, lane] = np.uint8(np.int32(max(min(value, np.float32(255)), np.float32(0))))
-        for lane in range(16, width):
-            value = (scores[centroid, lane] - floors[lane]) * factor + np.float32(0.5)
-            table[centroid, lane] = np.uint8(np.int32(max(min(value, np.float32(255)), np.float32(0))))
+        row, out = scores.ctypes.data + centroid * width * 4, table.ctypes.data + centroid * width
+        if width == 16:
+            lane_bytes_16(row, floors.ctypes.data, factor, out)
+        else:
+            lane_bytes_32(row, floors.ctypes.data, factor, out)

@@ -106,6 +106,32 @@ def _lane_max(width: int) -> Any:
 lane_max_16, lane_max_32 = map(_lane_max, WIDTHS)
 
 
+def _lane_bytes(width: int) -> Any:
+    def lane_bytes(typing_context: Any, row: Any, floors: Any, factor: Any, out: Any) -> Any:
+        """Writes ``(row - floors) * factor``, rounded and cut to 0 ... 255, as ``width`` bytes to ``out``. All but ``factor`` are addresses."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            floats = ir.VectorType(ir.FloatType(), width)
+            given, floor = (builder.load(place_of(builder, where, floats), align=4) for where in arguments[:2])
+            value = builder.fmul(builder.fsub(given, floor), spread(builder, arguments[2], width))
+            value = builder.fadd(value, splat(ir.FloatType(), width, 0.5))
+            for border, order in ((0.0, ">"), (255.0, "<")):
+                limit = splat(ir.FloatType(), width, border)
+                value = builder.select(builder.fcmp_ordered(order, value, limit), value, limit)
+            whole_numbers = builder.fptoui(value, ir.VectorType(I32, width))
+            kind = ir.VectorType(I8, width)
+            builder.store(builder.trunc(whole_numbers, kind), place_of(builder, arguments[3], kind), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp, types.float32, types.uintp), generate
+
+    lane_bytes.__name__ = f"lane_bytes_{width}"
+    return intrinsic(lane_bytes)
+
+
+lane_bytes_16, lane_bytes_32 = map(_lane_bytes, WIDTHS)
+
+
 def _lanes_at_least(width: int) -> Any:
     def lanes_at_least(typing_context: Any, row: Any, least: Any) -> Any:
         """Bit ``i`` is set where byte ``i`` of those at ``row`` is not below byte ``i`` of those at ``least``."""
@@ -138,12 +164,12 @@ lowest_bit: Any = intrinsic(_lowest_bit)
 
 
 def _dots_vnni(builder: Any, bits: int, width: int, row: Any, table: Any, num_bytes: Any) -> Any:
-    """Four bytes are a group of four places for each of their parts; two groups at once keep the instruction's latency covered."""
+    """Four bytes are a group of four places for each of their parts; four groups at once cover the instruction's latency."""
     num_parts, num_halves = 8 // bits, width // 16
     half = ir.VectorType(I32, 16)
     groups, lanes = place_of(builder, row, I32), place_of(builder, table, half)
     num_groups = builder.sdiv(num_bytes, whole(4))
-    at_once = 4 if num_parts * num_halves == 1 else 2
+    at_once = ROW_BYTES // 4
 
     def body(step: Any, state: list[Any]) -> list[Any]:
         new = list(state)

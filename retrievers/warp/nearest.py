@@ -147,3 +147,21 @@ def sums_by(vectors: Any, rows: Any, chosen: Any, first: int, sums: Any, counts:
         counts[own] += 1
         for place in range(vectors.shape[1]):
             sums[own, place] += vectors[row, place]
+
+
+@numba.njit(nogil=True, cache=True)
+def largest_of(scores: Any, num_wanted: int) -> Any:  # pragma: no cover - compiled
+    """The columns of the ``num_wanted`` largest of each row of ``scores``, falling; ``(n, num_wanted)``."""
+    found = np.empty((len(scores), num_wanted), np.int64)
+    best = np.empty(num_wanted, np.float32)
+    for row in range(len(scores)):
+        best[:] = -np.inf
+        for column in range(scores.shape[1]):
+            score = scores[row, column]
+            if score > best[num_wanted - 1]:
+                place = num_wanted - 1
+                while place > 0 and score > best[place - 1]:
+                    best[place], found[row, place] = best[place - 1], found[row, place - 1]
+                    place -= 1
+                best[place], found[row, place] = score, column
+    return found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rag.retrievers.warp.segment import WarpSegment
 
-BLOCK_TOKENS = 131_072
+BLOCK_TOKENS = 32_768
 
 
 @dataclass(frozen=True)

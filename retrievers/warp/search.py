@@ -173,7 +173,7 @@ def _scores(segment: WarpSegment, codec: Codec, lanes: Sequence[Lanes], rows: ND
 
         def work(first: int, last: int, each: Lanes = each, table: LaneTable = table) -> None:
             score_rows(
-                rows, first, last, each.scores.scores, each.scores.floors, segment.tokens, unit,
+                rows, first, last, each.scores.scores, segment.tokens, unit,
                 table.numbers, table.units, table.totals, table.num_tokens, codec.bits, out,
             )  # fmt: skip
 

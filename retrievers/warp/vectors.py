@@ -24,7 +24,7 @@ def whole(value: int) -> Any:
     return ir.Constant(I64, value)
 
 
-def splat(kind: Any, width: int, value: int) -> Any:
+def splat(kind: Any, width: int, value: float) -> Any:
     """A constant vector of equal numbers."""
     return ir.Constant(ir.VectorType(kind, width), [value] * width)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rag.retrievers.warp.build import Plan, _encoded, plain_segment
 from rag.retrievers.warp.codec import Codec, train_codec
+from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.decompression import Tokens
 from rag.retrievers.warp.parts import Part
 
@@ -39,7 +40,7 @@ def plan(bits: int = 4, dim: int | None = None, exact_below: int = 0, keep_vecto
 def coded(rng: np.random.Generator, bits: int, num_documents: int, dim: int) -> tuple[Codec, Tokens]:
     """A codec and documents coded with it."""
     given = documents(rng, num_documents, dim)
-    codec = train_codec(np.concatenate(given).astype(np.float16), sum(map(len, given)), bits, None, 0)
+    codec = train_codec(np.concatenate(given).astype(np.float16), sum(map(len, given)), bits, None, 0, Crew(1))
     segment = plain_segment(np.arange(num_documents), given, dim, "made")
     block = _encoded(Part(segment, np.arange(num_documents)), np.arange(num_documents), codec)
     starts = np.concatenate([[0], np.cumsum(block.lengths)])

@@ -1,0 +1,319 @@
+"""Multi-vector search beside its peers: milliseconds, recall against exact MaxSim, build, bytes, memory; and how cost grows.
+
+    python bench/token_sets.py real --out SETS && python bench/token_sets.py synthetic --out SETS
+    python bench/multivector.py --sets SETS --names real20000 synthetic20000 --peers PEERS_PYTHON --peer-indexes FOLDER
+    python bench/multivector.py --sets SETS --growth synthetic5000 synthetic20000 synthetic100000
+
+The same vectors, two threads, and queries by turns: every engine answers a query before the next one is asked. The peers run in
+processes of their own (bench/multivector_peers.py, with their build beside it as PEER.SET.json) and report the seconds of their search
+call. Exact is torch's float32 product with all tokens. A build runs alone in a process, whose peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.record import RESULTS, write_result
+from rag.retrievers.warp import lanes
+from rag.retrievers.warp.index import WarpIndex, WarpReader
+from rag.retrievers.warp.search import why_probe
+from rag.retrievers.warp.segment import WarpSegment
+
+NUM_THREADS = 2
+PEERS = ("fast-plaid", "xtr-warp")
+Ask = Callable[[int, int], tuple[float, list[int]]]
+"""(query, k) -> seconds and rows found."""
+
+
+class TokenSet(NamedTuple):
+    """What bench/token_sets.py wrote."""
+
+    path: str
+    tokens: NDArray[np.float16]
+    lengths: NDArray[np.int64]
+    queries: list[NDArray[np.float32]]
+
+
+class Ready:
+    """Stands for the encoder: vectors are ready-made."""
+
+    dim = 128
+    fingerprint = "ready-made"
+
+    def encode_documents(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        raise AssertionError("vectors are ready-made")
+
+    encode_queries = encode_documents
+
+
+def read_set(path: str, num_queries: int) -> TokenSet:
+    """Tokens stay on disk."""
+    stored = np.load(f"{path}.queries.npz")
+    queries = [stored[str(number)] for number in range(num_queries)]
+    return TokenSet(path, np.load(f"{path}.tokens.npy", mmap_mode="r"), np.load(f"{path}.lengths.npy"), queries)
+
+
+def made_index(bits: int) -> WarpIndex:
+    """As shipped, for vectors of 128 dimensions."""
+    return WarpIndex(Ready(), bits=bits, num_threads=NUM_THREADS)
+
+
+def build(path: str, folder: Path, bits: int) -> dict[str, Any]:
+    """Runs in a process of its own: builds and saves one segment."""
+    given = read_set(path, 0)
+    ends = np.cumsum(given.lengths)
+    started, processor = time.perf_counter(), time.process_time()
+    segment = made_index(bits).build_vectors(np.arange(len(ends)), np.split(given.tokens, ends[:-1]))
+    del given  # the input's pages are not the index's
+    folder.mkdir(parents=True, exist_ok=True)
+    segment.save(folder)
+    return {
+        "build_seconds": round(time.perf_counter() - started, 1),
+        "build_processor_seconds": round(time.process_time() - processor, 1),
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "build_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "recall_estimate": segment.header.recall_estimate,
+    }
+
+
+def built(path: str, folder: Path, bits: int) -> dict[str, Any]:
+    """``build`` in a child process; the compiled loops are compiled before, as they are on a machine in use."""
+    command = [sys.executable, __file__, "--build", path, "--index", str(folder), "--bits", str(bits)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def exact(given: TokenSet) -> tuple[NDArray[np.float32], Callable[[int], float]]:
+    """Scores ``(documents, queries)``, and a function that times one query against float32 vectors in memory."""
+    import torch
+
+    torch.set_num_threads(NUM_THREADS)
+    starts = np.concatenate([[0], np.cumsum(given.lengths)])
+    scores = np.empty((len(given.lengths), len(given.queries)), np.float32)
+    joined = torch.from_numpy(np.concatenate(given.queries)).T
+    borders = np.concatenate([[0], np.cumsum([len(query) for query in given.queries])])
+    for first in range(0, len(given.lengths), 1000):
+        last = min(first + 1000, len(given.lengths))
+        some = torch.from_numpy(given.tokens[starts[first] : starts[last]].astype(np.float32))
+        offsets = torch.from_numpy(starts[first : last + 1] - starts[first])
+        best = torch.segment_reduce(some @ joined, "max", offsets=offsets, axis=0).numpy()
+        scores[first:last] = np.add.reduceat(best, borders[:-1], axis=1)
+    if len(given.lengths) > 20_000:
+        return scores, lambda number: math.nan
+    whole, offsets = torch.from_numpy(given.tokens.astype(np.float32)), torch.from_numpy(starts)
+
+    def timed(number: int) -> float:
+        query = torch.from_numpy(given.queries[number])
+        started = time.perf_counter()
+        torch.segment_reduce(whole @ query.T, "max", offsets=offsets, axis=0).sum(1).topk(10)
+        return time.perf_counter() - started
+
+    return scores, timed
+
+
+def opened(folder: Path, bits: int, num_documents: int) -> tuple[WarpReader, WarpSegment]:
+    """Ours, memory-mapped."""
+    index = made_index(bits)
+    segment = index.load(folder)
+    return index.reader([segment], np.ones(num_documents, np.bool_)), segment
+
+
+def ours(reader: WarpReader, queries: Sequence[NDArray[np.float32]]) -> Ask:
+    """Asks ours."""
+
+    def ask(number: int, k: int) -> tuple[float, list[int]]:
+        started = time.perf_counter()
+        found = reader.search_vectors([queries[number]], k)[0]
+        return time.perf_counter() - started, found.keys.tolist()
+
+    return ask
+
+
+@contextmanager
+def peer(python: Path, name: str, path: str, folder: Path) -> Iterator[Ask]:
+    """Asks a peer in its own process."""
+    command = [
+        str(python),
+        str(Path(__file__).with_name("multivector_peers.py")),
+        name,
+        "answer",
+        "--set",
+        path,
+        "--index",
+        str(folder),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as running:
+        assert running.stdin is not None and running.stdout is not None
+        running.stdout.readline()
+
+        def ask(number: int, k: int) -> tuple[float, list[int]]:
+            assert running.stdin is not None and running.stdout is not None
+            running.stdin.write(json.dumps({"query": number, "k": k}) + "\n")
+            running.stdin.flush()
+            answer = json.loads(running.stdout.readline())
+            return answer["seconds"], answer["ids"]
+
+        yield ask
+        running.stdin.close()
+
+
+def measured(askers: dict[str, Ask], truth: NDArray[np.int64], k: int, rounds: int) -> dict[str, dict[str, float]]:
+    """p50 and p95 of each query's median over the rounds, and recall@k, of every engine."""
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in truth] for name in askers}
+    recall = dict.fromkeys(askers, 0.0)
+    for turn in range(rounds + 1):  # the first round warms up
+        for number in range(len(truth)):
+            for name in list(askers) if turn % 2 else list(askers)[::-1]:
+                spent, rows = askers[name](number, k)
+                if turn:
+                    seconds[name][number].append(spent)
+                else:
+                    recall[name] += len(np.intersect1d(rows, truth[number, :k])) / k / len(truth)
+    found = {}
+    for name, times in seconds.items():
+        medians = [float(np.median(some)) * 1000 for some in times]
+        found[name] = {"p50_ms": np.median(medians), "p95_ms": np.percentile(medians, 95), f"recall@{k}": recall[name]}
+    return {name: {key: round(float(value), 4) for key, value in some.items()} for name, some in found.items()}
+
+
+def limit(segment: WarpSegment, queries: Sequence[NDArray[np.float32]], gigabytes_per_second: float) -> dict[str, float]:
+    """Bytes of the index that a query must read at the least, and how long that takes at the memory's rate."""
+    assert segment.codec is not None
+    centroids = segment.codec.centroids
+    per_token = segment.tokens.codes.shape[1] + 1
+    candidates = 128 * segment.num_tokens / len(segment.keys) * per_token
+    widths = [16 if len(query) <= 16 else 32 for query in queries]
+    tables = float(np.mean(widths)) * len(centroids.levels) * 5  # scores and their bytes
+    total = segment.tokens.runs.nbytes + centroids.levels.nbytes + tables + candidates
+    return {
+        "bytes_touched": round(total),
+        "gigabytes_per_second": round(gigabytes_per_second, 1),
+        "limit_ms": round(total / gigabytes_per_second / 1e6, 3),
+    }
+
+
+def memory_rate() -> float:
+    """Gigabytes that two threads read from memory in a second: the best of five sums over 512 MB."""
+    from rag.retrievers.warp.crew import Crew
+
+    block, crew = np.ones(64 * 2**20, np.int64), Crew(NUM_THREADS)
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        crew.split(len(block), 1, lambda first, last: block[first:last].max())
+        best = max(best, block.nbytes / (time.perf_counter() - started) / 1e9)
+    return best
+
+
+def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """One set, all engines."""
+    path, folder = str(options.sets / name), options.work / f"ours.{name}"
+    given = read_set(path, options.queries)
+    result: dict[str, Any] = {"documents": len(given.lengths), "tokens": int(given.lengths.sum()), "queries": len(given.queries)}
+    result["tokens_per_query"] = round(float(np.mean([len(query) for query in given.queries])), 1)
+    built(str(options.sets / options.warm_up), options.work / "warm-up", 4)
+    result["engines"] = {"rag": built(path, folder, 4)}
+    scores, timed = exact(given)
+    truth = np.argsort(-scores, axis=0, kind="stable")[:100].T
+    reader, segment = opened(folder, 4, len(given.lengths))
+    askers: dict[str, Ask] = {"rag": ours(reader, given.queries)}
+    if not math.isnan(timed(0)):
+        askers["exact"] = lambda number, k: (timed(number), truth[number, :k].tolist())
+    contexts = []
+    for peer_name in PEERS if options.peers else ():
+        told = options.peer_indexes / f"{peer_name}.{name}.json"
+        if not told.is_file() or not told.stat().st_size:
+            continue
+        result["engines"][peer_name] = json.loads(told.read_text(encoding="utf-8"))
+        context = peer(options.peers, peer_name, path, options.peer_indexes / f"{peer_name}.{name}")
+        askers[peer_name] = context.__enter__()
+        contexts.append(context)
+    for k in (10, 100):
+        for engine, numbers in measured(askers, truth, k, options.rounds).items():
+            result["engines"].setdefault(engine, {}).update(
+                {f"{key} (k={k})" if "_ms" in key else key: value for key, value in numbers.items()}
+            )
+            print(name, k, engine, numbers, flush=True)
+    for context in contexts:
+        context.__exit__(None, None, None)
+    result["limit"] = limit(segment, given.queries, memory_rate())
+    return result
+
+
+def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Ours alone, by size."""
+    path, folder = str(options.sets / name), options.work / f"growth.{name}"
+    given = read_set(path, options.queries)
+    told = built(path, folder, 4)
+    truth = np.argsort(-exact(given)[0], axis=0, kind="stable")[:100].T
+    reader, segment = opened(folder, 4, len(given.lengths))
+    told |= {"documents": len(given.lengths), "tokens": int(given.lengths.sum()), "centroids": len(segment.codec.centroids.levels)}  # type: ignore[union-attr]
+    told["candidates_by"] = why_probe(len(segment.tokens.runs), reader.effort) or "reading all documents"
+    for k in (10, 100):
+        numbers = measured({"rag": ours(reader, given.queries)}, truth, k, options.rounds)["rag"]
+        told |= {f"{key} (k={k})" if "_ms" in key else key: value for key, value in numbers.items()}
+    print(name, told, flush=True)
+    return told
+
+
+def main() -> None:
+    """Writes bench/results/multivector.json; parts that are not asked for stay as they were."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=Path, default=Path(tempfile.gettempdir()) / "rag-token-sets")
+    parser.add_argument("--names", nargs="*", default=[])
+    parser.add_argument("--growth", nargs="*", default=[])
+    parser.add_argument("--peers", type=Path, help="Python of an environment that has them")
+    parser.add_argument(
+        "--peer-indexes", type=Path, help="PEER.SET folders that bench/multivector_peers.py built, and its output PEER.SET.json"
+    )
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--warm-up", default="synthetic5000", help="a small set that is built first, so that compiling is not timed"
+    )
+    parser.add_argument("--work", type=Path, help="where our indexes are written; a temporary folder by default")
+    parser.add_argument("--build", help=argparse.SUPPRESS)
+    parser.add_argument("--index", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--bits", type=int, default=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.build:
+        sys.stdout.write(json.dumps(build(options.build, options.index, options.bits)) + "\n")
+        return
+    path = RESULTS / "multivector.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    result = {key: known.get(key, {}) for key in ("sets", "growth")}
+    with tempfile.TemporaryDirectory() as folder:
+        options.work = options.work or Path(folder)
+        for name in options.names:
+            result["sets"][name] = compare(options, name)
+        for name in options.growth:
+            result["growth"][name] = growth(options, name)
+    write_result("multivector", {"threads": NUM_THREADS, "dot_products": lanes.explain(), **result})
+
+
+if __name__ == "__main__":
+    main()
