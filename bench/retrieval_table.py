@@ -229,13 +229,16 @@ def main() -> None:
     for place in SETS:
         with TemporaryDirectory(prefix="rag-retrieval-table-") as scratch:
             sets[name_of(options.data / place)] = measure(options.data / place, Path(scratch))
-    result = {
-        "command": "python bench/retrieval_table.py --data DATA",
-        "load_average": os.getloadavg(),
-        "follows": default_of(sets),
-    }
-    print(result["follows"])
-    write_result("retrieval_table", {**result, "fusions": FUSIONS, "sets": sets}, packages=("ir-measures", "pytrec_eval-terrier"))
+        result = {
+            "command": "python bench/retrieval_table.py --data DATA",
+            "load_average": os.getloadavg(),
+            "sets_missing": len(SETS) - len(sets),  # written after every set: a run that is cut short keeps what it has
+            "follows": default_of(sets),
+        }
+        print(result["follows"], flush=True)
+        write_result(
+            "retrieval_table", {**result, "fusions": FUSIONS, "sets": sets}, packages=("ir-measures", "pytrec_eval-terrier")
+        )
 
 
 if __name__ == "__main__":
