@@ -46,7 +46,7 @@ from rag.retrievers.warp.index import WarpIndex
 SETS = ("anthropic_cookbook_retrieval/docs/derived_beir", "mtrag_un_reference/derived_beir")
 MEASURES = ("nDCG@10", "recall@10", "recall@100")
 K = 100
-PLAIN = {"exact_below": 1 << 40}
+PLAIN: dict[str, Any] = {"exact_below": 1 << 40}
 DEFAULT = "convex: dense, bm25"
 FUSIONS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     DEFAULT: ("convex", {}, ("dense", "bm25")),
