@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rag import __version__, cli_chunk, cli_eval
+from rag import __version__, cli_bench, cli_chunk, cli_eval
 from rag.errors import ConfigError, RagError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ eval_app = typer.Typer(help="Measure quality.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(config_app, name="config")
 app.add_typer(eval_app, name="eval")
+app.add_typer(cli_bench.bench_app, name="bench")
 eval_app.command()(cli_eval.chunking)
 eval_app.command()(cli_eval.sections)
 app.command()(cli_chunk.chunk)

@@ -367,6 +367,13 @@ class Index(Protocol):
     def trains(self) -> bool:
         """Whether its segments share something that is trained on them, so that ``build`` and ``merge`` want those ``beside``."""
 
+    @property
+    def efforts(self) -> Mapping[str, Sequence[float]]:
+        """Options of a search that give time for recall, each with rising values worth comparing; none if a search is exact.
+
+        Another value changes no fingerprint, so that a reader of the same segments may have it.
+        """
+
     def build(
         self,
         keys: NDArray[np.int64],

@@ -68,6 +68,10 @@ class BM25Index:
     def trains(self) -> bool:
         return False
 
+    @property
+    def efforts(self) -> Mapping[str, Sequence[float]]:
+        return {}
+
     def build(
         self,
         keys: NDArray[np.int64],

@@ -90,6 +90,10 @@ class FaissIndex:
     def trains(self) -> bool:
         return False
 
+    @property
+    def efforts(self) -> Mapping[str, Sequence[float]]:
+        return {"oversample": (2, 5, 10, 20, 40, 80)} if self.store == "binary" else {"ef_search": (16, 32, 64, 128, 256, 512)}
+
     def build(
         self,
         keys: NDArray[np.int64],

@@ -61,6 +61,10 @@ class ImpactIndex:
     def trains(self) -> bool:
         return False
 
+    @property
+    def efforts(self) -> Mapping[str, Sequence[float]]:
+        return {}
+
     def build(
         self,
         keys: NDArray[np.int64],

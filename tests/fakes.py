@@ -146,6 +146,7 @@ class WordIndex:
     fingerprint = "words"
     reads_documents = False
     trains = False
+    efforts: Mapping[str, Sequence[float]] = {}
 
     def __init__(self) -> None:
         self.num_built = 0
@@ -192,6 +193,48 @@ class WordReader:
 
     def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
         raise NoVectors("words")
+
+
+class ShareIndex(WordIndex):
+    """Compares hashed words, but only of the first ``share`` of its chunks: an index that trades recall for time in plain sight."""
+
+    fingerprint = "share"
+    efforts: Mapping[str, Sequence[float]] = {"share": (0.25, 0.5, 1.0)}
+
+    def __init__(self, encoder: HashingEncoder, share: float = 0.5) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.share = share
+
+    def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> ShareReader:  # type: ignore[override]
+        entries = [(int(k), t) for s in segments for k, t in zip(s.keys, s.texts, strict=True) if live[k]]  # type: ignore[attr-defined]
+        return ShareReader(sorted(entries), self)
+
+
+class ShareReader:
+    def __init__(self, entries: list[tuple[int, str]], index: ShareIndex) -> None:
+        self._rows = dict(
+            zip([key for key, _ in entries], index.encoder.encode_queries([text for _, text in entries]), strict=True)
+        )
+        self._seen = list(self._rows)[: math.ceil(index.share * len(entries))]
+        self._encoder = index.encoder
+
+    def search(self, queries: Sequence[str], k: int, allow: NDArray[np.bool_] | None = None) -> list[Matches]:
+        keys = np.array([key for key in self._seen if allow is None or allow[key]], np.int64)
+        found = []
+        for query in queries:
+            (vector,) = self._encoder.encode_queries([query])
+            scores = np.array([self._rows[key] @ vector for key in keys.tolist()], np.float32)
+            best = np.lexsort((keys, -scores))[:k]
+            found.append(Matches(keys[best], scores[best]))
+        return found
+
+    def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
+        asked = self._encoder.encode_queries(queries)
+        return [
+            Interaction(query[None], [self._rows[key][None] for key in some.tolist()])
+            for query, some in zip(asked, keys, strict=True)
+        ]
 
 
 class ParagraphChunker:

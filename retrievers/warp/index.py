@@ -94,6 +94,10 @@ class WarpIndex:
     def trains(self) -> bool:
         return True
 
+    @property
+    def efforts(self) -> Mapping[str, Sequence[float]]:
+        return {"confidence": (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)}
+
     def build(
         self,
         keys: NDArray[np.int64],
