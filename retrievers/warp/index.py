@@ -31,7 +31,7 @@ class WarpIndex:
     """MaxSim over token vectors, compressed: ``score = sum over query tokens of the largest cosine with a token of the chunk``.
 
     Storage: ``bits`` (2, 4 or 8) per dimension of a residual; ``dim``: project vectors onto that many principal axes, learnt from the
-    first large segment (``null``: keep all); ``exact_below``: segments of fewer tokens keep their vectors as float16 and are searched
+    first coded segment (``None``: keep all); ``exact_below``: segments of fewer tokens keep their vectors as float16 and are searched
     exactly; ``rescore``: keep the vectors of coded segments too and score that many of the best again exactly (0: do not); ``pool_factor``:
     cluster a chunk's tokens to one in so many (``pool_method``, ``num_protected``: see ``token_pooling``).
 
@@ -44,7 +44,7 @@ class WarpIndex:
         self,
         token_encoder: MultiVectorEncoder,
         bits: int = 4,
-        dim: int | None = 128,
+        dim: int | None = None,
         exact_below: int = 16_384,
         rescore: int = 0,
         pool_factor: int = 1,
