@@ -51,21 +51,21 @@ DEFAULT = "convex: dense, bm25"
 FUSIONS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     DEFAULT: ("convex", {}, ("dense", "bm25")),
     "convex, minmax: dense, bm25": ("convex", {"normalise": "minmax"}, ("dense", "bm25")),
+    "convex: bm25, warp dim 128": ("convex", {}, ("bm25", "warp dim 128")),
     "convex: bm25, warp": ("convex", {}, ("bm25", "warp")),
-    "convex: bm25, warp dim null": ("convex", {}, ("bm25", "warp dim null")),
     "convex: bm25, warp plain": ("convex", {}, ("bm25", "warp plain")),
-    "convex: dense, warp dim null": ("convex", {}, ("dense", "warp dim null")),
+    "convex: dense, warp": ("convex", {}, ("dense", "warp")),
+    "convex: dense, bm25, warp dim 128": ("convex", {}, ("dense", "bm25", "warp dim 128")),
     "convex: dense, bm25, warp": ("convex", {}, ("dense", "bm25", "warp")),
-    "convex: dense, bm25, warp dim null": ("convex", {}, ("dense", "bm25", "warp dim null")),
-    "convex, minmax: dense, bm25, warp dim null": ("convex", {"normalise": "minmax"}, ("dense", "bm25", "warp dim null")),
+    "convex, minmax: dense, bm25, warp": ("convex", {"normalise": "minmax"}, ("dense", "bm25", "warp")),
     "convex: dense, bm25, warp plain": ("convex", {}, ("dense", "bm25", "warp plain")),
     "convex: dense, bm25, warp plain centred": ("convex", {}, ("dense", "bm25", "warp plain centred")),
     "rrf: dense, bm25": ("rrf", {}, ("dense", "bm25")),
+    "rrf: dense, bm25, warp dim 128": ("rrf", {}, ("dense", "bm25", "warp dim 128")),
     "rrf: dense, bm25, warp": ("rrf", {}, ("dense", "bm25", "warp")),
-    "rrf: dense, bm25, warp dim null": ("rrf", {}, ("dense", "bm25", "warp dim null")),
     "gqr: dense, bm25": ("gqr", {"primary": "dense", "complement": "bm25"}, ("dense", "bm25")),
+    "gqr: warp dim 128, bm25": ("gqr", {"primary": "warp dim 128", "complement": "bm25"}, ("warp dim 128", "bm25")),
     "gqr: warp, bm25": ("gqr", {"primary": "warp", "complement": "bm25"}, ("warp", "bm25")),
-    "gqr: warp dim null, bm25": ("gqr", {"primary": "warp dim null", "complement": "bm25"}, ("warp dim null", "bm25")),
 }
 
 
@@ -130,8 +130,8 @@ class Set:
         indexes: dict[str, Index] = {
             "dense": FaissIndex(encoder, num_cached_queries=len(asked)),
             "bm25": BM25Index(num_threads=1),
+            "warp dim 128": warp(tokens, dim=128),
             "warp": warp(tokens),
-            "warp dim null": warp(tokens, dim=None),
             "warp pool 2": warp(tokens, pool_factor=2, num_protected=0),
             "warp plain": warp(tokens, **PLAIN),
             "warp plain pool 2": warp(tokens, pool_factor=2, num_protected=0, **PLAIN),
