@@ -22,7 +22,7 @@ from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.decompression import residuals
 from rag.retrievers.warp.lanes import ROW_BYTES
 
-MAX_CENTROIDS = 65_536  # ids are uint16; reached at 8 million tokens
+MAX_CENTROIDS = 65_536  # ids are uint16; reached at 17 million tokens
 BITS = (2, 4, 8)
 _BLOCK_ROWS = 65_536
 STEP_DEVIATIONS = {2: 0.996, 4: 0.335, 8: 0.0308}
@@ -99,8 +99,8 @@ class Codec:
 
 
 def num_centroids_for(num_tokens: int) -> int:
-    """The power of two next to ``16 sqrt(num_tokens)`` (PLAID takes the one below, arXiv 2205.09707)."""
-    return int(min(2 ** round(np.log2(16 * max(num_tokens, 1) ** 0.5)), MAX_CENTROIDS))
+    """The power of two at or below ``16 sqrt(num_tokens)`` (PLAID, arXiv 2205.09707)."""
+    return int(min(2 ** int(np.log2(16 * max(num_tokens, 1) ** 0.5)), MAX_CENTROIDS))
 
 
 def padded_dim(dim: int, bits: int) -> int:
