@@ -287,6 +287,30 @@ def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
     return told
 
 
+def plot(sizes: dict[str, dict[str, Any]], path: Path) -> None:
+    """Milliseconds by number of documents, one line per kind of set."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for kind in ("real", "synthetic"):
+        rows = sorted((told["documents"], told) for name, told in sizes.items() if name.startswith(kind))
+        for k, line in ((10, "o-"), (100, "s--")):
+            recalls = ", ".join(f"{told[f'recall@{k}']:.3f}" for _, told in rows)
+            axes.plot(
+                [size for size, _ in rows],
+                [told[f"p50_ms (k={k})"] for _, told in rows],
+                line,
+                label=f"{kind}, k={k}: recall {recalls}",
+            )
+    axes.set(xscale="log", yscale="log", xlabel="documents (about 120 tokens each)", ylabel="p50, milliseconds, two threads")
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     """Writes bench/results/multivector.json; parts that are not asked for stay as they were."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -303,6 +327,7 @@ def main() -> None:
         "--warm-up", default="synthetic5000", help="a small set that is built first, so that compiling is not timed"
     )
     parser.add_argument("--work", type=Path, help="where our indexes are written; a temporary folder by default")
+    parser.add_argument("--plot", type=Path, help="draw what has been measured of growth")
     parser.add_argument("--build", help=argparse.SUPPRESS)
     parser.add_argument("--index", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--bits", type=int, default=4, help=argparse.SUPPRESS)
@@ -319,6 +344,8 @@ def main() -> None:
             result["sets"][name] = compare(options, name)
         for name in options.growth:
             result["growth"][name] = growth(options, name)
+    if options.plot:
+        plot(result["growth"], options.plot)
     write_result("multivector", {"threads": NUM_THREADS, "dot_products": lanes.explain(), **result})
 
 
