@@ -50,7 +50,7 @@ class WarpIndex:
         pool_factor: int = 1,
         pool_method: PoolMethod = "ward",
         num_protected: int = 0,
-        confidence: float = 3.0,
+        confidence: float = 3.5,
         most_candidates: int = 4096,
         num_probes: int = 64,
         probe_above_runs: int = 6_000_000,
