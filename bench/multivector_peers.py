@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def build(plaid: bool, path: str, folder: Path) -> dict[str, Any]:
 
         XTRWarp(str(folder)).create(documents, device="cpu", show_progress=False)
     return {
+        "version": version("fast-plaid" if plaid else "xtr-warp-rs"),
         "build_seconds": round(time.perf_counter() - started, 1),
         "build_processor_seconds": round(time.process_time() - processor, 1),
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
