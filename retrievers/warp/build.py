@@ -193,13 +193,18 @@ def _fits(codec: Codec, parts: Sequence[Part], plan: Plan) -> bool:
 
 
 def drift(codec: Codec, parts: Sequence[Part], seed: int) -> float:
-    """Mean residual norm of ``parts`` under ``codec`` over that of the vectors which it was trained on."""
+    """Mean residual norm of ``parts`` under ``codec`` over that of the vectors which it was trained on.
+
+    Infinite if some residual is longer than its codes can say, however few there are.
+    """
     if not codec.mean_residual:
         return np.inf
     known = [(part.segment.header.mean_residual, part.num_tokens) for part in parts if _has(part.segment, codec)]
     foreign = [part for part in parts if not _has(part.segment, codec)]
     if foreign:
         norms = codec.residual_norms(codec.turn(sample(foreign, _DRIFT_SAMPLE, seed).astype(np.float32)))
+        if norms.max() > codec.longest_residual:
+            return np.inf
         known.append((float(norms.mean()), sum(part.num_tokens for part in foreign)))
     total = sum(num_tokens for _, num_tokens in known)
     return sum(mean * num_tokens for mean, num_tokens in known) / total / codec.mean_residual

@@ -60,6 +60,11 @@ class Codec:
         content = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
         return digest("codec", str(self.bits), repr(self.scale_unit), content)
 
+    @property
+    def longest_residual(self) -> float:
+        """The norm from which on the scale of a residual, a byte, is cut."""
+        return 255 * self.scale_unit / STEP_DEVIATIONS[self.bits] * self.basis.shape[1] ** 0.5
+
     def turn(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """``(n, encoder dim)`` in the codec's space, ``(n, codec dim)``."""
         turned: NDArray[np.float32] = vectors @ self.basis

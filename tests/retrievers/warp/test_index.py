@@ -378,3 +378,16 @@ def test_files_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
     manifest.write_text(json.dumps(told))
     with pytest.raises(DamagedIndex, match=r"codes\.bin.*the other files say"):
         made.load(tmp_path)
+
+
+def test_a_few_vectors_that_lie_far_out_are_not_cut() -> None:
+    rng = np.random.default_rng(22)
+    middles = unit(rng, 8, DIM)
+    near = [(middles[rng.integers(0, 8, 20)] + 0.05 * unit(rng, 20, DIM)).astype(np.float32) for _ in range(300)]
+    given = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in near] + [unit(rng, 20, DIM)]
+    made = index(bits=8)
+    first = made.build_vectors(np.arange(300), given[:300])
+    far = made.build_vectors(np.arange(300, 301), given[300:])
+    merged = made.merge([first, far], everything(301))
+    found = made.reader([merged], everything(301)).search_vectors([given[300]], 1)[0]
+    assert found.keys.tolist() == [300] and found.scores[0] == pytest.approx(20, abs=0.3)
