@@ -63,7 +63,7 @@ class Codec:
     @property
     def longest_residual(self) -> float:
         """The norm from which on the scale of a residual, a byte, is cut."""
-        return 255 * self.scale_unit / STEP_DEVIATIONS[self.bits] * self.basis.shape[1] ** 0.5
+        return float(255 * self.scale_unit / STEP_DEVIATIONS[self.bits] * self.basis.shape[1] ** 0.5)
 
     def turn(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """``(n, encoder dim)`` in the codec's space, ``(n, codec dim)``."""
