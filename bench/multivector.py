@@ -243,7 +243,7 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
     result: dict[str, Any] = {"documents": len(given.lengths), "tokens": int(given.lengths.sum()), "queries": len(given.queries)}
     result["tokens_per_query"] = round(float(np.mean([len(query) for query in given.queries])), 1)
     built(str(options.sets / options.warm_up), options.work / "warm-up", 4)
-    result["engines"] = {"rag": built(path, folder, 4)}
+    result["engines"] = {"rag": built(path, folder, 4) | {"confidence": made_index(4).effort.confidence}}
     scores, timed = exact(given)
     truth = np.argsort(-scores, axis=0, kind="stable")[:100].T
     reader, segment = opened(folder, 4, len(given.lengths))
@@ -281,6 +281,7 @@ def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
     truth = np.argsort(-exact(given)[0], axis=0, kind="stable")[:100].T
     reader, segment = opened(folder, options.bits, len(given.lengths))
     told |= {
+        "confidence": reader.effort.confidence,
         "queries": len(given.queries),
         "documents": len(given.lengths),
         "tokens": int(given.lengths.sum()),
