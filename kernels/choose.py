@@ -1,0 +1,53 @@
+"""Which implementation of a kernel runs for given tensors, and why. Knows devices and types of tensors; knows no kernel.
+
+``RAG_KERNELS`` forces one: ``reference`` (torch, slow, for comparison), ``cpu`` (numba and torch) or ``triton``.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Name = Literal["reference", "cpu", "triton"]
+VARIABLE = "RAG_KERNELS"
+
+
+class Choice(NamedTuple):
+    """``name`` of the implementation, and in ``why`` a sentence for people."""
+
+    name: Name
+    why: str
+
+
+def choose(*tensors: Tensor) -> Choice:
+    """The implementation for a call with these tensors (quantised ones need not be among them).
+
+    Raises ``ValueError`` for tensors on different devices and for an unknown word in ``RAG_KERNELS``.
+    """
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) != 1:
+        raise ValueError(f"tensors on different devices: {', '.join(sorted(map(str, devices)))}")
+    forced = os.environ.get(VARIABLE, "")
+    if forced:
+        if forced not in get_args(Name):
+            raise ValueError(f"{VARIABLE} is {forced!r}; it can be {', '.join(get_args(Name))}")
+        return Choice(cast(Name, forced), f"{VARIABLE}={forced}")
+    kind = devices.pop().type
+    if kind == "cuda":
+        if _has_triton():
+            return Choice("triton", "tensors on a GPU")
+        return Choice("reference", "tensors on a GPU and triton is not installed")
+    types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.is_floating_point()}
+    if kind == "cpu" and types <= {"float32", "bfloat16"}:
+        return Choice("cpu", "tensors in memory")
+    return Choice("reference", f"no kernel for {', '.join(sorted(types))} on {kind}")
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
