@@ -1,0 +1,191 @@
+"""One pass of chosen rows of one or more prompts over their arenas. Knows no store and no rule by which rows are chosen.
+
+The same pass serves every method: all rows (full prefill), a few rows in the middle of a prompt (selective recomputation), the
+question alone (plain reuse), one row per request (decoding). Rows write their own keys and values before they attend, and see
+exactly the slots up to their own, wherever they stand: a bottom-right mask, as CacheBlend (arXiv 2405.16444) and LMCache hand
+to their kernels, would let them see the future.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rag.kvcache.arena import Arena
+from rag.kvcache.hooked import Projected, projections, run
+from rag.kvcache.probe import Traits
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True)
+class Rows:
+    """Some rows of one prompt in a pass.
+
+    ``slots`` int64 ``[T]``, ascending: where they stand in the prompt. ``positions`` ``[T]``: what they are rotated to, the
+    slots themselves unless a method says otherwise. ``num_logits``: how many of the last rows are asked for logits.
+    ``attention``: what attends instead of plain causal attention. ``watch``: shown what each layer attends with.
+    ``captured``: takes, if given, the un-rotated keys and values ``[Hkv, T, D]`` of each layer.
+    """
+
+    arena: Arena
+    slots: torch.Tensor
+    positions: torch.Tensor
+    num_logits: int = 1
+    attention: Attention | None = None
+    watch: Watch | None = None
+    captured: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+    tables: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def keep(self, kept: torch.Tensor) -> None:
+        """Only the rows with these indices (ascending) go on."""
+        self.slots, self.positions = self.slots[kept], self.positions[kept]
+        self.tables = [(cos[kept], sin[kept]) for cos, sin in self.tables]
+
+
+@dataclass(frozen=True, slots=True)
+class Attending:
+    """What a layer attends with: rotated ``queries [Hq, T, Dk]`` of some rows, and the keywords of the attention kernels."""
+
+    layer: int
+    queries: torch.Tensor
+    rows: Rows
+    options: Mapping[str, Any]
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """The layer's keys ``[Hkv, capacity, Dk]``."""
+        return self.rows.arena.keys[self.layer]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The layer's values ``[Hkv, capacity, Dv]``."""
+        return self.rows.arena.values[self.layer]
+
+    @property
+    def num_keys(self) -> int:
+        """Slots in use."""
+        return self.rows.arena.num_tokens
+
+
+Attention = Callable[[Attending], "torch.Tensor"]
+Watch = Callable[[Attending], None]
+Narrow = Callable[[Rows, "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+"""Rows and their fresh rotated keys and values ``[Hkv, T, D]`` at a check layer -> indices of the rows that go on."""
+
+
+def causal(attending: Attending) -> torch.Tensor:
+    """Attention by absolute slot, ``[T, Hq, Dv]``."""
+    from rag.kernels.selective_attention import selective_attention
+
+    out: torch.Tensor = selective_attention(
+        attending.queries,
+        attending.keys,
+        attending.values,
+        attending.rows.slots,
+        num_keys=attending.num_keys,
+        **attending.options,
+    )
+    return out
+
+
+class CachedPass:
+    """A pass of ``requests``, whose rows lie one after another in the hidden states; padding does not exist.
+
+    ``narrow``: check layer -> per request what decides there which of its rows go on. The fresh keys and values of every row
+    that arrives at a check layer replace the stale ones of that layer.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        layers: Sequence[Any],
+        traits: Traits,
+        requests: Sequence[Rows],
+        narrow: Mapping[int, Sequence[Narrow]] | None = None,
+    ) -> None:
+        self._network, self._layers, self._traits = network, layers, traits
+        self._requests, self._narrow = list(requests), dict(narrow or {})
+
+    def logits(self, ids: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Per request float32 ``[num_logits, vocabulary]`` after its last rows. ``ids``: the tokens of its rows, each ``[T]``."""
+        import torch
+
+        like = self._requests[0].arena.keys[0]
+        for rows in self._requests:
+            rows.tables = [rotary.table(rows.positions, like) for rotary in self._traits.rotaries]
+        positions = torch.cat([rows.positions for rows in self._requests])
+        logits = run(self._network, self._layers, torch.cat(list(ids)), positions, self)
+        return list(torch.split(logits, [rows.num_logits for rows in self._requests]))
+
+    # The places where a cache matters --------------------------------------------------------------------------------------
+
+    def before_layer(self, index: int, layer: Any, hidden: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
+        """Neutral rotation for the layer; at a check layer, fewer rows."""
+        kwargs["position_embeddings"] = self._traits.neutral[index]
+        if index not in self._narrow:
+            return hidden
+        import torch
+
+        projected = projections(self._network, layer, hidden, kwargs)
+        kept, start = [], 0
+        for rows, narrow in zip(self._requests, self._narrow[index], strict=True):
+            end = start + len(rows.slots)
+            rows.arena.wait(index)
+            keys, values = self._rotated(index, rows, projected.keys[:, start:end]), projected.values[:, start:end]
+            chosen = narrow(rows, keys, values)
+            rows.arena.write(index, rows.slots, keys, values)
+            rows.keep(chosen)
+            kept.append(chosen + start)
+            start = end
+        return hidden[:, torch.cat(kept)]
+
+    def attend(self, index: int, projected: Projected) -> torch.Tensor:
+        """Writes the rows' keys and values, then attends, request by request: ``[T, Hq, Dv]``."""
+        import torch
+
+        outs, start = [], 0
+        for rows in self._requests:
+            end = start + len(rows.slots)
+            queries, keys, values = (part[:, start:end] for part in projected[:3])
+            rows.arena.wait(index)
+            if rows.captured is not None:
+                rows.captured[index] = (keys, values)
+            rows.arena.write(index, rows.slots, self._rotated(index, rows, keys), values)
+            attending = Attending(index, self._rotated(index, rows, queries), rows, self._options(index, projected))
+            if rows.watch is not None:
+                rows.watch(attending)
+            outs.append((rows.attention or causal)(attending))
+            start = end
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def after_layers(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The last rows of each request."""
+        import torch
+
+        wanted, end = [], 0
+        for rows in self._requests:
+            end += len(rows.slots)
+            wanted.append(torch.arange(end - rows.num_logits, end, device=hidden.device))
+        return hidden[:, torch.cat(wanted)]
+
+    def _rotated(self, index: int, rows: Rows, states: torch.Tensor) -> torch.Tensor:
+        from rag.kernels.rotate import rotate
+
+        which = self._traits.layers[index].rotary
+        if which is None:
+            return states
+        cos, sin = rows.tables[which]
+        return rotate(states, cos, sin, self._traits.rotaries[which].style)
+
+    def _options(self, index: int, projected: Projected) -> dict[str, Any]:
+        extras = projected.extras
+        scale = extras.get("scaling")
+        return {
+            "scale": projected.queries.shape[-1] ** -0.5 if scale is None else float(scale),
+            "window": self._traits.layers[index].window,
+            "softcap": extras.get("softcap"),
+            "sinks": extras.get("s_aux"),
+        }

@@ -1,0 +1,74 @@
+"""Fills an arena from cached parts, layer by layer, on the spot or ahead of the layers that compute. Knows no method.
+
+Loading layer i + 1 while layer i computes hides the slower of the two (CacheBlend's loading controller, arXiv 2405.16444; Cache-Craft's
+layer-wise preloading, arXiv 2502.15734): on a CPU by a thread (the kernels and page faults leave the interpreter lock), on a GPU by a
+stream of its own, whose events the computing stream waits for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rag.kvcache.arena import Arena
+from rag.kvcache.plan import Cached
+from rag.kvcache.probe import Traits
+
+if TYPE_CHECKING:
+    import torch
+
+Tables = Sequence[tuple["torch.Tensor", "torch.Tensor"]]
+
+
+@dataclass(slots=True)
+class Loading:
+    """A load under way or done. ``seconds`` is the time spent reading and assembling, wherever that ran."""
+
+    seconds: float = 0.0
+    future: Future[None] | None = None
+
+    def join(self) -> None:
+        """Returns when nothing is being loaded any more; what went wrong is told by ``Arena.wait``."""
+        if self.future is not None:
+            self.future.exception()
+
+
+def load(arena: Arena, traits: Traits, parts: Sequence[tuple[Cached, int]], tables: Tables, overlap: bool = True) -> Loading:
+    """Starts to put ``parts`` (what, first slot) into ``arena``; layers become readable in order (``Arena.wait``).
+
+    ``tables``: per rotation of the model its cosines and sines ``[slots, R/2]``, by slot. Without ``overlap`` all is done on return,
+    and damage is raised here; with it, whoever waits for a layer is told.
+    """
+    loading = Loading()
+    if not parts:
+        return loading
+    if not overlap:
+        _fill(arena, traits, parts, tables, loading)
+        return loading
+    arena.set_loading()
+    with_one_thread = ThreadPoolExecutor(1, "kv-load")
+    loading.future = with_one_thread.submit(_fill, arena, traits, parts, tables, loading)
+    loading.future.add_done_callback(lambda future: arena.end_loading(future.exception()))
+    with_one_thread.shutdown(wait=False)
+    return loading
+
+
+def _fill(arena: Arena, traits: Traits, parts: Sequence[tuple[Cached, int]], tables: Tables, loading: Loading) -> None:
+    import torch
+
+    from rag.kernels.assemble import assemble
+
+    starts = [start for _, start in parts]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        nothing = torch.empty(arena.capacity, 0)
+        for index, layer in enumerate(traits.layers):
+            pieces = [cached.layer(index) for cached, _ in parts]
+            cos, sin = (nothing, nothing) if layer.rotary is None else tables[layer.rotary]
+            style = "none" if layer.rotary is None else traits.rotaries[layer.rotary].style
+            assemble(pieces, starts, cos, sin, style, arena.keys[index], arena.values[index])
+            arena.set_loaded(index)
+            loading.seconds = time.perf_counter() - started
