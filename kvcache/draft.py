@@ -1,0 +1,151 @@
+"""What lies where in the slabs of an entry: a chunk's tensors or some bytes, there and back. Knows no tier and no file.
+
+One slab per layer, so that a layer can be read alone: its keys ``[Hkv, T, Dk]``, its values ``[Hkv, T, Dv]``, and for codes the
+scales of both. The tensors of ``statistics``, if there are any, share one more slab. Each tensor begins at a multiple of 64 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+
+from rag.kvcache.chunk_kv import ChunkKV
+from rag.kvcache.key import BytesKey, Key
+from rag.kvcache.slab import DamagedKV, Geometry, Head, make_head
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from rag.kernels.assemble import LayerKV
+
+Storage = Literal["plain", "int8", "int4"]
+STORAGES: tuple[Storage, ...] = ("plain", "int8", "int4")
+_APART = 64
+
+
+class Lies(NamedTuple):
+    """A tensor inside a slab."""
+
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensor."""
+        import torch
+
+        return math.prod(self.shape) * cast("torch.dtype", getattr(torch, self.dtype)).itemsize
+
+    def of(self, slab: Tensor) -> Tensor:
+        """The tensor: a view of the slab's bytes, uint8 ``[slab bytes]``."""
+        import torch
+
+        flat = slab[self.offset : self.offset + self.num_bytes]
+        return flat.view(getattr(torch, self.dtype)).view(self.shape)
+
+
+class Draft(NamedTuple):
+    """An entry that has yet to get its place. ``write`` puts the content of every slab into the slab, a uint8 tensor."""
+
+    head: Head
+    write: Callable[[int, Tensor], None]
+
+
+def chunk_draft(key: Key, kv: ChunkKV, storage: Storage, seconds: float) -> Draft:
+    """The entry of a chunk. Raises ``ValueError`` if ``kv`` is not of the key's tokens, or cannot be coded as ``storage``."""
+    if kv.ids != key.ids:
+        raise ValueError(f"the key is of {len(key.ids)} tokens, and the keys and values of {len(kv.ids)} others")
+    tensors = _coded(kv, storage)
+    num_layers, num_heads, _, key_dim = kv.keys.shape
+    geometry = Geometry(num_layers, num_heads, key_dim, kv.values.shape[3])
+    places, layer_bytes = _layer_places(geometry, kv.num_tokens, storage, kv.dtype)
+    statistics, statistics_bytes = _placed([(_dtype(t), tuple(t.shape)) for t in kv.statistics.values()])
+    sizes = [layer_bytes] * num_layers + ([statistics_bytes] if statistics else [])
+    meta = {"statistics": [[name, *place] for name, place in zip(kv.statistics, statistics, strict=True)]} if statistics else {}
+
+    def write(number: int, slab: Tensor) -> None:
+        if number < num_layers:
+            for place, tensor in zip(places, tensors, strict=True):
+                place.of(slab).copy_(tensor[number])
+        else:
+            for place, tensor in zip(statistics, kv.statistics.values(), strict=True):
+                place.of(slab).copy_(tensor)
+
+    return Draft(make_head(key, seconds, storage, kv.dtype, geometry, meta, sizes), write)
+
+
+def bytes_draft(key: BytesKey, content: bytes, seconds: float) -> Draft:
+    """The entry of some bytes."""
+
+    def write(_: int, slab: Tensor) -> None:
+        import numpy as np
+
+        if content:
+            slab.numpy()[: len(content)] = np.frombuffer(content, np.uint8)
+
+    meta = {"name": key.name, "num_bytes": len(content)}
+    return Draft(make_head(key, seconds, "bytes", "float32", Geometry(), meta, [len(content)]), write)
+
+
+def layer_kv(head: Head, slab: Tensor) -> LayerKV:
+    """Keys and values of one layer: views of its slab, uint8 ``[slab bytes]``. Raises ``DamagedKV`` if it is too short."""
+    from rag.kernels.assemble import LayerKV
+
+    storage = cast("Storage", head.kind)
+    places, num_bytes = _layer_places(head.geometry, len(head.ids), storage, head.dtype)
+    if num_bytes > len(slab):
+        raise DamagedKV(f"a layer of {num_bytes} bytes cannot lie in a slab of {len(slab)}")
+    tensors = [place.of(slab) for place in places]
+    key_scales, value_scales = tensors[2:] or (None, None)
+    return LayerKV(tensors[0], tensors[1], key_scales, value_scales, storage)
+
+
+def statistics_of(head: Head, slab: Tensor | None) -> dict[str, Tensor]:
+    """The further tensors of a chunk, from the slab after its layers. Raises ``DamagedKV`` if they do not lie in it."""
+    found: dict[str, Tensor] = {}
+    for name, offset, dtype, shape in head.meta.get("statistics", []):
+        place = Lies(offset, dtype, tuple(shape))
+        if slab is None or offset + place.num_bytes > len(slab):
+            raise DamagedKV(f"its statistics {name!r} do not lie in their slab")
+        found[name] = place.of(slab)
+    return found
+
+
+def _layer_places(geometry: Geometry, num_tokens: int, storage: Storage, dtype: str) -> tuple[list[Lies], int]:
+    _, heads, key_dim, value_dim = geometry
+    wanted: list[tuple[str, tuple[int, ...]]]
+    match storage:
+        case "plain":
+            wanted = [(dtype, (heads, num_tokens, key_dim)), (dtype, (heads, num_tokens, value_dim))]
+        case "int8":
+            wanted = [("int8", (heads, num_tokens, key_dim)), ("int8", (heads, num_tokens, value_dim))]
+        case "int4":
+            wanted = [("uint8", (heads, num_tokens, key_dim // 2)), ("uint8", (heads, num_tokens, value_dim // 2))]
+    if storage != "plain":
+        wanted += [("float32", (heads, key_dim)), ("float32", (heads, num_tokens))]
+    return _placed(wanted)
+
+
+def _placed(wanted: list[tuple[str, tuple[int, ...]]]) -> tuple[list[Lies], int]:
+    places, offset = [], 0
+    for dtype, shape in wanted:
+        places.append(Lies(offset, dtype, shape))
+        offset += -(-places[-1].num_bytes // _APART) * _APART
+    return places, offset
+
+
+def _coded(kv: ChunkKV, storage: Storage) -> list[Tensor]:
+    if storage == "plain":
+        return [kv.keys, kv.values]
+    from rag.kernels.quantise import quantise_kv
+
+    codes = quantise_kv(kv.keys, kv.values, storage)
+    assert codes.key_scales is not None and codes.value_scales is not None
+    return [codes.keys, codes.values, codes.key_scales, codes.value_scales]
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
