@@ -39,7 +39,9 @@ class ParallelAttention:
         after = self._merged(attending, first)
         if not first:
             return after
-        before = replace(attending, queries=attending.queries[:, :first], rows=replace(attending.rows, slots=attending.rows.slots[:first]))
+        before = replace(
+            attending, queries=attending.queries[:, :first], rows=replace(attending.rows, slots=attending.rows.slots[:first])
+        )
         return torch.cat([causal(before), after])
 
     def _merged(self, attending: Attending, first: int) -> torch.Tensor:
@@ -91,4 +93,3 @@ def parallel_attention(plan: Plan, temperature: float = 0.9, scaling: float = 0.
     """The attention that goes with ``side_by_side(plan)``."""
     end = len(plan.prompt) - plan.num_question_tokens
     return ParallelAttention(min(len(plan.prompt.prefix), end), end, temperature, scaling)
-

@@ -62,7 +62,9 @@ class KVEngine:
         if not 0 <= recompute <= 1:
             raise ValueError(f"recompute={recompute}: the share of reused tokens to compute anew must be between 0 and 1")
         if method.parallel and any(layer.window for layer in decoder.traits.layers):
-            raise Unsupported("chunks side by side (method 'ape') need layers that see the whole prompt; this model has sliding windows")
+            raise Unsupported(
+                "chunks side by side (method 'ape') need layers that see the whole prompt; this model has sliding windows"
+            )
         self.decoder, self.store, self.method, self.overlap = decoder, store, method, overlap
         self.recompute = recompute if method.recompute is None else method.recompute
         self.selector = method.selector()

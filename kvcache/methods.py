@@ -35,7 +35,14 @@ METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
         Method("full", "computes everything", "nothing", Lot, 1.0, exact=True),
-        Method("prefix", "reuses what begins the prompt exactly as before (RAGCache, arXiv 2404.12457)", "prefixes", Lot, 1.0, exact=True),
+        Method(
+            "prefix",
+            "reuses what begins the prompt exactly as before (RAGCache, arXiv 2404.12457)",
+            "prefixes",
+            Lot,
+            1.0,
+            exact=True,
+        ),
         Method("reuse", "takes every chunk as it was encoded alone (PromptCache, arXiv 2311.04934)", "chunks", Lot, 0.0),
         Method("block", "the same, for models tuned to it (Block-Attention, arXiv 2409.15355)", "chunks", Lot, 0.0),
         Method("ape", "chunks side by side, with a temperature (APE, arXiv 2502.05431)", "chunks", Lot, 0.0, parallel=True),

@@ -79,7 +79,11 @@ class Planner:
             return None, "exact" if walking else "computed"
         if walking and (found := self.store.get(self.place_key(prompt, number))):
             return found, "exact"
-        if method.reads == "chunks" and segment.kind == "chunk" and (found := self.store.get(self.chunk_key(segment.ids, prompt.prefix))):
+        if (
+            method.reads == "chunks"
+            and segment.kind == "chunk"
+            and (found := self.store.get(self.chunk_key(segment.ids, prompt.prefix)))
+        ):
             in_place = walking and self.context(prompt.prefix) == prompt.ids[:start]
             return found, "exact" if in_place and not method.parallel else "reused"
         return None, "computed"

@@ -74,7 +74,9 @@ class Rates:
         if not held:
             return Verdict(True, "nothing is cached, everything is computed")
         loads = [self.load_seconds(each.tier, each.num_bytes) for each in held]
-        num_saved = sum(part.num_tokens * (1 if part.source == "exact" else 1 - self._recompute) for part in plan.parts if part.cached)
+        num_saved = sum(
+            part.num_tokens * (1 if part.source == "exact" else 1 - self._recompute) for part in plan.parts if part.cached
+        )
         saved = self.compute_seconds(round(num_saved))
         if saved is None or any(seconds is None for seconds in loads):
             return Verdict(True, "reused: this machine's rates are not measured yet")
@@ -82,7 +84,9 @@ class Rates:
         tiers = ", ".join(sorted({each.tier for each in held}))
         if load < saved:
             return Verdict(True, f"reused: loading from {tiers} takes about {load:.3f} s and saves {saved:.3f} s of computing")
-        return Verdict(False, f"computed in full: loading from {tiers} would take {load:.3f} s and save only {saved:.3f} s of computing")
+        return Verdict(
+            False, f"computed in full: loading from {tiers} would take {load:.3f} s and save only {saved:.3f} s of computing"
+        )
 
 
 def _mean(before: float | None, new: float) -> float:
