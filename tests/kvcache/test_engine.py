@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,12 +20,12 @@ from tests.kvcache import prompts, tiny
 every_word = pytest.mark.parametrize("word", METHODS)
 
 
-def engine(word: str, family: str = "llama", store: KVStore | None = None, **more: object) -> KVEngine:
-    options: dict[str, object] = {"recompute": 0.3, "start_ids": [1], **more}
-    return KVEngine(prompts.decoder(family), store or KVStore(ram_bytes=1 << 24), f"tiny {family}", method(word), **options)  # type: ignore[arg-type]
+def engine(word: str, family: str = "llama", store: KVStore | None = None, **more: Any) -> KVEngine:
+    options: dict[str, Any] = {"recompute": 0.3, "start_ids": [1], **more}
+    return KVEngine(prompts.decoder(family), store or KVStore(ram_bytes=1 << 24), f"tiny {family}", method(word), **options)
 
 
-def warmed(word: str, prompt: Prompt, family: str = "llama", **more: object) -> KVEngine:
+def warmed(word: str, prompt: Prompt, family: str = "llama", **more: Any) -> KVEngine:
     made = engine(word, family, **more)
     made.warm(prompt.prefix, [segment.ids for segment in prompt.segments if segment.kind == "chunk"])
     return made
