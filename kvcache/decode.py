@@ -67,7 +67,7 @@ def decode(
         active = [number for number in active if going_on(number, tokens[number]) and _free(batch[number])]
         if active:
             with torch.inference_mode():
-                rows = [_row(decoder, batch[number]) for number in active]
+                rows = [next_row(decoder, batch[number]) for number in active]
                 ids = [decoder.ids([tokens[number]]) for number in active]
                 found = CachedPass(decoder.network, decoder.layers, decoder.traits, rows).logits(ids)
             for number, one in zip(active, found, strict=True):
@@ -78,7 +78,7 @@ def _free(prefilled: Prefilled) -> bool:
     return prefilled.arena.num_tokens < prefilled.arena.capacity
 
 
-def _row(decoder: Decoder, prefilled: Prefilled) -> Rows:
+def next_row(decoder: Decoder, prefilled: Prefilled) -> Rows:
     """The next slot of a request, taken into use."""
     arena = prefilled.arena
     slot, position = decoder.ids([arena.num_tokens]), decoder.ids([prefilled.next_position])

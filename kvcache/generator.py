@@ -139,7 +139,7 @@ class KVGenerator:
             yield TextEvent(self.abstention)
             yield UsageEvent(Usage(), abstained=True)
             return
-        written = self.writer.write(query, hits, self._max_prompt_tokens())
+        written = self.writer.write(query, hits, self.room())
         ready = self.engine.prefill(written.prompt, room=self.max_tokens)
         for event in checked_answer(self._pieces(written, ready), written.hits, self.min_support, self.abstention):
             if isinstance(event, UsageEvent):
@@ -147,7 +147,8 @@ class KVGenerator:
             yield event
         self.engine.remember(written.prompt)
 
-    def _max_prompt_tokens(self) -> int:
+    def room(self) -> int:
+        """Tokens that a prompt may have."""
         known = self.lm.context_tokens
         room = 6000 if known is None else known - self.max_tokens
         return room if self.max_prompt_tokens is None else min(room, self.max_prompt_tokens)
