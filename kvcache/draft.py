@@ -68,11 +68,9 @@ def chunk_draft(key: Key, kv: ChunkKV, storage: Storage, seconds: float) -> Draf
 
     def write(number: int, slab: Tensor) -> None:
         if number < num_layers:
-            for place, tensor in zip(places, tensors, strict=True):
-                place.of(slab).copy_(tensor[number])
+            _fill(slab, places, [tensor[number] for tensor in tensors])
         else:
-            for place, tensor in zip(statistics, kv.statistics.values(), strict=True):
-                place.of(slab).copy_(tensor)
+            _fill(slab, statistics, list(kv.statistics.values()))
 
     return Draft(make_head(key, seconds, storage, kv.dtype, geometry, meta, sizes), write)
 
@@ -85,6 +83,7 @@ def bytes_draft(key: BytesKey, content: bytes, seconds: float) -> Draft:
 
         if content:
             slab.numpy()[: len(content)] = np.frombuffer(content, np.uint8)
+        slab[len(content) :].zero_()
 
     meta = {"name": key.name, "num_bytes": len(content)}
     return Draft(make_head(key, seconds, "bytes", "float32", Geometry(), meta, [len(content)]), write)
@@ -103,15 +102,21 @@ def layer_kv(head: Head, slab: Tensor) -> LayerKV:
     return LayerKV(tensors[0], tensors[1], key_scales, value_scales, storage)
 
 
-def statistics_of(head: Head, slab: Tensor | None) -> dict[str, Tensor]:
+def statistics_of(head: Head, slab: Tensor) -> dict[str, Tensor]:
     """The further tensors of a chunk, from the slab after its layers. Raises ``DamagedKV`` if they do not lie in it."""
-    found: dict[str, Tensor] = {}
-    for name, offset, dtype, shape in head.meta.get("statistics", []):
-        place = Lies(offset, dtype, tuple(shape))
-        if slab is None or offset + place.num_bytes > len(slab):
-            raise DamagedKV(f"its statistics {name!r} do not lie in their slab")
-        found[name] = place.of(slab)
-    return found
+    try:
+        places = {name: Lies(offset, dtype, tuple(shape)) for name, offset, dtype, shape in head.meta["statistics"]}
+        return {name: place.of(slab) for name, place in places.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DamagedKV("its statistics do not lie in their slab") from error
+
+
+def content_of(head: Head, slab: Tensor) -> bytes:
+    """The bytes that were kept. Raises ``DamagedKV`` if they do not lie in their slab."""
+    num_bytes = head.meta.get("num_bytes")
+    if not isinstance(num_bytes, int) or not 0 <= num_bytes <= len(slab):
+        raise DamagedKV(f"it should hold {num_bytes} bytes")
+    return slab[:num_bytes].cpu().numpy().tobytes()
 
 
 def _layer_places(geometry: Geometry, num_tokens: int, storage: Storage, dtype: str) -> tuple[list[Lies], int]:
@@ -135,6 +140,15 @@ def _placed(wanted: list[tuple[str, tuple[int, ...]]]) -> tuple[list[Lies], int]
         places.append(Lies(offset, dtype, shape))
         offset += -(-places[-1].num_bytes // _APART) * _APART
     return places, offset
+
+
+def _fill(slab: Tensor, places: list[Lies], tensors: list[Tensor]) -> None:
+    end = 0
+    for place, tensor in zip(places, tensors, strict=True):
+        slab[end : place.offset].zero_()  # memory is reused: what lay here before may be another tenant's
+        place.of(slab).copy_(tensor)
+        end = place.offset + place.num_bytes
+    slab[end:].zero_()
 
 
 def _coded(kv: ChunkKV, storage: Storage) -> list[Tensor]:

@@ -33,10 +33,16 @@ class Ranking:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
+    def value(self, hits: int, saved_seconds: float, num_bytes: int) -> float:
+        """What an entry would be worth now. ``saved_seconds``: what one hit saves, at least 0."""
+        if self._policy == "lru":
+            return float(self._uses + 1)
+        return self._clock + hits * saved_seconds / num_bytes
+
     def touch(self, name: str, hits: int, saved_seconds: float, num_bytes: int) -> None:
-        """An entry came or was asked for. ``saved_seconds``: what one hit saves, at least 0."""
+        """An entry came or was asked for."""
+        value = self.value(hits, saved_seconds, num_bytes)
         self._uses += 1
-        value = float(self._uses) if self._policy == "lru" else self._clock + hits * saved_seconds / num_bytes
         self._values[name] = (value, self._uses)
         heapq.heappush(self._heap, (value, self._uses, name))
         if len(self._heap) > 4 * len(self._values) + 64:
@@ -58,6 +64,16 @@ class Ranking:
         for item in kept:
             heapq.heappush(self._heap, item)
         return found
+
+    def loses(self, value: float, name: str) -> bool:
+        """Whether a newcomer of this value is worth less than ``name``, so that it is the one to go.
+
+        If so, the clock moves on as if it had come and gone: else nobody could ever take the place of what was popular once.
+        """
+        if value >= self._values[name][0]:
+            return False
+        self._clock = max(self._clock, value)
+        return True
 
     def evict(self, name: str) -> None:
         """It went for want of room: the clock moves on."""

@@ -26,7 +26,8 @@ class Pool:
         import torch
 
         self.num_bytes = num_bytes // ALIGNMENT * ALIGNMENT
-        whole = torch.empty(self.num_bytes + ALIGNMENT, dtype=torch.uint8, device=device)
+        with torch.inference_mode(False):  # what is made inside could not be written outside
+            whole = torch.empty(self.num_bytes + ALIGNMENT, dtype=torch.uint8, device=device)
         start = -whole.data_ptr() % ALIGNMENT
         self._memory = whole[start : start + self.num_bytes]
         if pinned and self.num_bytes:

@@ -75,9 +75,19 @@ class Head:
     head_bytes: int
     num_bytes: int
 
+    @property
+    def name(self) -> str:
+        """What the entry is called: a chunk stored in two ways is two entries, and one never answers for the other."""
+        return entry_name(self.digest, self.kind)
+
     def answers(self, key: Key) -> bool:
         """Whether this is the entry of ``key``, and not of another one with the same digest."""
         return self.digest == key.digest and self.proof == key.proof and self.ids == key.ids
+
+
+def entry_name(digest: str, kind: str) -> str:
+    """See ``Head.name``."""
+    return f"{digest}-{kind}"
 
 
 def make_head(
@@ -126,7 +136,10 @@ def read_head(beginning: bytes) -> Head:
     meta_start = ids_start + 8 * fixed.num_ids
     places = tuple(Place(*place) for place in _PLACE.iter_unpack(head[FIXED_BYTES:ids_start]))
     ids = struct.unpack(f"<{fixed.num_ids}q", head[ids_start:meta_start])
-    meta = json.loads(bytes(head[meta_start : meta_start + fixed.meta_bytes]))
+    try:
+        meta = json.loads(bytes(head[meta_start : meta_start + fixed.meta_bytes]))
+    except ValueError as error:
+        raise DamagedKV("its description is no JSON") from error
     end = fixed.head_bytes
     for place in places:
         if place.offset != end or place.num_bytes % ALIGNMENT:
@@ -179,6 +192,10 @@ def read_fixed(beginning: bytes) -> Fixed:
     geometry, (seconds, digest, proof) = Geometry(*rest[:4]), rest[4:]
     if head_bytes != _head_bytes(num_slabs, num_ids, meta_bytes) or dtype >= len(DTYPES) or kind >= len(KINDS):
         raise DamagedKV("its sizes contradict one another")
+    if num_slabs not in ({1} if KINDS[kind] == "bytes" else {geometry.num_layers, geometry.num_layers + 1}):
+        raise DamagedKV(f"it has {num_slabs} slabs for {geometry.num_layers} layers")
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise DamagedKV(f"it claims to have taken {seconds} seconds")
     return Fixed(
         head_bytes, num_bytes, num_slabs, num_ids, meta_bytes, DTYPES[dtype], KINDS[kind], geometry, seconds, digest.hex(), proof
     )
