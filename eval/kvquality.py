@@ -79,7 +79,9 @@ class Quality:
 
     def _row(self, method: Method, full: Sequence[float] | None, seed: int) -> Row:
         grades, answered = self.correct[method], self.answered[method]
-        kinds = {kind: [grade for grade, of in zip(grades, self.kinds, strict=True) if of == kind] for kind in sorted(set(self.kinds))}
+        kinds = {
+            kind: [grade for grade, of in zip(grades, self.kinds, strict=True) if of == kind] for kind in sorted(set(self.kinds))
+        }
         num_reused = sum(each.num_reused for each in answered)
         return Row(
             *method,
@@ -92,7 +94,9 @@ class Quality:
 
 
 def measure(
-    questions: Sequence[Asked], methods: Mapping[Method, Callable[[int], Answered]], on_progress: Callable[[int], None] = lambda done: None
+    questions: Sequence[Asked],
+    methods: Mapping[Method, Callable[[int], Answered]],
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Quality:
     """Asks every method every question (by its number). Raises ``ValueError`` if there is no question or no method."""
     if not questions or not methods:
