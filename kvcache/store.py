@@ -8,7 +8,7 @@ Every tier keeps what is worth most per byte (see ``eviction``), and nothing tha
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -132,21 +132,19 @@ class KVStore:
             for key, name, entry in zip(keys, names, known, strict=True)
         ]
 
-    def names(self, prefix: str = "", salt: str = "") -> Iterator[str]:
-        """The words under which bytes are kept for this salt."""
+    def names(self, prefix: str = "", salt: str = "") -> list[str]:
+        """The words under which bytes are kept for this salt, sorted."""
         with self._lock:
             heads = {name: entry.head for name, entry in self._entries.items() if entry.head.kind == "bytes"}
         on_disk = self._disk.counts()[0] if self._disk is not None else {}
-        for name in sorted({*heads, *(name for name in on_disk if name.endswith("-bytes"))}):
-            if name not in heads and self._disk is not None:
+        for name in on_disk:
+            if name.endswith("-bytes") and name not in heads and self._disk is not None:
                 file = self._disk.open(name)
-                if file is None:
-                    continue
-                heads[name] = file.head
-                file.close()
-            word = heads[name].meta.get("name")
-            if isinstance(word, str) and word.startswith(prefix) and heads[name].answers(BytesKey(word, salt)):
-                yield word
+                if file is not None:
+                    heads[name] = file.head
+                    file.close()
+        words = [(str(head.meta.get("name")), head) for head in heads.values()]
+        return sorted(word for word, head in words if word.startswith(prefix) and head.answers(BytesKey(word, salt)))
 
     # Keeping -----------------------------------------------------------------------------------------------------------------
 
