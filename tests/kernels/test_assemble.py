@@ -80,12 +80,13 @@ def test_pieces_that_do_not_fit_are_refused(starts: list[int], words: str) -> No
 
 def test_scales_belong_to_codes() -> None:
     piece = pieces_of("int8", [5], 16, 16, torch.float32)[0][0]
+    other: Any = "x"
     for wrong in (
         piece._replace(key_scales=None),
         piece._replace(kind="plain"),
         piece._replace(kind="int4"),
-        piece._replace(kind="x"),
-    ):  # type: ignore[arg-type]
+        piece._replace(kind=other),
+    ):
         with pytest.raises(ValueError, match="piece 0"):
             assemble([wrong], [0], *table(17, 8), "half", torch.zeros(2, 20, 16), torch.zeros(2, 20, 16))
 
