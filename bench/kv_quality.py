@@ -20,9 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from rag.eval.reader import batches, tasks
+
 from bench.record import write_result
 from rag.eval.kvquality import Answered, Quality, as_json, measure
-from rag.eval.reader import batches, tasks
 from rag.kvcache.compare import kl_nats, reply
 from rag.kvcache.engine import KVEngine
 from rag.kvcache.methods import METHODS

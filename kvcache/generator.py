@@ -32,7 +32,8 @@ class KVGenerator:
     reused tokens that is computed anew. ``policy``: what chunks are encoded behind: ``shared-prefix`` (the instructions), ``bare``,
     ``bos-dropped``. ``ram_gb``, ``disk_gb``, ``device_gb``: budgets of the store's tiers; ``storage``: ``plain``, ``int8`` or ``int4``. ``salt``:
     secret of the tenant, best as ``${env:NAME}``. ``prepare_chunks``: compute chunks when they are ingested, else when they are
-    first used. ``overlap``: load later layers while earlier ones compute. ``temperature``, ``top_p``, ``seed``: sampling.
+    first used. ``overlap``: load later layers while earlier ones compute. ``reorder``: with ``method: prefix``, put sources first that stood
+    first before, so that more of the prompt begins as one before it did (CacheWeaver, arXiv 2606.19667). ``temperature``, ``top_p``, ``seed``: sampling.
     ``check``: obey the verdict of ``rag kv check`` on this model (see ``rag.kvcache.gate``). The rest as in ``use: lm``.
 
     Raises ``ConfigError`` if ``lm`` runs elsewhere, ``Unsupported`` (at first use) if its keys cannot be reused.
@@ -51,6 +52,7 @@ class KVGenerator:
         salt: str = "",
         prepare_chunks: bool = True,
         overlap: bool = True,
+        reorder: bool = False,
         max_tokens: int = 400,
         max_prompt_tokens: int | None = None,
         min_support: float = MIN_SUPPORT,
@@ -79,6 +81,7 @@ class KVGenerator:
         self.min_support, self.abstention = min_support, abstention
         self.system = (system or SYSTEM).replace(ABSTENTION, abstention)
         self.sampling = Sampling(temperature, top_p, seed)
+        self._reorders = reorder and self.method.reads == "prefixes"
         self._ram_bytes, self._disk_bytes, self._device_bytes = (int(gb * GIGABYTE) for gb in (ram_gb, disk_gb, device_gb))
         self._storage, self._salt, self._prepares, self._overlap, self._check = storage, salt, prepare_chunks, overlap, check
         self._folder = None if index_folder is None else Path(index_folder) / "kv"
@@ -139,13 +142,29 @@ class KVGenerator:
             yield TextEvent(self.abstention)
             yield UsageEvent(Usage(), abstained=True)
             return
-        written = self.writer.write(query, hits, self.room())
+        written = self.writer.write(query, self._ordered(hits), self.room())
         ready = self.engine.prefill(written.prompt, room=self.max_tokens)
         for event in checked_answer(self._pieces(written, ready), written.hits, self.min_support, self.abstention):
             if isinstance(event, UsageEvent):
                 event = UsageEvent(event.usage + self._usage(ready), event.abstained)
             yield event
         self.engine.remember(written.prompt)
+
+    def _ordered(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The hits; with ``reorder`` those first that continue a prompt whose keys are kept, best first at every step."""
+        first, left = list[Hit](), list(hits)
+        segments = self.writer.first()
+        while self._reorders and left:
+            for hit in left:
+                longer = [*segments, *self.writer.source(len(first) + 1, hit)]
+                if self.engine.planner.knows(longer):
+                    break
+            else:
+                break
+            segments = longer
+            first.append(hit)
+            left.remove(hit)
+        return first + left
 
     def room(self) -> int:
         """Tokens that a prompt may have."""

@@ -45,8 +45,15 @@ class Planner:
 
     def place_key(self, prompt: Prompt, number: int) -> KVKey:
         """The name of segment ``number`` as it is behind everything before it."""
-        start, ids = prompt.starts[number], prompt.segments[number].ids
-        return KVKey(self.model, "in-situ" if start else "bare", ids, prompt.ids[:start], self.salt)
+        return self._place_key(prompt.ids[: prompt.starts[number]], prompt.segments[number].ids)
+
+    def _place_key(self, before: tuple[int, ...], ids: tuple[int, ...]) -> KVKey:
+        return KVKey(self.model, "in-situ" if before else "bare", ids, before, self.salt)
+
+    def knows(self, segments: Sequence[Segment]) -> bool:
+        """Whether the last of ``segments`` is in the store as it is behind the others."""
+        before = tuple(token for segment in segments[:-1] for token in segment.ids)
+        return self.store.holds([self._place_key(before, segments[-1].ids)])[0]
 
     @contextmanager
     def planned(self, prompt: Prompt, method: Method) -> Iterator[Plan]:

@@ -9,6 +9,7 @@ special tokens made inert, and a prefix that says what stands between them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from rag.core import Chunk, Hit, Message, OpenModel
@@ -59,16 +60,24 @@ class PromptWriter:
         middle: list[Segment] = []
         shown: list[Hit] = []
         for number, hit in enumerate(hits, start=1):
-            label, ids = tuple(self._model.encode(f"[{number}]\n")), self.chunk_ids(hit.chunk)
-            if len(label) + len(ids) > room and not shown:
-                ids = ids[: max(room - len(label), 0)]
-            if len(label) + len(ids) > room or not ids:
+            label, chunk = self.source(number, hit)
+            if len(label.ids) + len(chunk.ids) > room and not shown:
+                chunk = replace(chunk, ids=chunk.ids[: max(room - len(label.ids), 0)])
+            if len(label.ids) + len(chunk.ids) > room or not chunk.ids:
                 break
-            middle += [Segment("glue", label), Segment("chunk", ids, hit.score)]
+            middle += [label, chunk]
             shown.append(hit)
-            room -= len(label) + len(ids)
-        first = [Segment("prefix", prefix)] if prefix else []
-        return Written(Prompt((*first, *middle, Segment("question", question))), tuple(shown))
+            room -= len(label.ids) + len(chunk.ids)
+        return Written(Prompt((*self.first(prefix), *middle, Segment("question", question))), tuple(shown))
+
+    def source(self, number: int, hit: Hit) -> tuple[Segment, Segment]:
+        """The segments of source ``number`` (from 1): its label and its chunk."""
+        return Segment("glue", tuple(self._model.encode(f"[{number}]\n"))), Segment("chunk", self.chunk_ids(hit.chunk), hit.score)
+
+    def first(self, prefix: tuple[int, ...] | None = None) -> list[Segment]:
+        """The prefix as a segment, if there is one."""
+        ids = self.prefix if prefix is None else prefix
+        return [Segment("prefix", ids)] if ids else []
 
     def _around(self, query: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids before the sources and those behind them."""

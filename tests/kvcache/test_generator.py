@@ -100,6 +100,16 @@ def test_what_was_not_prepared_is_kept_after_the_answer(lm: TransformersLM) -> N
     assert said(generator)[1].cached_tokens > 0
 
 
+def test_reordering_makes_prompts_begin_as_they_did(lm: TransformersLM) -> None:
+    one, two, three = hits()
+    plain, reordering = (KVGenerator(lm, method="prefix", max_tokens=4, reorder=reorder) for reorder in (False, True))
+    for generator in (plain, reordering):
+        said(generator, [one, two])
+    assert said(plain, [three, two, one])[1].cached_tokens == len(plain.writer.prefix) + len(plain.writer.source(1, one)[0].ids)
+    written = reordering.writer.write("?", [one, two], 4000).prompt
+    assert said(reordering, [three, two, one])[1].cached_tokens == written.starts[-1]
+
+
 def test_an_index_keeps_them_on_its_disk_for_the_next_process(tmp_path: Path, lm: TransformersLM) -> None:
     for text, name in zip(TEXTS, "abc", strict=True):
         (tmp_path / f"{name}.txt").write_text(text)
