@@ -33,8 +33,7 @@ from rag.kvcache.store import KVStore
 
 FOLDER = Path(__file__).parents[1] / "eval" / "reader" / "weights"
 FIRST_SEED = 5_000_000
-NUM_TOKENS = 6
-ANSWER_TOKENS = 4
+NUM_TOKENS = 14
 
 
 def questions(num: int, num_chunks: tuple[int, int], first_seed: int) -> list[tuple[tasks.Instance, tasks.Question]]:
