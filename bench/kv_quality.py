@@ -20,10 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rag.eval.reader import batches, tasks
-
 from bench.record import write_result
 from rag.eval.kvquality import Answered, Quality, as_json, measure
+from rag.eval.reader import batches, tasks
 from rag.kvcache.compare import kl_nats, reply
 from rag.kvcache.engine import KVEngine
 from rag.kvcache.methods import METHODS
@@ -87,7 +86,7 @@ class Reader:
         engine = self.engine.with_method(METHODS[word], share)
         if METHODS[word].recompute is None or word == "full":
             engine.recompute = share
-        engine.rates.saw_compute = lambda *_: None  # type: ignore[method-assign]
+        engine.worth.saw_compute = lambda *_: None  # type: ignore[method-assign]
 
         def ask(number: int) -> Answered:
             prompt = self.prompts[number]
