@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from rag.kernels.choose import choose
 from rag.kernels.rotate import Style, check_table, rotate_reference
 
 if TYPE_CHECKING:
@@ -53,7 +54,15 @@ def assemble_layers(
 ) -> None:
     """The same for all layers: ``pieces[i][layer]``, ``keys`` ``(L, Hkv, capacity, Dk)``, ``values`` ``(L, Hkv, capacity, Dv)``."""
     _check(pieces, starts, cos, sin, style, keys, values)
-    assemble_reference(pieces, starts, cos, sin, style, keys, values)
+    stored = [
+        tensor for layers in pieces for piece in layers if piece.kind == "plain" for tensor in piece[:2] if tensor is not None
+    ]
+    if choose(keys, values, *stored).name == "cpu":
+        from rag.kernels.assemble_cpu import assemble_cpu
+
+        assemble_cpu(pieces, starts, cos, sin, style, keys, values)
+    else:
+        assemble_reference(pieces, starts, cos, sin, style, keys, values)
 
 
 def assemble_reference(
@@ -66,7 +75,7 @@ def assemble_reference(
         for layer, piece in enumerate(layers):
             rows = slice(start, start + piece.num_tokens)
             plain_keys, plain_values = dequantise_reference(piece)
-            keys[layer, :, rows] = rotate_reference(plain_keys, cos[rows], sin[rows], style).to(keys.dtype)
+            keys[layer, :, rows] = rotate_reference(plain_keys.float(), cos[rows], sin[rows], style).to(keys.dtype)
             values[layer, :, rows] = plain_values.to(values.dtype)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rag.kernels.choose import choose
 from rag.kernels.selective_attention import check_attention, finite, visible_scores_reference
 
 if TYPE_CHECKING:
@@ -31,9 +32,50 @@ def column_mass(
     Raises ``ValueError`` as ``selective_attention`` does.
     """
     check_attention(queries, keys, positions, num_keys, window)
-    return column_mass_reference(
-        queries, keys, positions, num_keys=num_keys, scale=scale, window=window, softcap=softcap, sinks=sinks
-    )
+    name = choose(queries, keys).name
+    run = {"reference": column_mass_reference, "cpu": _column_mass_cpu}.get(name, column_mass_reference)
+    return run(queries, keys, positions, num_keys=num_keys, scale=scale, window=window, softcap=softcap, sinks=sinks)
+
+
+def _column_mass_cpu(
+    queries: Tensor,
+    keys: Tensor,
+    positions: Tensor,
+    *,
+    num_keys: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Tile by tile: the scores of some rows, their softmax, its column sums."""
+    import torch
+
+    from rag.kernels.attention_cpu import TILE_ROWS, seeing_rows, tile_scores
+    from rag.kernels.crew import each
+
+    heads, num_heads = keys.shape[0], queries.shape[0]
+    first, last = seeing_rows(positions, num_keys, window)
+    tokens = max(1, TILE_ROWS // num_heads)
+    mass = torch.zeros(num_keys)
+    parts: list[tuple[int, int, Tensor]] = []
+
+    def add(start: int) -> None:
+        tile = slice(start, min(start + tokens, last))
+        rows = queries[:, tile].reshape(heads, -1, queries.shape[2])
+        scores, begin, end = tile_scores(
+            rows, keys, positions[tile], num_keys=num_keys, scale=scale, window=window, softcap=softcap
+        )
+        if sinks is not None:
+            sink = sinks.float().repeat_interleave(len(positions[tile])).view(heads, -1, 1)
+            scores = torch.cat([scores, sink], 2)
+        weights = torch.softmax(scores, 2, out=scores)
+        parts.append((begin, end, weights[..., : end - begin].sum((0, 1))))
+
+    each(range(first, last, tokens), add)
+    for begin, end, part in sorted(parts, key=lambda part: part[:2]):  # one order of sums, whichever thread was first
+        mass[begin:end] += part
+    return mass
 
 
 def column_mass_reference(

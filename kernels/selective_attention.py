@@ -9,8 +9,10 @@ Floor: 4 Hq D sum(visible keys) operations; decoding (one query) reads keys and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, overload
+
+from rag.kernels.choose import choose
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,10 +74,17 @@ def selective_attention(
     check_attention(queries, keys, positions, num_keys, window)
     if keys.shape[:2] != values.shape[:2]:
         raise ValueError(f"keys are {tuple(keys.shape)} and values {tuple(values.shape)}: heads or rows differ")
-    out, lse = selective_attention_reference(
-        queries, keys, values, positions, num_keys=num_keys, scale=scale, window=window, softcap=softcap, sinks=sinks
-    )
+    run = _implementation(choose(queries, keys, values).name)
+    out, lse = run(queries, keys, values, positions, num_keys=num_keys, scale=scale, window=window, softcap=softcap, sinks=sinks)
     return (out, lse) if return_lse else out
+
+
+def _implementation(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    if name == "cpu":
+        from rag.kernels.attention_cpu import attention_cpu
+
+        return attention_cpu
+    return selective_attention_reference
 
 
 def selective_attention_reference(

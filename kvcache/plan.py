@@ -63,7 +63,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         assert sum(part.num_tokens for part in self.parts) == len(self.prompt)
-        assert all((part.source == "computed") == (part.cached is None) for part in self.parts)
+        assert all((part.source == "computed") == (part.cached is None) for part in self.parts if part.num_tokens)
         assert self.parts[-1].source == "computed", "the question is always computed"
         sources = [part.source for part in self.parts if part.num_tokens]
         assert "exact" not in sources[sources.count("exact") :], "an exact part can only follow exact parts"

@@ -67,13 +67,20 @@ class Trace:
 
 @dataclass(slots=True)
 class Prefilled:
-    """A prompt ready to be continued: its arena, float32 logits ``[vocabulary]`` of the next token, the chosen slots, the trace."""
+    """A prompt ready to be continued: its arena, float32 logits ``[vocabulary]`` of the next token, the chosen slots, the trace.
+
+    ``next_position``: what the next token is rotated to. ``computed``: slots that were computed, and with ``capture`` layer by layer
+    their un-rotated keys and values. ``attention``: what attends instead of plain causal attention, in the answer too.
+    """
 
     arena: Arena
     logits: torch.Tensor
     chosen: torch.Tensor
     trace: Trace
     next_position: int
+    computed: torch.Tensor
+    captured: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+    attention: Attention | None = None
 
 
 def prefill(
@@ -85,10 +92,11 @@ def prefill(
     room: int = 0,
     overlap: bool = True,
     attention: Attention | None = None,
+    capture: bool = False,
 ) -> Prefilled:
     """Computes ``plan``: a share ``recompute`` (0 to 1) of its reused tokens, as ``selector`` chooses, and all that is not cached.
 
-    ``room``: slots to keep free for the answer. ``attention``: see ``Rows``. Raises ``ValueError`` for a share outside 0 to 1 and
+    ``room``: slots to keep free for the answer. ``attention``: see ``Rows``. ``capture``: see ``Prefilled``. Raises ``ValueError`` for a share outside 0 to 1 and
     ``DamagedKV`` if a cached part turns out not to be what was stored.
     """
     import torch
@@ -96,7 +104,7 @@ def prefill(
     if not 0 <= recompute <= 1:
         raise ValueError(f"recompute={recompute}: the share of reused tokens to compute anew must be between 0 and 1")
     with torch.inference_mode():
-        return _Prefill(decoder, plan, selector, recompute, room, overlap, attention).run()
+        return _Prefill(decoder, plan, selector, recompute, room, overlap, attention, capture).run()
 
 
 class _Prefill:
@@ -111,6 +119,7 @@ class _Prefill:
         room: int,
         overlap: bool,
         attention: Attention | None,
+        capture: bool,
     ) -> None:
         import torch
 
@@ -124,6 +133,7 @@ class _Prefill:
         self._arena = Arena(decoder.traits.geometry, len(plan.prompt) + room, decoder.device)
         self._arena.num_tokens = len(plan.prompt)
         self._overlap, self._seconds = overlap, dict[str, float]()
+        self._captured: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = {} if capture else None
 
     def run(self) -> Prefilled:
         loading = load(self._arena, self._decoder.traits, list(self._plan.cached_parts()), self._tables(), self._overlap)
@@ -190,7 +200,11 @@ class _Prefill:
         self._underway = evidence
         stages = self._selector.check_layers if 0 < self._budget < len(self._evidence) else ()
         narrow = {layer: [self._narrowing(stage)] for stage, layer in enumerate(stages)}
-        logits = self._pass(self._rows(slots, self._arena), self._ids[slots], narrow)
+        assert not narrow or self._captured is None, "rows that stop at a check layer have no keys in the layers behind it"
+        rows = self._rows(slots, self._arena)
+        rows.captured = self._captured
+        logits = self._pass(rows, self._ids[slots], narrow)
+        self._slots = rows.slots
         return logits, self._underway.slots
 
     def _first(self) -> torch.Tensor:
@@ -229,4 +243,5 @@ class _Prefill:
         trace = Trace(
             len(plan.prompt), num_exact, num_reused, len(chosen), len(chosen) + len(self._computed), self._seconds, plan.reasons
         )
-        return Prefilled(self._arena, logits, chosen, trace, int(self._positions.max()) + 1)
+        following = int(self._positions.max()) + 1
+        return Prefilled(self._arena, logits, chosen, trace, following, self._slots, self._captured, self._attention)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rag import __version__, cli_bench, cli_chunk, cli_eval
+from rag import __version__, cli_bench, cli_chunk, cli_eval, cli_kv
 from rag.errors import ConfigError, RagError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(index_app, name="index")
 app.add_typer(config_app, name="config")
 app.add_typer(eval_app, name="eval")
 app.add_typer(cli_bench.bench_app, name="bench")
+app.add_typer(cli_kv.kv_app, name="kv")
 eval_app.command()(cli_eval.chunking)
 eval_app.command()(cli_eval.sections)
 app.command()(cli_chunk.chunk)
@@ -108,12 +109,14 @@ def ask(
     config: ConfigOption = None,
     where: WhereOption = None,
     principals: AsOption = None,
+    kv: cli_kv.KVOption = None,
+    lm: cli_kv.LMOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer a question from the documents, with citations that were checked."""
     from rag import terminal
 
-    rag = _open(index, config)
+    rag = cli_kv.with_kv(index, config, kv, lm)
     if as_json:
         terminal.print_json(rag.ask(question, where=where, principals=principals or ()))
     else:

@@ -253,9 +253,13 @@ def models_of(config: Config, kind: str, block: Block) -> dict[str, Block]:
 class Assembly:
     """Builds the components of one configuration, each model once, whoever asks for it first."""
 
-    def __init__(self, config: Config, overrides: Mapping[str, Any] | None = None) -> None:
-        """``overrides``: ready objects by key (``encoder``, ``chunker``, ``generator``, ...), for tests and for own classes."""
+    def __init__(self, config: Config, overrides: Mapping[str, Any] | None = None, given: Mapping[str, Any] | None = None) -> None:
+        """``overrides``: ready objects by key (``encoder``, ``chunker``, ``generator``, ...), for tests and for own classes.
+
+        ``given``: what components may ask for beside options and models (``registry.GIVEN``).
+        """
         self.config = config
+        self._given = dict(given or {})
         self._models: dict[str, Any] = {}
         self._begun: list[str] = []  # models that are being built for one another
         self._overrides = dict(overrides or {})
@@ -291,6 +295,7 @@ class Assembly:
                 arguments[name] = self.model(name)
             elif required:
                 raise ConfigError(f"{key} ({block.use}) needs a model: add `models: {{{name}: {{use: ...}}}}` to the configuration")
+        arguments.update({name: self._given[name] for name in registry.given(cls) if name in self._given})
         try:
             return cls(**arguments)
         except ConfigError:

@@ -21,7 +21,9 @@ from rag.core_encoders import TokenBlock as TokenBlock
 from rag.core_encoders import TokenEncoder as TokenEncoder
 from rag.core_lm import LM as LM
 from rag.core_lm import Completion as Completion
+from rag.core_lm import LocalLM as LocalLM
 from rag.core_lm import Message as Message
+from rag.core_lm import OpenModel as OpenModel
 from rag.core_lm import Prompt as Prompt
 from rag.core_lm import TokenLogprobs as TokenLogprobs
 
@@ -189,20 +191,22 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer cost. Adding two adds every counter."""
+    """What an answer cost. Adding two adds every counter.
+
+    Of the prompt's tokens, ``cached_tokens`` came out of a cache of keys and values and ``recomputed_tokens`` of them were computed
+    anew all the same; ``saved_seconds`` is what that is estimated to have saved.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     lm_calls: int = 0
     dropped_citations: int = 0
+    cached_tokens: int = 0
+    recomputed_tokens: int = 0
+    saved_seconds: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.lm_calls + other.lm_calls,
-            self.dropped_citations + other.dropped_citations,
-        )
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from rag.core import Span
@@ -68,3 +68,31 @@ class LM(Protocol):
         ...
 
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """A language model in this process, for those who work on its keys and values: network, tokenizer, and how text becomes ids.
+
+    ``render`` writes messages as the model wants them; ``encode`` turns text into ids and adds none; ``start_ids`` come before rendered
+    text, ``end_ids`` end an answer, so do ``stops``. ``inert`` takes their force from special tokens in quoted text. Whoever
+    runs the network holds ``lock``.
+    """
+
+    network: Any
+    tokenizer: Any
+    render: Callable[[Sequence[Message]], str]
+    encode: Callable[[str], list[int]]
+    inert: Callable[[str], str]
+    start_ids: tuple[int, ...]
+    end_ids: frozenset[int]
+    stops: tuple[str, ...]
+    lock: Any
+
+
+class LocalLM(LM, Protocol):
+    """A language model that can be opened."""
+
+    def opened(self) -> OpenModel:
+        """Its parts, loaded. Raises ``ModelError`` if it cannot be loaded."""
+        ...

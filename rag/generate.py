@@ -66,25 +66,8 @@ class LMGenerator:
             return
         budget, count = self._budget()
         prompt = sourced_prompt(query, hits, max_tokens=budget, count=count, system=self.system)
-        checker = _Checker(prompt.hits, self.min_support)
-        parser = MarkParser()
-        text = ""
-        completion = Completion("", 0, 0, "stop")
-        for piece in self.lm.stream(prompt.messages, max_tokens=self.max_tokens):
-            if isinstance(piece, Completion):
-                completion = piece
-                continue
-            for event in checker.feed(parser.feed(piece)):
-                text += event.text if isinstance(event, TextEvent) else ""
-                yield event
-        for event in [*checker.feed(parser.finish()), *checker.finish()]:
-            text += event.text if isinstance(event, TextEvent) else ""
-            yield event
-        if not text.strip():
-            yield TextEvent(self.abstention)
-        declined = not text.strip() or text.strip().startswith(self.abstention.rstrip(".")) or bool(_DECLINES.match(text))
-        usage = Usage(completion.prompt_tokens, completion.completion_tokens, 1, checker.num_dropped)
-        yield UsageEvent(usage, abstained=declined and not checker.num_kept)
+        pieces = self.lm.stream(prompt.messages, max_tokens=self.max_tokens)
+        yield from checked_answer(pieces, prompt.hits, self.min_support, self.abstention)
 
     def _budget(self) -> tuple[int, _Count]:
         limit = self.max_prompt_tokens
@@ -92,6 +75,32 @@ class LMGenerator:
             room = self.lm.context_tokens - self.max_tokens
             limit = room if limit is None else min(limit, room)
         return 6000 if limit is None else limit, self.lm.count_tokens
+
+
+def checked_answer(
+    pieces: Iterable[str | Completion], hits: Sequence[Hit], min_support: float, abstention: str
+) -> Iterator[TextEvent | CitationEvent | UsageEvent]:
+    """The events of an answer whose text comes in ``pieces`` (the last is the ``Completion``) and cites ``hits`` by number.
+
+    Marks that their source does not support are left out and counted; an empty answer becomes the ``abstention``.
+    """
+    checker, parser, text = _Checker(hits, min_support), MarkParser(), ""
+    completion = Completion("", 0, 0, "stop")
+    for piece in pieces:
+        if isinstance(piece, Completion):
+            completion = piece
+            continue
+        for event in checker.feed(parser.feed(piece)):
+            text += event.text if isinstance(event, TextEvent) else ""
+            yield event
+    for event in [*checker.feed(parser.finish()), *checker.finish()]:
+        text += event.text if isinstance(event, TextEvent) else ""
+        yield event
+    if not text.strip():
+        yield TextEvent(abstention)
+    declined = not text.strip() or text.strip().startswith(abstention.rstrip(".")) or bool(_DECLINES.match(text))
+    usage = Usage(completion.prompt_tokens, completion.completion_tokens, 1, checker.num_dropped)
+    yield UsageEvent(usage, abstained=declined and not checker.num_kept)
 
 
 class _Count(Protocol):

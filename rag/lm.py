@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag.core import Completion, Message, Prompt, Span, TokenLogprobs, digest
+from rag.core import Completion, Message, OpenModel, Prompt, Span, TokenLogprobs, digest
 from rag.errors import ModelError
 from rag.lm_nll import TokenReader
 from rag.quiet import quiet_loading
@@ -77,6 +77,22 @@ class TransformersLM:
             config = folder / "config.json"
             stored = json.dumps(sizes) + (config.read_text("utf-8") if config.is_file() else "")
         return "transformers:" + digest(self.model if not stored else folder.name, stored, self.dtype, str(self.chat_template))
+
+    def opened(self) -> OpenModel:
+        """The network, the tokenizer and how text becomes ids, for those who work on keys and values."""
+        with self._lock:
+            plain = not self._has_template
+            return OpenModel(
+                network=self._network,
+                tokenizer=self._tokenizer,
+                render=self._rendered,
+                encode=lambda text: list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]),
+                inert=self._inert,
+                start_ids=tuple(self._starts) if plain else (),
+                end_ids=self._ends,
+                stops=(PLAIN_STOP,) if plain else (),
+                lock=self._lock,
+            )
 
     # The model and its words --------------------------------------------------------------------------------------------
 

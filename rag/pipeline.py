@@ -80,7 +80,7 @@ class Rag(AsyncTwins):
         if config is None and catalog is not None:
             with catalog.reading() as read:
                 raw = json.loads(read.meta("config"))
-        rag = cls(folder, Assembly(configuration.load(raw), components), raw)
+        rag = cls(folder, Assembly(configuration.load(raw), components, {"index_folder": folder}), raw)
         rag._catalog = catalog
         if catalog is not None:
             maintain.check_small_catalog(catalog)

@@ -81,6 +81,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "generator": {
         "extractive": "rag.extractive:ExtractiveGenerator",
         "lm": "rag.generate:LMGenerator",
+        "kv": "rag.kvcache.generator:KVGenerator",
     },
 }
 
@@ -99,6 +100,10 @@ MODEL_KINDS: Mapping[str, str] = {
 
 NESTED_KINDS: Mapping[str, str] = {"chunker": "chunker", "query_encoder": "encoder", "document_encoder": "encoder"}
 """Parameters that take another component, written as a block inside the block -> its registry kind."""
+
+
+GIVEN = ("index_folder",)
+"""Parameters that are neither options nor models: the pipeline hands in what it knows itself (the folder of its index)."""
 
 
 @cache
@@ -127,7 +132,7 @@ def component(kind: str, word: str) -> type[Any]:
 
 def options(cls: type[Any]) -> dict[str, inspect.Parameter]:
     """The keywords of ``cls.__init__`` that a configuration may set."""
-    return {name: parameter for name, parameter in _parameters(cls).items() if name not in MODEL_KINDS}
+    return {name: parameter for name, parameter in _parameters(cls).items() if name not in MODEL_KINDS and name not in GIVEN}
 
 
 def wanted_models(cls: type[Any]) -> dict[str, bool]:
@@ -135,6 +140,11 @@ def wanted_models(cls: type[Any]) -> dict[str, bool]:
     return {
         name: parameter.default is inspect.Parameter.empty for name, parameter in _parameters(cls).items() if name in MODEL_KINDS
     }
+
+
+def given(cls: type[Any]) -> list[str]:
+    """Which of ``GIVEN`` the class takes."""
+    return [name for name in _parameters(cls) if name in GIVEN]
 
 
 def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:

@@ -126,5 +126,12 @@ def print_stream(events: Iterable[Event]) -> Answer:
         print_citation(citation)
     spent = "  ".join(f"{escape(stage)} {seconds:.2f} s" for stage, seconds in answer.seconds.items())
     dropped = f"  ({answer.usage.dropped_citations} unverifiable citations dropped)" if answer.usage.dropped_citations else ""
-    out.print(f"[dim]{spent}{dropped}[/]")
+    used = answer.usage
+    cached = (
+        f"  {used.cached_tokens} of {used.prompt_tokens} prompt tokens cached, {used.recomputed_tokens} of them computed anew, "
+        f"about {used.saved_seconds:.2f} s saved"
+        if used.cached_tokens
+        else ""
+    )
+    out.print(f"[dim]{spent}{dropped}{cached}[/]")
     return answer

@@ -17,7 +17,7 @@ ALLOWED = {
     "chunkers": CORE | MODELS,
     "retrievers": CORE | MODELS | {"rag.kernels"},
     "rerankers": CORE | MODELS | {"rag.kernels", "rag.prompt"},
-    "kvcache": CORE | MODELS | {"rag.kernels"},
+    "kvcache": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.citations", "rag.generate", "rag.stops"},
     "eval": CORE | {"rag.pipeline", "rag.config", "rag.ingest"},
     "rag/read": CORE | {"rag.read"},
 }

@@ -18,6 +18,9 @@ BUILT: Mapping[str, Callable[[Path], Generator]] = {
     "lm": lambda folder: component("generator", "lm")(
         TransformersLM(str(save_llama(folder, max_positions=4096)), device="cpu"), max_tokens=24
     ),
+    "kv": lambda folder: component("generator", "kv")(
+        TransformersLM(str(save_llama(folder, max_positions=4096)), device="cpu"), max_tokens=24, index_folder=folder
+    ),
 }
 
 TEXTS = [

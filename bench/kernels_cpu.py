@@ -1,0 +1,121 @@
+"""The key-value kernels on a processor beside what torch offers for the same: milliseconds by turns, ratios, errors against float64.
+
+    python bench/kernels_cpu.py
+
+Shapes: 16 layers, 4 key heads of 64 (assembly of 8 pieces of 512 tokens); 16 query heads, 4,128 keys (attention). Peers: assembly as torch
+expressions, ``scaled_dot_product_attention`` with a mask tensor, causal, and with one query. Every figure is the median of runs that take
+turns; the load of the machine before and after stands in the result, as peers with a barrier per operation lose much more to other work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.record import alternating, write_result
+from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
+from rag.kernels.quantise import layer_of, quantise_kv
+from rag.kernels.selective_attention import selective_attention
+
+LAYERS, KEY_HEADS, HEADS, DIM = 16, 4, 16, 64
+PIECES, PIECE_TOKENS, NUM_KEYS, NUM_ROWS = 8, 512, 4128, 650
+ROUNDS = 9
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def compared(runs: Mapping[str, Callable[[], Any]], peer: str) -> dict[str, Any]:
+    """Milliseconds of each, and how many times as long the peer takes."""
+    seconds = alternating(runs, ROUNDS)
+    ours = next(name for name in runs if name != peer)
+    return {
+        "milliseconds": {name: round(1000 * value, 3) for name, value in seconds.items()},
+        "peer_over_ours": round(seconds[peer] / seconds[ours], 2),
+    }
+
+
+def assembly(kind: str, dtype: torch.dtype) -> dict[str, Any]:
+    """All layers of a prompt of pieces, rotated in the style of Llama, beside the same as torch expressions."""
+    pieces = []
+    for _ in range(PIECES):
+        keys, values = torch.randn(2, LAYERS, KEY_HEADS, PIECE_TOKENS, DIM).to(dtype)
+        held = LayerKV(keys, values) if kind == "plain" else quantise_kv(keys, values, kind)  # type: ignore[arg-type]
+        pieces.append([layer_of(held, layer) for layer in range(LAYERS)])
+    starts = [PIECE_TOKENS * number for number in range(PIECES)]
+    angles = torch.rand(NUM_KEYS, DIM // 2) * 100
+    buffers = [torch.zeros(LAYERS, KEY_HEADS, NUM_KEYS, DIM, dtype=dtype) for _ in range(4)]
+    turns = (angles.cos(), angles.sin(), "half")
+    runs = {
+        "ours": lambda: assemble_layers(pieces, starts, *turns, buffers[0], buffers[1]),  # type: ignore[arg-type]
+        "torch": lambda: assemble_reference(pieces, starts, *turns, buffers[2], buffers[3]),  # type: ignore[arg-type]
+    }
+    found = compared(runs, "torch")
+    assert torch.equal(buffers[0], buffers[2]) and torch.equal(buffers[1], buffers[3])
+    return found
+
+
+def attention(rows: int, dtype: torch.dtype) -> dict[str, Any]:
+    """``rows`` scattered queries (all positions where it is the number of keys), beside torch's attention."""
+    queries = torch.randn(HEADS, rows, DIM).to(dtype)
+    keys, values = torch.randn(2, KEY_HEADS, NUM_KEYS, DIM).to(dtype)
+    positions = torch.randperm(NUM_KEYS)[:rows].sort().values if rows > 1 else torch.tensor([NUM_KEYS - 1])
+    mask = torch.arange(NUM_KEYS) <= positions[:, None]
+    how: dict[str, Any] = {"is_causal": True} if rows == NUM_KEYS else {} if rows == 1 else {"attn_mask": mask}
+
+    def ours() -> torch.Tensor:
+        return selective_attention(queries, keys, values, positions, num_keys=NUM_KEYS, scale=DIM**-0.5)
+
+    def peer(wide: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor) -> torch.Tensor:
+        found = torch.nn.functional.scaled_dot_product_attention(
+            wide(queries)[None], wide(keys)[None], wide(values)[None], enable_gqa=True, **how
+        )
+        return found[0].transpose(0, 1)
+
+    found = compared({"ours": ours, "sdpa": peer}, "sdpa")
+    expected = peer(lambda tensor: tensor.double())
+    found["relative_error"] = {
+        name: float(((run().double() - expected).norm() / expected.norm()).item()) for name, run in (("ours", ours), ("sdpa", peer))
+    }
+    if rows == 1:
+        found["ours_gigabytes_per_second"] = round(2 * keys.numel() * keys.element_size() / found["milliseconds"]["ours"] / 1e6, 1)
+    return found
+
+
+def main() -> None:
+    """Prints and records the figures."""
+    torch.manual_seed(0)
+    load_before = os.getloadavg()
+    result: dict[str, dict[str, Any]] = {}
+    with torch.inference_mode():
+        for name, dtype in DTYPES.items():
+            for kind in ("plain", "int8", "int4"):
+                result[f"assembly {kind} {name}"] = assembly(kind, dtype)
+            for rows, words in ((NUM_ROWS, "scattered queries"), (NUM_KEYS, "every position"), (1, "decoding")):
+                result[f"attention {words} {name}"] = attention(rows, dtype)
+    for title, figures in result.items():
+        print(f"{figures['peer_over_ours']:6.2f} x  {title}  {figures['milliseconds']}")
+    shapes = {"layers": LAYERS, "key_heads": KEY_HEADS, "heads": HEADS, "dim": DIM, "keys": NUM_KEYS, "scattered_rows": NUM_ROWS}
+    loads = {"before": load_before, "after": os.getloadavg()}
+    note = "a machine shared with other work: the load average counts processes that want one of its cores"
+    write_result(
+        "kernels_cpu",
+        {
+            "rounds": ROUNDS,
+            "threads": torch.get_num_threads(),
+            "shapes": shapes,
+            "load_average": loads,
+            "note": note,
+            "cases": result,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Assembly of a key-value buffer in memory: one compiled loop over pieces, layers and heads. Knows addresses; checks no shape.
+
+A job is one head of one layer of one piece. Its rows become float32 one at a time in a scratch row that stays in the cache, and leave it
+turned and rounded once. Results are bit for bit those of the torch reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.kernels.assemble import LayerKV
+from rag.kernels.crew import split
+from rag.kernels.numbers_cpu import array_at, bits, narrow, pointer, wide
+from rag.kernels.rotate import Style
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+STYLES = {"none": 0, "half": 1, "interleaved": 2}
+_LAYER, _HEAD, _ROW, _TOKENS, _KEYS, _KEY_STRIDE, _KEY_SCALES, _VALUES, _VALUE_STRIDE, _VALUE_SCALES = range(10)
+
+
+def assemble_cpu(
+    pieces: Sequence[Sequence[LayerKV]], starts: Sequence[int], cos: Tensor, sin: Tensor, style: Style, keys: Tensor, values: Tensor
+) -> None:
+    """See ``assemble.assemble_layers``; every tensor is float32 or bfloat16 (or codes) in memory."""
+    groups: dict[tuple[str, torch.dtype], list[tuple[int, int, LayerKV]]] = {}
+    for layers, start in zip(pieces, starts, strict=True):
+        for layer, piece in enumerate(layers):
+            if piece.num_tokens:
+                groups.setdefault((piece.kind, piece.keys.dtype), []).append((layer, start, piece))
+    if style == "none":
+        turns = np.zeros((2, 0, 0), np.float32)
+    else:
+        turns = np.stack([cos.float().numpy(), sin.float().numpy()])
+    for (kind, _), group in groups.items():
+        held, jobs = _jobs(group)
+        types = (bits(group[0][2].keys).dtype.type(0), bits(keys).dtype.type(0))
+        rest = (*types, kind != "plain", kind == "int4", turns, STYLES[style], bits(keys), bits(values))
+
+        def work(first: int, last: int, jobs: Any = jobs, rest: Any = rest) -> None:
+            _write(jobs[first:last], *rest)
+
+        split(len(jobs), 1, work)
+        del held  # the scales' addresses are good until here
+
+
+def _jobs(group: Sequence[tuple[int, int, LayerKV]]) -> tuple[list[Tensor], NDArray[np.int64]]:
+    """The table of jobs, and the tensors that must live as long as it is used. Strides are in numbers, addresses in bytes."""
+    held, first_heads, steps = [], [], []
+    for layer, start, piece in group:
+        key_scales = value_scales = 0
+        if piece.key_scales is not None and piece.value_scales is not None:
+            scales = [piece.key_scales.float().contiguous(), piece.value_scales.float().contiguous()]
+            key_scales, value_scales = (tensor.data_ptr() for tensor in scales)
+            held += scales
+        tokens, size, (key_head, key_row, _), (value_head, value_row, _) = (
+            piece.num_tokens,
+            piece.keys.element_size(),
+            piece.keys.stride(),
+            piece.values.stride(),
+        )
+        first_heads.append(
+            (layer, 0, start, tokens, piece.keys.data_ptr(), key_row, key_scales, piece.values.data_ptr(), value_row, value_scales)
+        )
+        key_dim = piece.keys.shape[2] * (2 if piece.kind == "int4" else 1)
+        steps.append((0, 1, 0, 0, key_head * size, 0, 4 * key_dim, value_head * size, 0, 4 * tokens))
+    heads = np.arange(group[0][2].keys.shape[0], dtype=np.int64)
+    table = np.array(first_heads, np.int64)[:, None] + heads[:, None] * np.array(steps, np.int64)[:, None]
+    return held, table.reshape(-1, table.shape[-1])
+
+
+@numba.njit(nogil=True, cache=True)
+def _write(
+    jobs: Any, like: Any, to: Any, coded: bool, packed: bool, turns: Any, style: int, keys: Any, values: Any
+) -> None:  # pragma: no cover - compiled
+    key_dim, value_dim, pairs = keys.shape[3], values.shape[3], turns.shape[2]
+    row = np.empty(max(key_dim, value_dim), np.float32)
+    ones = np.ones(key_dim, np.float32)
+    for job in range(len(jobs)):
+        layer, head, start, tokens = jobs[job, _LAYER], jobs[job, _HEAD], jobs[job, _ROW], jobs[job, _TOKENS]
+        key_scales, value_scales = ones, ones
+        if coded:
+            key_scales = array_at(pointer(jobs[job, _KEY_SCALES], np.float32(0)), key_dim)
+            value_scales = array_at(pointer(jobs[job, _VALUE_SCALES], np.float32(0)), tokens)
+        key_step, value_step = jobs[job, _KEY_STRIDE], jobs[job, _VALUE_STRIDE]
+        stored_keys = array_at(pointer(jobs[job, _KEYS], like), tokens * key_step)
+        stored_values = array_at(pointer(jobs[job, _VALUES], like), tokens * value_step)
+        for token in range(tokens):
+            _widen(stored_keys[token * key_step :], packed, key_dim, row)
+            if coded:
+                for place in range(key_dim):
+                    row[place] *= key_scales[place]
+            out = keys[layer, head, start + token]
+            if style == 1:
+                cos, sin = turns[0, start + token], turns[1, start + token]
+                for pair in range(pairs):
+                    out[pair] = narrow(row[pair] * cos[pair] - row[pair + pairs] * sin[pair], to)
+                for pair in range(pairs):
+                    out[pair + pairs] = narrow(row[pair + pairs] * cos[pair] + row[pair] * sin[pair], to)
+            elif style == 2:
+                cos, sin = turns[0, start + token], turns[1, start + token]
+                for pair in range(pairs):
+                    out[2 * pair] = narrow(row[2 * pair] * cos[pair] - row[2 * pair + 1] * sin[pair], to)
+                    out[2 * pair + 1] = narrow(row[2 * pair + 1] * cos[pair] + row[2 * pair] * sin[pair], to)
+            for place in range(2 * pairs, key_dim):
+                out[place] = narrow(row[place], to)
+        for token in range(tokens):
+            _widen(stored_values[token * value_step :], packed, value_dim, row)
+            scale = value_scales[token] if coded else np.float32(1)
+            out = values[layer, head, start + token]
+            for place in range(value_dim):
+                out[place] = narrow(row[place] * scale, to)
+
+
+@numba.njit
+def _widen(stored: Any, packed: bool, dim: int, row: Any) -> None:  # pragma: no cover - compiled
+    """One stored row as numbers, not yet scaled."""
+    if packed:
+        half = dim // 2
+        for place in range(half):
+            row[place] = np.float32(np.int32(stored[place]) & 15) - np.float32(8)
+        for place in range(half):
+            row[place + half] = np.float32(np.int32(stored[place]) >> 4) - np.float32(8)
+    else:
+        for place in range(dim):
+            row[place] = wide(stored[place])

@@ -1,0 +1,94 @@
+"""``rag kv`` and ``rag ask --kv`` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rag.cli import app
+from tests.tiny_models import save_llama
+
+TEXTS = {
+    "tower.txt": "The tower is 330 metres tall. It was built in 1889 beside the river.",
+    "ducks.txt": "Ducks, geese and swans live by the water. The bridge was opened in 1932.",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an index of two files, whose configuration answers by ``kv`` with a random model."""
+    folder = tmp_path_factory.mktemp("kv")
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
+    model = save_llama(folder / "model", max_positions=4096)
+    (folder / "rag.yaml").write_text(
+        f"models:\n  lm: {{use: transformers, model: {model}, device: cpu}}\nindexes:\n  sparse: {{use: bm25}}\n"
+        "generator: {use: kv, max_tokens: 8, prepare_chunks: false}\n"
+    )
+    done = rag(
+        "ingest", *(str(folder / name) for name in TEXTS), "--index", str(folder / "i"), "--config", str(folder / "rag.yaml")
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def rag(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_warm_then_stats_then_clear(place: Path) -> None:
+    index = ["--index", str(place / "i")]
+    first, second = rag("kv", "warm", *index), rag("kv", "warm", *index)
+    assert first.exit_code == 0 and first.output.startswith("2 chunks computed, 0 were there"), first.output
+    told = json.loads(rag("kv", "stats", *index, "--json").output)
+    assert told["tokens"] > 0
+    assert second.output.startswith("0 chunks computed, 2 were there"), second.output
+    assert "entries" in rag("kv", "stats", *index).output
+    cleared = rag("kv", "clear", *index)
+    assert cleared.exit_code == 0 and "3 entries forgotten" in cleared.output, "two chunks and the prefix"
+    assert json.loads(rag("kv", "stats", *index, "--json").output)["entries"] == 0
+
+
+@pytest.mark.parametrize("word", ["combined", "full"])
+def test_ask_by_a_method_says_what_was_cached(place: Path, word: str) -> None:
+    index = ["--index", str(place / "i")]
+    rag("kv", "warm", *index)
+    usage = json.loads(rag("ask", "How tall is the tower?", *index, "--kv", word, "--json").output)["usage"]
+    assert (usage["cached_tokens"] > 0) == (word == "combined")
+    shown = rag("ask", "How tall is the tower?", *index, "--kv", word).output
+    assert ("prompt tokens cached" in shown) == (word == "combined")
+
+
+def test_another_model_by_its_folder(place: Path, tmp_path: Path) -> None:
+    other = save_llama(tmp_path / "other", seed=5, max_positions=4096)
+    done = rag("ask", "How tall?", "--index", str(place / "i"), "--kv", "blend", "--lm", str(other), "--json")
+    assert done.exit_code == 0 and json.loads(done.output)["usage"]["cached_tokens"] == 0, "another model, another cache"
+
+
+def test_check_measures_writes_its_verdict_down_and_answers_obey(place: Path) -> None:
+    index = ["--index", str(place / "i")]
+    done = rag("kv", "check", *index, "--num-prompts", "2", "--num-tokens", "4", "--shares", "0,1", "--json")
+    told = json.loads(done.output)
+    by_share = {row["recompute"]: row for row in told["measured"]}
+    assert by_share[1.0]["kl_nats"] < 1e-6 and by_share[1.0]["answer_match"] == 1.0 and by_share[1.0]["passes"]
+    assert told["verdict"]["recompute"] in (0.0, 1.0) and done.exit_code == 0
+    assert list((place / "i" / "kv").glob("check-*.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["ask", "How?", "--kv", "blnd"], 2, "blnd"),
+        (["kv", "check", "--shares", "a"], 2, "--shares 'a'"),
+        (["kv", "check", "--shares", "2"], 2, "between 0 and 1"),
+        (["kv", "stats", "--config", "plain.yaml"], 2, "use: kv"),
+    ],
+)
+def test_bad_calls_are_named(place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, said: str) -> None:
+    (place / "plain.yaml").write_text("indexes:\n  sparse: {use: bm25}\n")
+    monkeypatch.chdir(place)
+    failed = rag(*arguments, "--index", "i")
+    assert failed.exception is not None and said in str(failed.exception)
