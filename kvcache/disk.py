@@ -119,7 +119,10 @@ class Disk:
     def touch(self, name: str, hits: int, head: Head) -> None:
         """It was asked for."""
         with self._lock:
-            self._know(name, head.num_bytes, head.seconds, len(head.ids))
+            if name not in self._sizes:
+                if not self.exists(name):  # it was deleted since it was opened
+                    return
+                self._know(name, head.num_bytes, head.seconds, len(head.ids))
             self._rank(name, hits)
 
     def worth_it(self, head: Head) -> bool:

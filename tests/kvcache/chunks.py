@@ -54,3 +54,14 @@ def taken(store: KVStore, key: KVKey) -> Held:
 def files(folder: Path) -> list[Path]:
     """The entries in a folder."""
     return sorted(folder.glob("*.kv"))
+
+
+def bytes_in(folder: Path) -> int:
+    """Of the entries in a folder, while others may delete some."""
+    total = 0
+    for path in files(folder):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total

@@ -70,6 +70,7 @@ def write(folder: Path, first: int) -> None:
             store.put(key_of(kv), kv, 1.0)
             if turn % 5 == 0:
                 store.flush()
+                assert not store.stats().failed_writes, "writers got into each other's way"
         else:
             with held:
                 assert same(held, kv), "a wrong answer"

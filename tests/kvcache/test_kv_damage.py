@@ -116,6 +116,14 @@ def test_a_flipped_bit_in(whole: Path, tmp_path: Path, region: str) -> None:
             assert damaged(whole, tmp_path / "kv", flip, ram_bytes) == expected, (position, bit)
 
 
+def test_what_an_entry_is_worth_is_not_believed_unchecked(whole: Path, tmp_path: Path) -> None:
+    content = bytearray(whole.read_bytes())
+    content[57] ^= 64
+    (tmp_path / whole.name).write_bytes(content)
+    store = KVStore(tmp_path, 0, 1 << 22, rates=FAST)
+    assert store.stats().damaged == 1 and store.stats().entries == 0 and files(tmp_path) == []
+
+
 def test_bits_flipped_anywhere(whole: Path, tmp_path: Path) -> None:
     chance = random.Random(17)
     length = whole.stat().st_size

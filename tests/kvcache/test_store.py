@@ -5,12 +5,14 @@ from __future__ import annotations
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rag.kernels.quantise import dequantise_kv
 from rag.kvcache.chunk_kv import ChunkKV
+from rag.kvcache.disk import Disk
 from rag.kvcache.draft import Storage
 from rag.kvcache.key import BytesKey, KVKey
 from rag.kvcache.store import KVStore
@@ -190,6 +192,25 @@ def test_put_twice_keeps_the_first_and_writes_once(tmp_path: Path) -> None:
     assert files(tmp_path)[0].stat().st_ino == before.st_ino
     again = KVStore(tmp_path, 1 << 20, 1 << 20, rates=FAST)
     assert again.put(key_of(kv), other, 1.0) and same(taken(again, key_of(kv)), kv)
+
+
+def test_what_was_dropped_while_it_waited_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, real = threading.Event(), threading.Event(), Disk.write
+
+    def late(*given: Any) -> bool:
+        begun.set()
+        assert go_on.wait(10)
+        return real(*given)
+
+    monkeypatch.setattr(Disk, "write", late)
+    kv = chunk()
+    store = KVStore(tmp_path, 1 << 20, 1 << 20, rates=FAST)
+    store.put(key_of(kv), kv, 1.0)
+    assert begun.wait(10)
+    store.drop([key_of(kv)])
+    go_on.set()
+    store.flush()
+    assert files(tmp_path) == [] and store.get(key_of(kv)) is None and store.stats().bytes_by_tier == {"ram": 0, "disk": 0}
 
 
 def test_files_are_for_the_owner_alone(tmp_path: Path) -> None:
