@@ -32,6 +32,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "meta_chunking.py": (["--corpora", str(CORPORA)], True),
     "chunker_table.py": ([], True),
     "ingest_memory.py": ([], False),
+    "kernels_cpu.py": ([], False),
     "durability.py": ([], False),
     "durability_peers.py": ([], False),
 }
