@@ -1,8 +1,8 @@
 """Fills an arena from cached parts, layer by layer, on the spot or ahead of the layers that compute. Knows no method.
 
 Loading layer i + 1 while layer i computes hides the slower of the two (CacheBlend's loading controller, arXiv 2405.16444; Cache-Craft's
-layer-wise preloading, arXiv 2502.15734): on a CPU by a thread (the kernels and page faults leave the interpreter lock), on a GPU by a
-stream of its own, whose events the computing stream waits for.
+layer-wise preloading, arXiv 2502.15734): a thread does it, since the kernels and page faults leave the interpreter's lock. On a GPU it queues
+copies and kernels on the same stream as the layers, so their order is that of the queue and nothing runs beside anything yet.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from rag.kvcache.probe import Traits
 
 if TYPE_CHECKING:
     import torch
+
+    from rag.kernels.assemble import LayerKV
 
 Tables = Sequence[tuple["torch.Tensor", "torch.Tensor"]]
 
@@ -64,11 +66,22 @@ def _fill(arena: Arena, traits: Traits, parts: Sequence[tuple[Cached, int]], tab
     starts = [start for _, start in parts]
     started = time.perf_counter()
     with torch.inference_mode():
-        nothing = torch.empty(arena.capacity, 0)
+        device = arena.keys.device
+        nothing = torch.empty(arena.capacity, 0, device=device)
         for index, layer in enumerate(traits.layers):
-            pieces = [cached.layer(index) for cached, _ in parts]
+            pieces = [_on(device, cached.layer(index)) for cached, _ in parts]
             cos, sin = (nothing, nothing) if layer.rotary is None else tables[layer.rotary]
             style = "none" if layer.rotary is None else traits.rotaries[layer.rotary].style
             assemble(pieces, starts, cos, sin, style, arena.keys[index], arena.values[index])
             arena.set_loaded(index)
             loading.seconds = time.perf_counter() - started
+
+
+def _on(device: torch.device, layer: LayerKV) -> LayerKV:
+    """The layer on ``device``: itself if it is there, else a copy that does not wait (from pinned memory)."""
+    return layer._replace(
+        keys=layer.keys.to(device, non_blocking=True),
+        values=layer.values.to(device, non_blocking=True),
+        key_scales=None if layer.key_scales is None else layer.key_scales.to(device, non_blocking=True),
+        value_scales=None if layer.value_scales is None else layer.value_scales.to(device, non_blocking=True),
+    )
