@@ -21,7 +21,7 @@ TILE_ROWS = 256
 NEIGHBOUR_TILE_ROWS = 1024
 """Rows of a tile where tokens are neighbours, and span as many keys as they are."""
 FEW_TILES = 4
-"""Up to this many tiles are split by key heads as well."""
+"""Up to this many tiles are split by key heads as well, so that every thread has a share."""
 
 
 def attention_cpu(
@@ -48,19 +48,19 @@ def attention_cpu(
     span = int(positions[last - 1] - positions[first]) + 1 if first < last else 0
     tokens = max(1, (NEIGHBOUR_TILE_ROWS if span == last - first else TILE_ROWS) // group)
     latest_first = range(first + (last - first - 1) // tokens * tokens, first - 1, -tokens)
-    step = 1 if len(latest_first) <= FEW_TILES else heads
+    step = heads if len(latest_first) > FEW_TILES else -(-heads // torch.get_num_threads())
 
     def attend(tile: tuple[int, int]) -> None:
         start, head = tile
-        rows, some = slice(start, min(start + tokens, last)), slice(head, head + step)
-        folded = queries[head * group : (head + step) * group, rows].reshape(step, -1, key_dim)
+        rows, some = slice(start, min(start + tokens, last)), slice(head, min(head + step, heads))
+        query_heads = slice(some.start * group, some.stop * group)
+        folded = queries[query_heads, rows].reshape(some.stop - some.start, -1, key_dim)
         if softcap or key_dim != value_dim:
             found, logs = _whole(folded, keys[some], values[some], positions[rows], num_keys, scale, window, softcap)
         else:
             found, logs = _flash(folded, keys[some], values[some], positions[rows], num_keys, scale, window)
-        found = found.reshape(step * group, -1, value_dim)
-        out[rows, head * group : (head + step) * group] = found.transpose(0, 1).to(out.dtype)
-        lse[head * group : (head + step) * group, rows] = logs.reshape(step * group, -1)
+        out[rows, query_heads] = found.reshape(-1, rows.stop - rows.start, value_dim).transpose(0, 1).to(out.dtype)
+        lse[query_heads, rows] = logs.reshape(-1, rows.stop - rows.start)
 
     each([(start, head) for start in latest_first for head in range(0, heads, step)], attend)
     return with_sinks(out, lse, sinks)
@@ -74,15 +74,15 @@ def seeing_rows(positions: Tensor, num_keys: int, window: int | None) -> tuple[i
 
 
 def seen_keys(positions: Tensor, num_keys: int, window: int | None) -> tuple[int, int, int]:
-    """``begin, common, end``: no row sees keys outside ``begin .. end``, every row sees ``begin .. common`` (with a window that is empty).
+    """``begin, common, end``: no row sees keys outside ``begin .. end``, every row sees ``begin .. common`` (with a window, all of it or nothing).
 
     Between ``common`` and ``end`` every row sees at least one key, if there is one.
     """
-    end = min(num_keys, int(positions[-1]) + 1)
-    if window:
-        begin = max(0, int(positions[0]) - window + 1)
-        return begin, begin, end
-    return 0, min(end, int(positions[0])), end
+    first, last = int(positions[0]), int(positions[-1])
+    begin, end = max(0, first - window + 1) if window else 0, min(num_keys, last + 1)
+    if first == last:
+        return begin, end, end
+    return begin, begin if window else min(end, first), end
 
 
 def hidden_keys(positions: Tensor, begin: int, end: int, window: int | None) -> Tensor:
@@ -113,9 +113,11 @@ def _flash(
     import torch
 
     begin, common, end = seen_keys(positions, num_keys, window)
-    mask = torch.zeros(len(positions), end - common, dtype=rows.dtype)
-    mask.masked_fill_(hidden_keys(positions, common, end, window), float("-inf"))
-    mask = mask.repeat(rows.shape[1] // len(positions), 1)[None, None]
+    mask = None
+    if common < end:
+        mask = torch.zeros(len(positions), end - common, dtype=rows.dtype)
+        mask.masked_fill_(hidden_keys(positions, common, end, window), float("-inf"))
+        mask = mask.repeat(rows.shape[1] // len(positions), 1)[None, None]
     states = []
     for low, high, hidden in ((begin, common, None), (common, end, mask)):
         if low < high:
