@@ -34,6 +34,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "ingest_memory.py": ([], False),
     "durability.py": ([], False),
     "durability_peers.py": ([], False),
+    "kv_store.py": ([], False),
 }
 
 
