@@ -32,6 +32,11 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "meta_chunking.py": (["--corpora", str(CORPORA)], True),
     "chunker_table.py": ([], True),
     "ingest_memory.py": ([], False),
+    "kernels_cpu.py": ([], False),
+    "kernels_cpu.py": ([], False),
+    "kv_store.py": ([], False),
+    "ttft.py": (["--dtype", "float32"], False),
+    "kv_quality.py": ([], False),
     "durability.py": ([], False),
     "durability_peers.py": ([], False),
     "kv_store.py": ([], False),
@@ -45,7 +50,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="names of scripts")
     options = parser.parse_args()
     if options.gpu:
-        print("there is no GPU benchmark yet: the kernels they would measure are not part of this version")
+        print("there is no GPU benchmark yet: the Triton kernels are compiled and interpreted here, and have run on no device")
         return 0
     failed = []
     for script, (arguments, needs_data) in CPU.items():

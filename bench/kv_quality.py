@@ -20,10 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rag.eval.reader import batches, tasks
-
 from bench.record import write_result
 from rag.eval.kvquality import Answered, Quality, as_json, measure
+from rag.eval.reader import batches, tasks
 from rag.kvcache.compare import kl_nats, reply
 from rag.kvcache.engine import KVEngine
 from rag.kvcache.methods import METHODS
@@ -33,8 +32,7 @@ from rag.kvcache.store import KVStore
 
 FOLDER = Path(__file__).parents[1] / "eval" / "reader" / "weights"
 FIRST_SEED = 5_000_000
-NUM_TOKENS = 6
-ANSWER_TOKENS = 4
+NUM_TOKENS = 14
 
 
 def questions(num: int, num_chunks: tuple[int, int], first_seed: int) -> list[tuple[tasks.Instance, tasks.Question]]:
@@ -88,7 +86,7 @@ class Reader:
         engine = self.engine.with_method(METHODS[word], share)
         if METHODS[word].recompute is None or word == "full":
             engine.recompute = share
-        engine.rates.saw_compute = lambda *_: None  # type: ignore[method-assign]
+        engine.worth.saw_compute = lambda *_: None  # type: ignore[method-assign]
 
         def ask(number: int) -> Answered:
             prompt = self.prompts[number]

@@ -96,7 +96,7 @@ class Case:
     def engine(self, word: str, store: KVStore) -> KVEngine:
         """An engine without the planner's doubts: what is measured is the method."""
         made = KVEngine(self.decoder, store, "bench", METHODS[word], SHARE)
-        made.rates.saw_compute = made.rates.saw_load = lambda *_: None  # type: ignore[method-assign, assignment]
+        made.worth.saw_compute = made.worth.saw_load = lambda *_: None  # type: ignore[method-assign, assignment]
         return made
 
     def stock(self) -> None:

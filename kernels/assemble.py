@@ -57,7 +57,12 @@ def assemble_layers(
     stored = [
         tensor for layers in pieces for piece in layers if piece.kind == "plain" for tensor in piece[:2] if tensor is not None
     ]
-    if choose(keys, values, *stored).name == "cpu":
+    name = choose(keys, values, *stored).name
+    if name == "triton":
+        from rag.kernels.assemble_triton import assemble_triton
+
+        assemble_triton(pieces, starts, cos, sin, style, keys, values)
+    elif name == "cpu":
         from rag.kernels.assemble_cpu import assemble_cpu
 
         assemble_cpu(pieces, starts, cos, sin, style, keys, values)

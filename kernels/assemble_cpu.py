@@ -47,7 +47,7 @@ def assemble_cpu(
         def work(first: int, last: int, jobs: Any = jobs, rest: Any = rest) -> None:
             _write(jobs[first:last], *rest)
 
-        split(len(jobs), 1, work)
+        split(len(jobs), work)
         del held  # the scales' addresses are good until here
 
 

@@ -1,9 +1,9 @@
 """Attention by position in memory: tiles of query tokens, each over the keys that its last one may see. Knows tiles; checks no shape.
 
-A tile is some tokens of all heads, the heads that share a key head folded into rows. Keys that every row of the tile sees go through torch's
-flash attention without a mask, those at the tile's edge with one, and the two states are merged. Tiles are apart from each other, so
-every thread has tiles of its own (see ``crew``). Few rows go another way (``few_rows_cpu``), and so do capped scores: scores as a whole, in
-float32 for bfloat16 tensors too, because their rounding would be an error of some percent.
+A tile is some tokens of one or all heads, the query heads that share a key head folded into rows: decoding reads keys once, not once a query
+head. Keys that every row of the tile sees go through torch's flash attention without a mask, those at the tile's edge with one, and the two
+states are merged. Tiles are apart from each other, so every thread has tiles of its own (see ``crew``). Capped scores go another way: scores
+as a whole, in float32 for bfloat16 tensors too, because their rounding would be an error of some percent.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rag.kernels.crew import each
-from rag.kernels.selective_attention import merge_states
+from rag.kernels.selective_attention import with_sinks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TILE_ROWS = 512
-FEW_ROWS = 16
+TILE_ROWS = 256
+"""Rows of a tile: tokens times query heads of a key head. Scattered tokens waste half of the keys that a tile spans."""
+NEIGHBOUR_TILE_ROWS = 1024
+"""Rows of a tile where tokens are neighbours, and span as many keys as they are."""
+FEW_TILES = 4
+"""Up to this many tiles are split by key heads as well."""
 
 
 def attention_cpu(
@@ -41,25 +45,25 @@ def attention_cpu(
     out = queries.new_zeros(num_tokens, num_heads, value_dim)
     lse = torch.full((num_heads, num_tokens), float("-inf"))
     first, last = seeing_rows(positions, num_keys, window)
-    tokens = max(1, (FEW_ROWS if last - first <= FEW_ROWS // group else TILE_ROWS) // group)
+    span = int(positions[last - 1] - positions[first]) + 1 if first < last else 0
+    tokens = max(1, (NEIGHBOUR_TILE_ROWS if span == last - first else TILE_ROWS) // group)
+    latest_first = range(first + (last - first - 1) // tokens * tokens, first - 1, -tokens)
+    step = 1 if len(latest_first) <= FEW_TILES else heads
 
-    def attend(start: int) -> None:
-        tile = slice(start, min(start + tokens, last))
-        rows = queries[:, tile].reshape(heads, -1, key_dim)
-        if last - first <= FEW_ROWS // group:
-            found, logs = _few(rows, keys, values, positions[tile], num_keys, scale, window, softcap)
-        elif softcap or key_dim != value_dim:
-            found, logs = _whole(rows, keys, values, positions[tile], num_keys, scale, window, softcap)
+    def attend(tile: tuple[int, int]) -> None:
+        start, head = tile
+        rows, some = slice(start, min(start + tokens, last)), slice(head, head + step)
+        folded = queries[head * group : (head + step) * group, rows].reshape(step, -1, key_dim)
+        if softcap or key_dim != value_dim:
+            found, logs = _whole(folded, keys[some], values[some], positions[rows], num_keys, scale, window, softcap)
         else:
-            found, logs = _flash(rows, keys, values, positions[tile], num_keys, scale, window)
-        out[tile] = found.reshape(num_heads, -1, value_dim).transpose(0, 1)
-        lse[:, tile] = logs.reshape(num_heads, -1)
+            found, logs = _flash(folded, keys[some], values[some], positions[rows], num_keys, scale, window)
+        found = found.reshape(step * group, -1, value_dim)
+        out[rows, head * group : (head + step) * group] = found.transpose(0, 1).to(out.dtype)
+        lse[head * group : (head + step) * group, rows] = logs.reshape(step * group, -1)
 
-    each(range(first + (last - first - 1) // tokens * tokens, first - 1, -tokens), attend)  # the longest first
-    if sinks is not None:
-        before, lse = lse, torch.logaddexp(lse, sinks.float()[:, None])
-        out.mul_(torch.exp(before - lse).T[:, :, None])
-    return out, lse
+    each([(start, head) for start in latest_first for head in range(0, heads, step)], attend)
+    return with_sinks(out, lse, sinks)
 
 
 def seeing_rows(positions: Tensor, num_keys: int, window: int | None) -> tuple[int, int]:
@@ -109,24 +113,21 @@ def _flash(
     import torch
 
     begin, common, end = seen_keys(positions, num_keys, window)
-    outs, lses = [], []
-    for low, high in ((begin, common), (common, end)):
-        if low == high:
-            continue
-        mask = None
-        if low == common:
-            mask = torch.zeros(len(positions), high - low, dtype=rows.dtype)
-            mask.masked_fill_(hidden_keys(positions, low, high, window), float("-inf"))
-            mask = mask.repeat(rows.shape[1] // len(positions), 1)[None, None]
-        found, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            rows[None], keys[None, :, low:high], values[None, :, low:high], attn_mask=mask, scale=scale
-        )
-        outs.append(found[0].transpose(0, 1))
-        lses.append(logs.view(rows.shape[:2]))
-    if len(outs) == 1:
-        return outs[0].transpose(0, 1), lses[0]
-    merged, total = merge_states(outs, lses)
-    return merged.transpose(0, 1), total
+    mask = torch.zeros(len(positions), end - common, dtype=rows.dtype)
+    mask.masked_fill_(hidden_keys(positions, common, end, window), float("-inf"))
+    mask = mask.repeat(rows.shape[1] // len(positions), 1)[None, None]
+    states = []
+    for low, high, hidden in ((begin, common, None), (common, end, mask)):
+        if low < high:
+            found, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                rows[None], keys[None, :, low:high], values[None, :, low:high], attn_mask=hidden, scale=scale
+            )
+            states.append((found[0], logs.view(rows.shape[:2])))
+    if len(states) == 1:
+        return states[0]
+    (one, one_log), (other, other_log) = states
+    share = torch.sigmoid(other_log - one_log)[..., None]
+    return torch.lerp(one.float(), other.float(), share), torch.logaddexp(one_log, other_log)
 
 
 def _whole(
@@ -146,25 +147,3 @@ def _whole(
     weights = torch.softmax(scores, 2, out=scores)
     logs = largest - weights.amax(2).log()  # the largest weight is exp(largest - lse)
     return weights @ values[:, begin:end].float(), logs
-
-
-def _few(
-    rows: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    num_keys: int,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    import torch
-
-    from rag.kernels.few_rows_cpu import few_rows
-    from rag.kernels.numbers_cpu import bits
-
-    group = rows.shape[1] // len(positions)
-    until = (positions + 1).clamp(max=num_keys).repeat(group)
-    since = (positions - window + 1).clamp(min=0).repeat(group) if window else torch.zeros_like(until)
-    found, logs = few_rows((rows.float() * scale).numpy(), bits(keys), bits(values), since.numpy(), until.numpy(), softcap or 0.0)
-    return torch.from_numpy(found), torch.from_numpy(logs)

@@ -7,6 +7,7 @@ Floor: 2 Hq D sum(visible keys) operations twice (denominators first, then colum
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rag.kernels.choose import choose
@@ -32,9 +33,16 @@ def column_mass(
     Raises ``ValueError`` as ``selective_attention`` does.
     """
     check_attention(queries, keys, positions, num_keys, window)
-    name = choose(queries, keys).name
-    run = {"reference": column_mass_reference, "cpu": _column_mass_cpu}.get(name, column_mass_reference)
+    run = _implementation(choose(queries, keys).name)
     return run(queries, keys, positions, num_keys=num_keys, scale=scale, window=window, softcap=softcap, sinks=sinks)
+
+
+def _implementation(name: str) -> Callable[..., Tensor]:
+    if name == "triton":
+        from rag.kernels.attention_triton import column_mass_triton
+
+        return column_mass_triton
+    return _column_mass_cpu if name == "cpu" else column_mass_reference
 
 
 def _column_mass_cpu(

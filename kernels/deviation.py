@@ -29,7 +29,12 @@ def kv_deviation(new_keys: Tensor, new_values: Tensor, old_keys: Tensor, old_val
         raise ValueError(
             f"new {tuple(new_keys.shape)}, {tuple(new_values.shape)} and old {tuple(old_keys.shape)}, {tuple(old_values.shape)} differ"
         )
-    if choose(new_keys, new_values, old_keys, old_values).name == "cpu":
+    name = choose(new_keys, new_values, old_keys, old_values).name
+    if name == "triton":
+        from rag.kernels.assemble_triton import kv_deviation_triton
+
+        return kv_deviation_triton(new_keys, new_values, old_keys, old_values, part)
+    if name == "cpu":
         return _kv_deviation_cpu(new_keys, new_values, old_keys, old_values, part)
     return kv_deviation_reference(new_keys, new_values, old_keys, old_values, part)
 

@@ -1,4 +1,4 @@
-"""Numbers as compiled loops see them: bfloat16 as its bits, arrays by their addresses, and e to a power. Knows types; no kernel.
+"""Numbers as compiled loops see them: bfloat16 as its bits, arrays by their addresses. Knows types; no kernel.
 
 numba has no bfloat16: it travels as uint16, the upper half of a float32. ``wide`` and ``narrow`` are chosen by type when a loop is compiled.
 """
@@ -78,15 +78,3 @@ pointer: Any = intrinsic(_pointer)
 """``pointer(address, like)``: an integer as a pointer to numbers of the type of ``like``; only for compiled code."""
 array_at: Any = vars(numba)["carray"]
 """``array_at(pointer, length)``: the numbers there as an array; only for compiled code."""
-
-
-@numba.njit
-def exponential(x: Any) -> Any:  # pragma: no cover - compiled
-    """e to the power of a float32 that is at most 0, to 2e-7 of it; 0 from -87 on. Plain arithmetic, so that loops of it become vectors."""
-    power = max(np.float32(x) * np.float32(1.4426950408889634), np.float32(-127))
-    whole = np.rint(power)
-    part = (power - whole) * np.float32(0.6931471805599453)
-    series = np.float32(1 / 720)
-    for divisor in (120, 24, 6, 2, 1, 1):
-        series = series * part + np.float32(1 / divisor)
-    return series * np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)

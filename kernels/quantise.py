@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from rag.kernels.assemble import LayerKV
+from rag.kernels.choose import choose
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,10 @@ def quantise_kv(keys: Tensor, values: Tensor, kind: Literal["int8", "int4"]) -> 
         raise ValueError(f"kind of codes is {kind!r}; it can be {', '.join(LEVELS)}")
     if kind == "int4" and (keys.shape[-1] % 2 or values.shape[-1] % 2):
         raise ValueError(f"int4 needs even head dimensions, not {keys.shape[-1]} and {values.shape[-1]}")
+    if choose(keys, values).name == "triton":
+        from rag.kernels.assemble_triton import quantise_triton
+
+        return quantise_triton(keys, values, kind)
     return quantise_reference(keys, values, kind)
 
 

@@ -84,6 +84,10 @@ def _implementation(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
         from rag.kernels.attention_cpu import attention_cpu
 
         return attention_cpu
+    if name == "triton":
+        from rag.kernels.attention_triton import attention_triton
+
+        return attention_triton
     return selective_attention_reference
 
 
@@ -151,6 +155,16 @@ def check_attention(queries: Tensor, keys: Tensor, positions: Tensor, num_keys: 
         raise ValueError(f"a window of {window} keys shows nothing")
     if positions.device.type == "cpu" and bool((positions[1:] < positions[:-1]).any()):
         raise ValueError("positions must ascend")
+
+
+def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``out`` ``(T, Hq, Dv)``, changed in place, and ``lse`` ``(Hq, T)`` once the sinks count in the denominator."""
+    import torch
+
+    if sinks is None:
+        return out, lse
+    total = torch.logaddexp(lse, sinks.float()[:, None])
+    return out.mul_(torch.exp(lse - total).T[:, :, None]), total
 
 
 def merge_states(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,8 @@ from rag.kvcache.plan import Cached, Plan
 from rag.kvcache.planner import Planner
 from rag.kvcache.prefill import Decoder, Prefilled, prefill
 from rag.kvcache.prompt import Prompt
-from rag.kvcache.rates import Rates
 from rag.kvcache.store import DamagedKV, KVStore
+from rag.kvcache.worth import Worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class KVEngine:
         self.decoder, self.store, self.method, self.overlap = decoder, store, method, overlap
         self.recompute = recompute if method.recompute is None else method.recompute
         self.selector = method.selector()
-        self.rates = Rates(decoder.traits.geometry, self.recompute)
-        self.planner = Planner(store, identity(decoder, weights), self.rates, policy, start_ids, salt)
+        self.worth = Worth(self.recompute)
+        self.planner = Planner(store, identity(decoder, weights), self.worth, policy, start_ids, salt)
         self._lock = lock or threading.RLock()
 
     # Chunks ----------------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class KVEngine:
         return fresh
 
     def _keep(self, key: KVKey, fresh: FreshKV) -> bool:
-        self.rates.saw_compute(fresh.num_tokens, fresh.seconds)
+        self.worth.saw_compute(fresh.num_tokens, fresh.seconds)
         return self.store.put(key, ChunkKV(key.ids, fresh.keys, fresh.values), fresh.seconds)
 
     # Prompts ---------------------------------------------------------------------------------------------------------------
@@ -131,14 +131,14 @@ class KVEngine:
         return done
 
     def _measure(self, plan: Plan, done: Prefilled) -> None:
-        self.rates.saw_compute(done.trace.num_computed, done.trace.seconds["compute"])
+        self.worth.saw_compute(done.trace.num_computed, done.trace.seconds["compute"])
         held = [part.cached for part in plan.parts if part.cached is not None]
         by_tier: dict[str, int] = {}
         for each in held:
             tier = getattr(each, "tier", "ram")
             by_tier[tier] = by_tier.get(tier, 0) + getattr(each, "num_bytes", 0)
         for tier, num_bytes in by_tier.items():
-            self.rates.saw_load(tier, num_bytes, done.trace.seconds["load"] * num_bytes / max(sum(by_tier.values()), 1))
+            self.worth.saw_load(tier, num_bytes, done.trace.seconds["load"] * num_bytes / max(sum(by_tier.values()), 1))
 
     def _keep_in_place(self, plan: Plan, done: Prefilled) -> None:
         """Keeps what was computed of an exact prompt under the names of its segments, for prompts that begin the same."""

@@ -16,7 +16,7 @@ from rag.kvcache.key import KVKey
 from rag.kvcache.methods import Method
 from rag.kvcache.plan import Part, Plan, Source
 from rag.kvcache.prompt import Prompt, Segment
-from rag.kvcache.rates import Rates
+from rag.kvcache.worth import Worth
 
 if TYPE_CHECKING:
     from rag.kvcache.store import Held, KVStore
@@ -29,9 +29,9 @@ class Planner:
     """
 
     def __init__(
-        self, store: KVStore, model: str, rates: Rates, policy: str = "shared-prefix", start_ids: Sequence[int] = (), salt: str = ""
+        self, store: KVStore, model: str, worth: Worth, policy: str = "shared-prefix", start_ids: Sequence[int] = (), salt: str = ""
     ) -> None:
-        self.store, self.model, self.rates, self.policy, self.salt = store, model, rates, policy, salt
+        self.store, self.model, self.worth, self.policy, self.salt = store, model, worth, policy, salt
         self.start_ids = tuple(start_ids)
 
     def context(self, prefix: Sequence[int]) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ class Planner:
 
     def _worth_it(self, plan: Plan, held: Sequence[Held]) -> Plan:
         """The plan, or one that computes everything if the measured rates say that loading takes longer."""
-        verdict = self.rates.verdict(plan, held)
+        verdict = self.worth.verdict(plan, held)
         parts = plan.parts
         if not verdict.reuse:
             parts = tuple(replace(part, source="computed", cached=None) for part in parts)

@@ -5,30 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from rag.kernels.assemble import LayerKV, assemble, assemble_layers, assemble_reference
+from rag.kernels.assemble import assemble, assemble_layers, assemble_reference
 from rag.kernels.choose import choose
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
-from rag.kernels.quantise import dequantise_kv, layer_of, quantise_kv
+from rag.kernels.quantise import dequantise_kv, quantise_kv
 from rag.kernels.rotate import rotate, rotate_reference
+from tests.kernels.pieces import pieces_of, table
 
 KINDS = ["plain", "int8", "int4"]
-
-
-def pieces_of(kind: str, lengths: list[int], key_dim: int, value_dim: int, dtype: torch.dtype) -> list[list[LayerKV]]:
-    """Three layers of two heads each; rows of plain pieces are strided, as a view into a larger tensor is."""
-    made = torch.Generator().manual_seed(3)
-    pieces = []
-    for tokens in lengths:
-        keys = torch.randn(3, 2, tokens, 2 * key_dim, generator=made).to(dtype)[..., :key_dim]
-        values = torch.randn(3, 2, tokens + 3, value_dim, generator=made).to(dtype)[:, :, 3:]
-        kv = LayerKV(keys, values) if kind == "plain" else quantise_kv(keys, values, kind)  # type: ignore[arg-type]
-        pieces.append([layer_of(kv, layer) for layer in range(3)])
-    return pieces
-
-
-def table(rows: int, pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
-    angles = torch.rand(rows, pairs, generator=torch.Generator().manual_seed(4)) * 100
-    return angles.cos(), angles.sin()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

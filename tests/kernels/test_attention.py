@@ -68,9 +68,10 @@ def test_any_ascending_positions(positions: list[int], num_keys: int, window: in
     torch.testing.assert_close(mass, expected_mass, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [5, 40])
+@pytest.mark.parametrize("rows", [5, 40, 45])
 def test_many_tiles_are_one_attention(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rag.kernels.attention_cpu.TILE_ROWS", 8)
+    for name in ("TILE_ROWS", "NEIGHBOUR_TILE_ROWS"):
+        monkeypatch.setattr(f"rag.kernels.attention_cpu.{name}", 8)
     queries, keys, values, positions, _ = problem(Attention("tiles", num_rows=rows))
     out = selective_attention(queries, keys, values, positions, num_keys=45, scale=0.3)
     assert rel(out, selective_attention_reference(queries, keys, values, positions, num_keys=45, scale=0.3)[0]) < 2e-6

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from rag.kvcache.plan import Plan
 
-if TYPE_CHECKING:
-    from rag.kvcache.probe import Geometry
-
 WEIGHT_OF_NEW = 0.3
+TRY_AGAIN = 16  # after so many refusals reuse is tried once more: a disk that was busy must not be given up for good
 
 
 class Verdict(NamedTuple):
@@ -36,14 +34,15 @@ class Loadable(Protocol):
     def num_bytes(self) -> int: ...
 
 
-class Rates:
+class Worth:
     """Seconds per computed token and bytes per second of each tier, as running means. Safe to share between threads.
 
     ``recompute``: the share of reused tokens that will be computed anew, for the estimate.
     """
 
-    def __init__(self, geometry: Geometry, recompute: float = 0.15) -> None:
-        self._recompute, self._geometry = recompute, geometry
+    def __init__(self, recompute: float = 0.15) -> None:
+        self._recompute = recompute
+        self._num_declined = 0
         self._seconds_per_token: float | None = None
         self._bytes_per_second: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -84,6 +83,11 @@ class Rates:
         tiers = ", ".join(sorted({each.tier for each in held}))
         if load < saved:
             return Verdict(True, f"reused: loading from {tiers} takes about {load:.3f} s and saves {saved:.3f} s of computing")
+        with self._lock:
+            self._num_declined += 1
+            again = self._num_declined % TRY_AGAIN == 0
+        if again:
+            return Verdict(True, f"reused: loading from {tiers} was too slow for a while, and is measured again")
         return Verdict(
             False, f"computed in full: loading from {tiers} would take {load:.3f} s and save only {saved:.3f} s of computing"
         )

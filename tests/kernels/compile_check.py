@@ -1,0 +1,160 @@
+"""Compiles the Triton kernels for a GPU that is not there, through their launchers, and reports what each needs. Run by ``test_triton``.
+
+    python tests/kernels/compile_check.py 90            # sm_90: prints one JSON line a kernel
+    python tests/kernels/compile_check.py record        # both architectures, everything; writes kernels/compile_report.json
+
+A stub driver answers for the GPU and every launch only compiles, with the arguments' true specialisation, so tensors may be in memory.
+"""
+
+# mypy: disable-error-code="import-untyped, no-untyped-def"
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "kernels" / "compile_report.json"
+SHARED_LIMIT = {80: 166_912, 90: 232_448}
+ARCHITECTURES = (80, 90)
+
+
+def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What is compiled, by name; ``quick``: the smaller part that every test run compiles."""
+    import torch
+
+    from rag.kernels.assemble import LayerKV, assemble_layers
+    from rag.kernels.column_mass import column_mass
+    from rag.kernels.deviation import kv_deviation
+    from rag.kernels.quantise import layer_of, quantise_kv
+    from rag.kernels.selective_attention import selective_attention
+
+    def bf16(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=torch.bfloat16)
+
+    def attend(dim: int, rows: int, **more: Any) -> None:
+        positions = torch.arange(rows) + 8192 - rows
+        kv = bf16(8, 8192, dim)
+        selective_attention(bf16(32, rows, dim), kv, kv, positions, num_keys=8192, scale=0.1, **more)
+
+    def mass(dim: int) -> None:
+        column_mass(bf16(32, 64, dim), bf16(8, 8192, dim), torch.arange(64) + 8128, num_keys=8192, scale=0.1)
+
+    def assemble(kind: Any, style: Any) -> None:
+        stored, packed = {"plain": (torch.bfloat16, 1), "int8": (torch.int8, 1), "int4": (torch.uint8, 2)}[kind]
+        codes = torch.empty(2, 8, 512, 128 // packed, dtype=stored)
+        held = LayerKV(codes, codes)
+        if kind in ("int8", "int4"):
+            held = LayerKV(codes, codes, torch.empty(2, 8, 128), torch.empty(2, 8, 512), kind)
+        turns = torch.empty(1024, 64)
+        pieces = [[layer_of(held, 0), layer_of(held, 1)]]
+        assemble_layers(pieces, [0], turns, turns, style, bf16(2, 8, 1024, 128), bf16(2, 8, 1024, 128))
+
+    def quantise(kind: Any) -> None:
+        quantise_kv(bf16(2, 8, 512, 128), bf16(2, 8, 512, 128), kind)
+
+    def deviate() -> None:
+        kv = bf16(8, 8192, 128)
+        kv_deviation(kv, kv, kv, kv, "k")
+
+    for dim in (128,) if quick else (64, 80, 128, 256):
+        yield f"attention {dim} many", partial(attend, dim, 1024)
+        yield f"attention {dim} decoding", partial(attend, dim, 1)
+        yield f"column mass {dim}", partial(mass, dim)
+        if not quick:
+            yield f"attention {dim} window", partial(attend, dim, 1024, window=512)
+    if not quick:
+        yield "attention 256 softcap", partial(attend, 256, 1024, softcap=50.0)
+    for kind in ("int4",) if quick else ("plain", "int8", "int4"):
+        yield f"assembly {kind} half", partial(assemble, kind, "half")
+        yield f"assembly {kind} interleaved", partial(assemble, kind, "interleaved")
+    for kind in ("int4",) if quick else ("int8", "int4"):
+        yield f"codes {kind}", partial(quantise, kind)
+    yield "deviation", deviate
+
+
+def compile_all(arch: int, quick: bool) -> Iterator[dict[str, Any]]:
+    """One row a compiled kernel."""
+    import torch
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    class StubDriver:
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: Any = None) -> int:
+            return 0
+
+        def get_current_target(self) -> Any:
+            return GPUTarget("cuda", arch, 32)
+
+        def get_active_torch_device(self) -> Any:
+            return torch.device("cpu")
+
+    compiled: list[tuple[str, Any]] = []
+    run = JITFunction.run
+
+    def only_compile(self, *arguments, grid, warmup, **named):
+        kernel = run(self, *arguments, grid=grid, warmup=True, **named)
+        compiled.append((self.__name__, kernel))
+        return kernel
+
+    jit: Any = JITFunction
+    jit.run = only_compile
+    driver.set_active(StubDriver())
+    from rag.kernels import attention_triton
+
+    attention_triton.architecture = lambda device: arch
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    for title, launch in launches(quick):
+        compiled.clear()
+        launch()
+        for number, (name, kernel) in enumerate({id(k): (n, k) for n, k in compiled}.values()):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "kernel.cubin"
+                file.write_bytes(kernel.asm["cubin"])
+                usage = subprocess.run([tools / "cuobjdump", "-res-usage", file], capture_output=True, text=True, check=True).stdout
+                code = subprocess.run([tools / "nvdisasm", "-c", file], capture_output=True, text=True, check=True).stdout
+            registers = re.search(r"REG:(\d+)", usage)
+            assert registers is not None
+            yield {
+                "kernel": f"sm_{arch} {title} {name}" + (f" {number}" if number else ""),
+                "registers": int(registers[1]),
+                "shared_bytes": int(kernel.metadata.shared),
+                "spills": len(re.findall(r"\b(?:LDL|STL)\b", code)),
+                "wide_loads": len(re.findall(r"\b(?:LDG\.E\.128|LDGSTS\.E\.BYPASS\.128|LDGSTS\.E\.128|LDG\.E\.\S*128)", code)),
+                "matrix": "wgmma" if "wgmma" in kernel.asm["ptx"] else "mma" if "mma.sync" in kernel.asm["ptx"] else "",
+            }
+
+
+def main() -> None:
+    """See the module."""
+    if sys.argv[1] == "record":
+        rows = []
+        for arch in ARCHITECTURES:
+            done = subprocess.run([sys.executable, __file__, str(arch)], capture_output=True, text=True, check=True)
+            rows += [json.loads(line) for line in done.stdout.splitlines()]
+        from importlib.metadata import version
+
+        lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+        REPORT.write_text(f'{{\n  "triton": "{version("triton")}",\n  "kernels": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
+        return
+    sys.path.insert(0, str(ROOT))
+    os.environ.pop("TRITON_INTERPRET", None)
+    os.environ["RAG_KERNELS"] = "triton"
+    for row in compile_all(int(sys.argv[1]), "quick" in sys.argv):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Runs the Triton kernels in the strict interpreter and prints one JSON line a case: its name, and what went wrong. Run by ``test_triton``."""
+
+# mypy: disable-error-code="import-untyped, untyped-decorator, no-untyped-def"
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from rag.kernels import attention_triton
+from rag.kernels.assemble import assemble_layers, assemble_reference
+from rag.kernels.column_mass import column_mass, column_mass_reference
+from rag.kernels.deviation import kv_deviation, kv_deviation_reference
+from rag.kernels.quantise import quantise_kv, quantise_reference
+from rag.kernels.selective_attention import selective_attention, selective_attention_reference
+from tests.kernels.cases import ATTENTION, Attention, limit, problem, rel
+from tests.kernels.interpreter import Fault, install, watched
+from tests.kernels.pieces import pieces_of, table
+
+SMALL_TILE = attention_triton.Tile(32, 32, 4, 1)
+
+
+@triton.jit
+def spoil(x, y, N: tl.constexpr, PAST: tl.constexpr, SAME: tl.constexpr):
+    n = tl.arange(0, N)
+    at = n if SAME else tl.program_id(0) * N + n
+    tl.store(y + at, tl.load(x + at + PAST))
+
+
+@triton.jit
+def small_product(x, y):
+    n = tl.arange(0, 8)
+    tile = tl.load(x + n[:, None] * 8 + n[None, :])
+    tl.store(y + n[:, None] * 8 + n[None, :], tl.dot(tile, tile))
+
+
+@triton.jit
+def short_arithmetic(x, y, N: tl.constexpr):
+    n = tl.arange(0, N)
+    a = tl.load(x + n)
+    tl.store(y + n, a + a * a)
+
+
+def attention(case: Attention) -> None:
+    queries, keys, values, positions, sinks = problem(case)
+    more: dict[str, Any] = {"num_keys": case.num_keys, "window": case.window, "softcap": case.softcap, "sinks": sinks}
+    with watched(queries, keys, values):
+        out, lse = selective_attention(queries, keys, values, positions, scale=0.3, return_lse=True, **more)
+        mass = column_mass(queries, keys, positions, scale=0.3, **more)
+    expected, expected_lse = selective_attention_reference(
+        queries.double(), keys.double(), values.double(), positions, scale=0.3, **more
+    )
+    assert rel(out, expected) < limit(case.dtype), rel(out, expected)
+    torch.testing.assert_close(lse, expected_lse, atol=1e-4, rtol=1e-5)
+    expected_mass = column_mass_reference(queries.double(), keys.double(), positions, scale=0.3, **more)
+    assert rel(mass, expected_mass) < 1e-5, rel(mass, expected_mass)
+
+
+def assembly(kind: str, style: Any, key_dim: int, value_dim: int, pairs: int, dtype: torch.dtype) -> None:
+    pieces = pieces_of(kind, [5, 0, 33, 1], key_dim, value_dim, dtype)
+    cos, sin = table(60, pairs)
+    found = torch.full((3, 2, 64, key_dim), float("nan")).to(dtype), torch.full((3, 2, 64, value_dim), float("nan")).to(dtype)
+    expected = found[0].clone(), found[1].clone()
+    with watched(*(tensor for piece in pieces for kv in piece for tensor in kv[:4] if tensor is not None), seed=1):
+        assemble_layers(pieces, [2, 7, 8, 50], cos, sin, style, *found)
+    assemble_reference(pieces, [2, 7, 8, 50], cos, sin, style, *expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def codes(kind: Any, tokens: int, dim: int, dtype: torch.dtype) -> None:
+    keys, values = torch.randn(2, 2, 2, tokens, dim).to(dtype)
+    keys[0, 0, :, 3] = 0
+    with watched():
+        found = quantise_kv(keys, values, kind)
+    for one, other in zip(found[:4], quantise_reference(keys, values, kind)[:4], strict=True):
+        assert one is not None and other is not None and torch.equal(one, other)
+
+
+def deviation(part: Any, tokens: int, dtype: torch.dtype) -> None:
+    new_keys, new_values, old_keys, old_values = torch.randn(4, 2, tokens, 20).to(dtype)
+    with watched():
+        found = kv_deviation(new_keys, new_values, old_keys, old_values, part)
+    torch.testing.assert_close(found, kv_deviation_reference(new_keys, new_values, old_keys, old_values, part))
+
+
+def shim_catches(kernel: Any, grid: int, *arguments: Any, **named: Any) -> None:
+    try:
+        with watched():
+            kernel[(grid,)](*arguments, **named)
+    except Fault:
+        return
+    except Exception as error:
+        if "Fault" in repr(error) or isinstance(error.__cause__, Fault):
+            return
+        raise
+    raise AssertionError("not noticed")
+
+
+def shim_rounds() -> None:
+    x = torch.randn(64).bfloat16()
+    y = torch.empty_like(x)
+    with watched():
+        short_arithmetic[(1,)](x, y, N=64)
+    assert torch.equal(y, x + x * x)
+
+
+def cases() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Name and check of every case."""
+    for case in ATTENTION:
+        yield f"attention {case.name}", lambda case=case: attention(case)  # type: ignore[misc]
+    for style, key_dim, value_dim, pairs in (
+        ("half", 16, 16, 8),
+        ("half", 80, 48, 20),
+        ("interleaved", 32, 32, 16),
+        ("none", 24, 24, 0),
+    ):
+        for kind in ("plain", "int8", "int4"):
+            for dtype in (torch.float32, torch.bfloat16):
+                shape = (kind, style, key_dim, value_dim, pairs, dtype)
+                yield f"assembly {kind} {style} {key_dim} {dtype}", lambda shape=shape: assembly(*shape)  # type: ignore[misc]
+    for code in ("int8", "int4"):
+        for tokens, dim in ((1, 16), (45, 80)):
+            for dtype in (torch.float32, torch.bfloat16):
+                yield f"codes {code} {tokens} {dtype}", lambda a=(code, tokens, dim, dtype): codes(*a)  # type: ignore[misc]
+    for part in ("k", "v", "kv"):
+        yield f"deviation {part}", lambda part=part: deviation(part, 37, torch.bfloat16)  # type: ignore[misc]
+    ones = torch.ones(64)
+    yield "shim out of bounds", lambda: shim_catches(spoil, 2, ones, torch.empty(64), N=32, PAST=1, SAME=False)
+    yield "shim race", lambda: shim_catches(spoil, 2, ones, torch.empty(64), N=32, PAST=0, SAME=True)
+    yield "shim small product", lambda: shim_catches(small_product, 1, ones, torch.empty(64))
+    yield "shim bfloat16", shim_rounds
+
+
+def main() -> None:
+    """Prints the lines."""
+    install()
+    attention_triton.TILES = dict.fromkeys(attention_triton.TILES, SMALL_TILE)
+    attention_triton.LEAST_KEYS = 32
+    for name, check in cases():
+        try:
+            check()
+            wrong = ""
+        except Exception:  # noqa: BLE001 - said in the line, and the next case runs
+            wrong = traceback.format_exc()[-2500:]
+        print(json.dumps({"name": name, "wrong": wrong}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+
+from rag.kernels.crew import each, split
+
+
+@pytest.mark.parametrize("num_items", [0, 1, 2, 50])
+def test_every_item_is_worked_on_once_with_one_thread_of_torch(num_items: int) -> None:
+    before, seen, threads = torch.get_num_threads(), list[int](), set[int]()
+    try:
+        torch.set_num_threads(3)
+
+        def note(item: int) -> None:
+            seen.append(item)
+            threads.add(torch.get_num_threads())
+
+        each(range(num_items), note)
+        assert sorted(seen) == list(range(num_items)) and threads <= {1} and torch.get_num_threads() == 3
+        seen.clear()
+        split(num_items, lambda first, last: seen.extend(range(first, last)))
+        assert sorted(seen) == list(range(num_items))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_an_error_in_any_thread_is_the_caller_s(num_threads: int) -> None:
+    before = torch.get_num_threads()
+
+    def fail(item: int) -> None:
+        raise RuntimeError(f"item {item}")
+
+    try:
+        torch.set_num_threads(num_threads)
+        with pytest.raises(RuntimeError, match="item"):
+            each(range(4), fail)
+        assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    before = torch.get_num_threads()
+
+    def meet() -> None:
+        gate = threading.Barrier(2)
+
+        def wait(item: int) -> None:
+            gate.wait(20)
+
+        each(range(2), wait)  # ends only if there are two threads
+
+    try:
+        torch.set_num_threads(2)
+        meet()
+        child = os.fork()
+        if not child:
+            meet()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    finally:
+        torch.set_num_threads(before)
