@@ -39,7 +39,6 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "kv_quality.py": ([], False),
     "durability.py": ([], False),
     "durability_peers.py": ([], False),
-    "kv_store.py": ([], False),
 }
 
 
