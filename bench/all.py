@@ -33,7 +33,6 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "chunker_table.py": ([], True),
     "ingest_memory.py": ([], False),
     "kernels_cpu.py": ([], False),
-    "kernels_cpu.py": ([], False),
     "kv_store.py": ([], False),
     "ttft.py": (["--dtype", "float32"], False),
     "kv_quality.py": ([], False),

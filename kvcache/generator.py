@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +97,9 @@ class KVGenerator:
             folder = self._folder if self._disk_bytes else None
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-            return KVStore(folder, self._ram_bytes, self._disk_bytes if folder else 0, self._device_bytes, storage=self._storage)
+            store = KVStore(folder, self._ram_bytes, self._disk_bytes if folder else 0, self._device_bytes, storage=self._storage)
+            weakref.finalize(self, store.close)  # at the latest when the process ends: what is still to be written is written
+            return store
 
     @cached_property
     def engine(self) -> KVEngine:
