@@ -19,6 +19,7 @@ from rag.kvcache.gate import Gate
 from rag.kvcache.methods import method as method_named
 from rag.kvcache.prefill import Decoder, Prefilled
 from rag.kvcache.prompt_writer import SYSTEM, PromptWriter, Written
+from rag.kvcache.slab import ALIGNMENT
 from rag.kvcache.store import KVStore
 from rag.prompt import ABSTENTION
 from rag.stops import Writer
@@ -32,7 +33,7 @@ class KVGenerator:
     ``method``: how (``rag.kvcache.methods``: combined, blend, query, first-k, reuse, block, ape, prefix, full). ``recompute``: share of the
     reused tokens that is computed anew. ``policy``: what chunks are encoded behind: ``shared-prefix`` (the instructions), ``bare``,
     ``bos-dropped``. ``ram_gb``, ``disk_gb``, ``device_gb``: budgets of the store's tiers; ``storage``: ``plain``, ``int8`` or ``int4``. ``salt``:
-    secret of the tenant, best as ``${env:NAME}``. ``prepare_chunks``: compute chunks when they are ingested, else when they are
+    secret of the tenant, best as ``${env:NAME}``. ``prepare_chunks``: compute chunks when they are ingested (as far as the budgets go), else when they are
     first used. ``overlap``: load later layers while earlier ones compute. ``reorder``: with ``method: prefix``, put sources first that stood
     first before, so that more of the prompt begins as one before it did (CacheWeaver, arXiv 2606.19667). ``temperature``, ``top_p``, ``seed``: sampling.
     ``check``: obey the verdict of ``rag kv check`` on this model (see ``rag.kvcache.gate``). The rest as in ``use: lm``.
@@ -131,9 +132,21 @@ class KVGenerator:
     # The generator ---------------------------------------------------------------------------------------------------------
 
     def prepare(self, chunks: Sequence[Chunk]) -> None:
-        """Computes the keys and values of the chunks, if that is wanted at ingest."""
+        """Computes the keys and values of the chunks, if that is wanted at ingest, as far as there is room for them.
+
+        What does not fit would push out what was computed just before; it is computed when it is first used.
+        """
         if self._prepares and chunks and self.method.reads == "chunks":
-            self.warm(chunks)
+            told = self.store.stats()
+            room = max(told.budget_by_tier[tier] - told.bytes_by_tier[tier] for tier in told.budget_by_tier)
+            room -= self._plain_bytes(len(self.writer.prefix))
+            self.warm([chunk for chunk in chunks if (room := room - self._plain_bytes(len(self.writer.chunk_ids(chunk)))) >= 0])
+
+    def _plain_bytes(self, num_tokens: int) -> int:
+        """What an entry takes that is not coded: a head, and a slab per layer, each in whole blocks of ``ALIGNMENT`` bytes."""
+        geometry = self.engine.decoder.traits.geometry
+        blocks = -(-num_tokens * geometry.bytes_per_token // geometry.num_layers // ALIGNMENT)
+        return (geometry.num_layers * blocks + 1 + num_tokens * 8 // ALIGNMENT) * ALIGNMENT
 
     def warm(self, chunks: Sequence[Chunk]) -> Warmed:
         """Computes and keeps what is missing of ``chunks``."""

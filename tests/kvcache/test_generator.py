@@ -100,6 +100,17 @@ def test_what_was_not_prepared_is_kept_after_the_answer(lm: TransformersLM) -> N
     assert said(generator)[1].cached_tokens > 0
 
 
+def test_ingest_computes_what_the_budgets_have_room_for(lm: TransformersLM) -> None:
+    chunks = [hit.chunk for hit in hits([f"The tower number {number} is tall." for number in range(40)])]
+    generator = KVGenerator(lm, ram_gb=0.0003)
+    generator.prepare(chunks)
+    told = generator.store.stats()
+    assert 2 <= told.entries < 40 and sum(told.evictions_by_tier.values()) == 0
+    roomy = KVGenerator(lm)
+    roomy.prepare(chunks)
+    assert roomy.store.stats().entries == 41, "and the prefix"
+
+
 def test_reordering_makes_prompts_begin_as_they_did(lm: TransformersLM) -> None:
     one, two, three = hits()
     plain, reordering = (KVGenerator(lm, method="prefix", max_tokens=4, reorder=reorder) for reorder in (False, True))
