@@ -43,4 +43,5 @@ def orthogonal(matrix: Tensor, num_steps: int = 5) -> Tensor:
     for _ in range(num_steps):
         gram = wide @ wide.T
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).to(matrix.dtype)
+    same: Tensor = (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).to(matrix.dtype)
+    return same

@@ -210,7 +210,8 @@ _RELATION = {relation.name: relation for relation in RELATIONS}
 def _borders(rng: random.Random, num_chunks: int) -> list[int]:
     """The chunks that go on with the subject of the chunk before: runs of 1 to 3 chunks, at least two borders from 3 chunks on."""
     while True:
-        borders, start = [], 0
+        borders: list[int] = []
+        start = 0
         while start < num_chunks:
             run = rng.randint(1, _MAX_RUN)
             borders += range(start + 1, min(start + run, num_chunks))
