@@ -16,7 +16,7 @@ from rag.eval.reader import vocabulary
 from rag.eval.reader.network import Network, Shape
 
 FOLDER = Path(__file__).resolve().parent / "weights"
-READER, TWIN = FOLDER / "reader", FOLDER / "twin"
+READER = FOLDER / "reader"
 
 
 def export(run: Path, folder: Path) -> None:
