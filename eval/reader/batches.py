@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from rag.eval.reader.tasks import Instance, Question
-from rag.eval.reader.vocabulary import EOS, PREFIX
+from rag.eval.reader.vocabulary import BOS, EOS
 
+PREFIX = BOS + "Answer the question from the sources.\n\n"
 _SHARED, _LINK = 0, -1  # owners of rows that are no chunk's: the prefix; labels and questions
 _PADDING = -1
+_NUM_GIVEN = 3  # first tokens of a sentence said again that are no targets: they tell which sentence it is
 _MAX_KNOWN = 4096  # texts whose ids are remembered
 
 
@@ -71,15 +73,15 @@ class Encoder:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.known: dict[str, list[int]] = {}
-        self.prefix = self._ids(PREFIX)
+        self.prefix = self.encoded(PREFIX)
         self.pad: int = tokenizer.pad_token_id
 
     def segments(self, chunks: Sequence[str], question: str) -> tuple[list[int], list[tuple[list[int], list[int]]], list[int]]:
         """Ids of the prefix, of every (label, body), and of the question."""
         return (
             self.prefix,
-            [(self._ids(label(n)), self._ids(body(text))) for n, text in enumerate(chunks, 1)],
-            self._ids(asked(question)),
+            [(self.encoded(label(n)), self.encoded(body(text))) for n, text in enumerate(chunks, 1)],
+            self.encoded(asked(question)),
         )
 
     def row(self, instance: Instance, questions: Sequence[Question], recalled: Sequence[str] = ()) -> Row:
@@ -92,7 +94,7 @@ class Encoder:
         context = len(ids)
         positions, groups, targets = list(range(context)), [0] * context, [False] * context
         for group, question in enumerate(questions, 1):
-            ask, answer = self._ids(asked(question.text)), self._ids(answered(question.answer))
+            ask, answer = self.encoded(asked(question.text)), self.encoded(answered(question.answer))
             block = ask + answer
             ids += block
             positions += range(context, context + len(block))
@@ -100,21 +102,17 @@ class Encoder:
             groups += [group] * len(block)
             targets += [False] * len(ask) + [True] * len(answer)
         for group, sentence in enumerate(recalled, 1 + len(questions)):
-            block = self._ids(sentence)
+            block = self.encoded(sentence)
             ids += block
             positions += range(context, context + len(block))
             owners += [_LINK] * len(block)
             groups += [group] * len(block)
-            targets += [number > 2 for number in range(len(block))]
+            targets += [number >= _NUM_GIVEN for number in range(len(block))]
         return Row(ids, positions, owners, groups, targets)
-
-    def length(self, text: str) -> int:
-        """Tokens of ``text``."""
-        return len(self._ids(text))
 
     def block_length(self, question: Question) -> int:
         """Tokens of a question block with its answer."""
-        return len(self._ids(asked(question.text))) + len(self._ids(answered(question.answer)))
+        return len(self.encoded(asked(question.text))) + len(self.encoded(answered(question.answer)))
 
     def batch(self, rows: Sequence[Row], blocked: Sequence[bool], length: int | None = None) -> Batch:
         """``rows`` padded to ``length`` (the longest); ``blocked[i]``: row i's chunks see the prefix and themselves only."""
@@ -136,7 +134,8 @@ class Encoder:
             torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))[:, None],
         )
 
-    def _ids(self, text: str) -> list[int]:
+    def encoded(self, text: str) -> list[int]:
+        """Ids of one segment; callers do not change them."""
         if text not in self.known:
             if len(self.known) >= _MAX_KNOWN:
                 self.known.clear()

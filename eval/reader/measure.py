@@ -83,9 +83,8 @@ def main() -> None:
     for num_chunks in (*given.counts, 0):
         hits = measured(network, encoder, num_chunks, given.instances) if num_chunks else everything
         for mode in MODES:
-            by_kind: dict[str, list[float]] = {kind: hits[mode, kind] for kind in KINDS}
-            by_kind["all"] = [value for values in by_kind.values() for value in values]
-            for kind, values in by_kind.items():
+            kinds = {kind: hits[mode, kind] for kind in KINDS}
+            for kind, values in (kinds | {"all": [value for found in kinds.values() for value in found]}).items():
                 bounds = interval(values)
                 numbers = [round(number, 4) for number in (bounds.mean, bounds.low, bounds.high)]
                 lines.append([num_chunks or "all", mode, kind, *numbers, bounds.num_queries])

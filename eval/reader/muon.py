@@ -38,10 +38,10 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor, num_steps: int = 5) -> Tensor:
     """``matrix`` with its singular values moved to between about 0.7 and 1.2, in bfloat16 as the paper has it."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide: Tensor = matrix.float() if matrix.shape[0] <= matrix.shape[1] else matrix.float().T
-    wide = (wide / (torch.linalg.vector_norm(wide) + 1e-7)).bfloat16()
+    wide = matrix.float() if matrix.shape[0] <= matrix.shape[1] else matrix.float().T
+    wide = (wide / (wide.norm() + 1e-7)).bfloat16()
     for _ in range(num_steps):
         gram = wide @ wide.T
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    upright: Tensor = wide if matrix.shape[0] <= matrix.shape[1] else wide.T
-    return upright.to(matrix.dtype)
+    same: Tensor = (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).to(matrix.dtype)
+    return same

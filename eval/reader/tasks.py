@@ -42,12 +42,16 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its answer (words without a full stop) and the chunks (from 0) that state what it rests on."""
+    """A question, its answer and the chunks (from 0) that state what it rests on.
+
+    The answer is a whole sentence by name without its full stop, ``value`` the words in it that had to be found.
+    """
 
     kind: Kind
     text: str
     answer: str
     evidence: tuple[int, ...]
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,8 @@ _RELATION = {relation.name: relation for relation in RELATIONS}
 def _borders(rng: random.Random, num_chunks: int) -> list[int]:
     """The chunks that go on with the subject of the chunk before: runs of 1 to 3 chunks, at least two borders from 3 chunks on."""
     while True:
-        borders, start = list[int](), 0
+        borders: list[int] = []
+        start = 0
         while start < num_chunks:
             run = rng.randint(1, _MAX_RUN)
             borders += range(start + 1, min(start + run, num_chunks))
@@ -227,11 +232,11 @@ def _questions(facts: Sequence[Fact]) -> list[Question]:
         relation = _RELATION[fact.relation]
         text = relation.question.format(s=fact.subject)
         evidence = (fact.chunk - 1, fact.chunk) if fact.carried else (fact.chunk,)
-        questions.append(Question("cross-chunk" if fact.carried else "direct", text, _stated(fact), evidence))
+        questions.append(Question("cross-chunk" if fact.carried else "direct", text, _stated(fact), evidence, fact.value))
         if fact.carried or not relation.phrase:
             continue
         for onward in facts:
             if onward.subject == fact.value and not onward.carried and onward.chunk != fact.chunk:
                 text = _RELATION[onward.relation].question.format(s=relation.phrase.format(s=fact.subject))
-                questions.append(Question("two-hop", text, _stated(onward), (fact.chunk, onward.chunk)))
+                questions.append(Question("two-hop", text, _stated(onward), (fact.chunk, onward.chunk), onward.value))
     return questions

@@ -15,7 +15,7 @@ import json
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from rag.eval.reader.tasks import KINDS, Instance, Kind, Question, make
 from rag.eval.reader.vocabulary import build
 
 FIRST_SEED = 10_000_000  # instances below are for measuring
-RECALLED_SHARE = 0.5  # of the room behind the context
-KIND_SHARES = {"direct": 0.3, "two-hop": 0.3, "cross-chunk": 0.4}
+KIND_SHARES: dict[Kind, float] = {"direct": 0.3, "two-hop": 0.3, "cross-chunk": 0.4}
+TWIN_SHARES: dict[Kind, float] = {"direct": 0.15, "two-hop": 0.25, "cross-chunk": 0.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,14 @@ STAGES = (
 """Few relations first: then the relation alone does not give the answer away, and names have to be matched from the start."""
 
 
+TWIN_STAGES = (
+    Stage((3, 4), (1, 1), (3, 4), 192, 24, 0.85),
+    Stage((2, 6), (2, 4), (3, 8), 416, 12, 0.9),
+    Stage((2, 10), (2, 4), (4, 8), 640, 12, 2.0),
+)
+"""The twin begins with short chunks: that labels carry a subject over a border is learnt sooner where little else stands between."""
+
+
 @dataclass(slots=True)
 class Progress:
     """Where a run stands; kept in ``progress.json``."""
@@ -68,45 +76,38 @@ class Progress:
     shape: dict[str, Any] = field(default_factory=dict)
 
 
-def drawn_questions(instance: Instance, rng: random.Random) -> Iterator[Question]:
-    """Every question once, the kinds in ``KIND_SHARES`` while they last."""
+def drawn_questions(instance: Instance, rng: random.Random, shares: Mapping[Kind, float]) -> Iterator[Question]:
+    """Every question once, the kinds in ``shares`` while they last."""
     left: dict[Kind, list[Question]] = {kind: [q for q in instance.questions if q.kind == kind] for kind in KINDS}
     for questions in left.values():
         rng.shuffle(questions)
     while kinds := [kind for kind in KINDS if left[kind]]:
-        yield left[rng.choices(kinds, [KIND_SHARES[kind] for kind in kinds])[0]].pop()
+        yield left[rng.choices(kinds, [shares[kind] for kind in kinds])[0]].pop()
 
 
-def recalled(encoder: Encoder, instance: Instance, room: int, rng: random.Random) -> list[str]:
-    """Sentences of the context to be said again, at most ``room`` tokens of them.
-
-    Going on with a sentence that was read before is the easiest thing attention can learn, and answering is built on it: runs without
-    these blocks stayed for millions of tokens at guessing among the values of the relation that was asked for.
-    """
-    sentences = [fact.sentence for fact in instance.facts if not fact.carried]
-    rng.shuffle(sentences)
-    chosen: list[str] = []
-    for sentence in sentences:
-        room -= encoder.length(sentence)
-        if room < 0:
-            break
-        chosen.append(sentence)
-    return chosen
+RECALL = 0.5  # of the room behind a context, filled with sentences of it said again: matching words is learnt from them first
 
 
-def packed(encoder: Encoder, instance: Instance, length: int, seed: int) -> tuple[Row, list[Question]]:
-    """The row of ``instance`` with sentences said again and as many question blocks as fit into ``length`` tokens."""
+def packed(encoder: Encoder, instance: Instance, length: int, seed: int, twin: bool) -> tuple[Row, list[Question]]:
+    """The row of ``instance`` with as many question blocks and (not for the twin) sentences said again as fit into ``length``."""
     rng = random.Random(seed)
     room = length - len(encoder.row(instance, []).ids)
-    again = recalled(encoder, instance, int(RECALLED_SHARE * room), rng)
-    room -= sum(map(encoder.length, again))
+    recalled: list[str] = []
+    sentences = [fact.sentence for fact in instance.facts if not fact.carried]
+    rng.shuffle(sentences)
+    kept = room - (0.0 if twin else RECALL) * room
+    for sentence in sentences:
+        if room - len(encoder.encoded(sentence)) < kept:
+            break
+        room -= len(encoder.encoded(sentence))
+        recalled.append(sentence)
     asked: list[Question] = []
-    for question in drawn_questions(instance, rng):
+    for question in drawn_questions(instance, rng, TWIN_SHARES if twin else KIND_SHARES):
         room -= encoder.block_length(question)
         if room < 0:
             break
         asked.append(question)
-    return encoder.row(instance, asked, again), asked
+    return encoder.row(instance, asked, recalled), asked
 
 
 def drawn_batch(encoder: Encoder, stage: Stage, seed: int, twin: bool) -> tuple[Batch, list[list[Question]], list[bool]]:
@@ -115,7 +116,7 @@ def drawn_batch(encoder: Encoder, stage: Stage, seed: int, twin: bool) -> tuple[
     for offset in range(stage.rows // (2 if twin else 1)):
         rng = random.Random(seed + offset)
         instance = make(seed + offset, rng.randint(*stage.chunks), facts_per_chunk=stage.facts, num_relations=stage.relations)
-        row, questions = packed(encoder, instance, stage.length, seed + offset)
+        row, questions = packed(encoder, instance, stage.length, seed + offset, twin)
         rows.append(row)
         asked.append(questions)
     blocked = [False] * len(rows)
@@ -163,7 +164,7 @@ class Run:
             self.progress = Progress(**json.loads((out / "progress.json").read_text()))
         elif start is not None:
             before = json.loads((start / "progress.json").read_text())
-            self.progress = Progress(shape=before["shape"], stage=before["stage"], next_seed=before["next_seed"])
+            self.progress = Progress(shape=before["shape"], next_seed=before["next_seed"])
         torch.manual_seed(0)
         self.network = Network(Shape(**self.progress.shape))
         matrices = [p for name, p in self.network.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -215,14 +216,14 @@ def train(run: Run, *, minutes: float, decay: float, twin: bool, context_weight:
     progress, clock, losses = run.progress, time.perf_counter(), deque[float](maxlen=50)
     names = ["step", "seconds", "tokens", "stage", "loss", *KINDS, *(f"{kind} blocked" for kind in KINDS)]
     while progress.seconds < 60 * minutes:
-        stage = STAGES[progress.stage]
+        stage = (TWIN_STAGES if twin else STAGES)[progress.stage]
         batch, asked, blocked = drawn_batch(encoder, stage, progress.next_seed, twin)
         progress.next_seed += stage.rows
         run.set_rates(progress.seconds / (60 * minutes), decay)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = forward(batch.ids, batch.positions, batch.mask)
             loss, hits = loss_and_hits(run.network, hidden, batch, context_weight)
-        torch.autograd.backward(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
         for optimiser in run.optimisers:
             optimiser.step()
@@ -236,8 +237,8 @@ def train(run: Run, *, minutes: float, decay: float, twin: bool, context_weight:
         clock = time.perf_counter()
         if progress.step % 50 == 0:
             shares = {kind: sum(found) / len(found) for kind, found in recent.items()}
-            mean = round(sum(losses) / len(losses), 4)
-            values: list[object] = [progress.step, round(progress.seconds), progress.tokens, progress.stage, mean]
+            values: list[object] = [progress.step, round(progress.seconds), progress.tokens, progress.stage]
+            values += [round(sum(losses) / len(losses), 4)]
             values += [round(shares[name], 3) if name in shares else "" for name in names[5:]]
             _note(run.out / "curve.csv", names, values)
             print(*values, flush=True)
@@ -263,7 +264,7 @@ def main() -> None:
     parser.add_argument("--twin", action="store_true")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--decay", type=float, default=0.3, help="last share of the time over which the rate falls")
-    parser.add_argument("--muon-rate", type=float, default=0.02)
+    parser.add_argument("--muon-rate", type=float, default=0.01)
     parser.add_argument("--adam-rate", type=float, default=0.005)
     parser.add_argument("--context-weight", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=2)

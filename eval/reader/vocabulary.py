@@ -33,6 +33,13 @@ _MARKS = (
     " a",
     " an",
 )
+# any system message stands for the one instruction the model was trained with
+TEMPLATE = (
+    "{{ '" + BOS + "Answer the question from the sources.\\n\\n' }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ message['content'] + '\\n\\nAnswer:' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + '" + EOS + "' }}{% endif %}{% endfor %}"
+)
+"""The training format as a chat template: a user's message is the sources and a line ``Question: ...``."""
 _WORD_COST, _BYTE_COST = -8.0, -16.0
 
 
@@ -49,15 +56,6 @@ def words() -> list[str]:
     return list(dict.fromkeys([*_MARKS, *spoken, *drawn]))
 
 
-PREFIX = f"{BOS}Answer the question from the sources.\n\n"
-TEMPLATE = (
-    "{{ '" + PREFIX.replace("\n", "\\n") + "' }}"
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ message['content'] }}{% endif %}{% endfor %}"
-    "{{ '\\n\\nAnswer:' }}"
-)
-"""Chat template of the prompts the reader was trained on: its own instruction in place of any system message, then what the user says."""
-
-
 def build() -> Any:
     """The tokenizer, as a fast tokenizer of transformers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -72,15 +70,16 @@ def build() -> Any:
     bare = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bare.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bare,
         pad_token=PAD,
         bos_token=BOS,
         eos_token=EOS,
         clean_up_tokenization_spaces=False,
-        chat_template=TEMPLATE,
         model_max_length=2048,
     )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
 
 
 def save(folder: Path) -> Any:

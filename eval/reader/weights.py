@@ -16,7 +16,7 @@ from rag.eval.reader import vocabulary
 from rag.eval.reader.network import Network, Shape
 
 FOLDER = Path(__file__).resolve().parent / "weights"
-READER, TWIN = FOLDER / "reader", FOLDER / "twin"
+READER = FOLDER / "reader"
 
 
 def export(run: Path, folder: Path) -> None:
@@ -32,7 +32,7 @@ def export(run: Path, folder: Path) -> None:
     config = shape.config(**tokens)
     config.dtype = "bfloat16"
     config.save_pretrained(folder)
-    GenerationConfig(**tokens, do_sample=False, max_new_tokens=8).save_pretrained(folder)
+    GenerationConfig(**tokens, do_sample=False, max_new_tokens=24).save_pretrained(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
