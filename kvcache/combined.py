@@ -29,9 +29,9 @@ class Combined:
 
     def __init__(
         self,
-        num_first: int = 4,
-        first_share: float = 0.25,
-        pool: int = 3,
+        num_first: int = 16,
+        first_share: float = 0.75,
+        pool: int = 9,
         prior_weight: float = 0.0,
         widening: float = 2.0,
         deviation_power: float = 0.5,

@@ -154,12 +154,12 @@ def test_bad_options_are_named(lm: TransformersLM, wrong: dict[str, Any]) -> Non
 def test_the_gate_raises_the_share_or_turns_reuse_off(tmp_path: Path, lm: TransformersLM) -> None:
     gate = Gate(tmp_path / "kv", lm.fingerprint)
     gate.record([Measured("combined", 0.15, 0.4, 0.5, 9), Measured("combined", 0.3, 0.01, 1.0, 9)])
-    assert KVGenerator(lm, index_folder=tmp_path).engine.recompute == 0.3
-    assert KVGenerator(lm, index_folder=tmp_path, recompute=0.5).engine.recompute == 0.5
-    assert KVGenerator(lm, index_folder=tmp_path, check=False).engine.recompute == 0.15
+    assert KVGenerator(lm, "combined", index_folder=tmp_path).engine.recompute == 0.3
+    assert KVGenerator(lm, "combined", index_folder=tmp_path, recompute=0.5).engine.recompute == 0.5
+    assert KVGenerator(lm, "combined", index_folder=tmp_path, check=False).engine.recompute == 0.15
     assert KVGenerator(lm, index_folder=tmp_path, method="blend").engine.method.name == "blend", "never measured"
     gate.record([Measured("combined", 0.3, 1.0, 0.1, 9)])
-    assert KVGenerator(lm, index_folder=tmp_path).engine.method.name == "prefix"
+    assert KVGenerator(lm, "combined", index_folder=tmp_path).engine.method.name == "prefix"
     assert Gate(tmp_path / "kv", "another model").verdict("combined", 0.15) is None
     next((tmp_path / "kv").glob("check-*.json")).write_text("{")
     assert gate.verdict("combined", 0.15) is None
