@@ -43,4 +43,4 @@ def test_the_example_answers_from_its_cache(tmp_path: Path, monkeypatch: pytest.
     rag.ingest(sorted(EXAMPLE.glob("*.txt")))
     answer = rag.ask("What does Cairo sell?")
     assert "peaches" in answer.text
-    assert answer.usage.cached_tokens > 100 and answer.usage.recomputed_tokens > 0
+    assert answer.usage.cached_tokens > 50 and answer.usage.recomputed_tokens > 0
