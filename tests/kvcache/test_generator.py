@@ -133,8 +133,7 @@ def test_an_index_keeps_them_on_its_disk_for_the_next_process(tmp_path: Path, lm
     rag = Rag.open(tmp_path / "my.index", config, components=components)
     rag.ingest([tmp_path / f"{name}.txt" for name in "abc"])
     rag.generator.store.flush()
-    if not list((tmp_path / "my.index" / "kv").rglob("*")):
-        pytest.skip("this store keeps nothing on the disk yet")
+    assert list((tmp_path / "my.index" / "kv").rglob("*"))
     rag.generator.store.close()
     answer = Rag.open(tmp_path / "my.index", components=components).ask("Where do ducks live?")
     assert answer.usage.cached_tokens > 0 and answer.usage.recomputed_tokens > 0
