@@ -97,7 +97,8 @@ def pairs(matches: Matches) -> list[tuple[int, float]]:
     return list(zip(matches.keys.tolist(), matches.scores.tolist(), strict=True))
 
 
-WEIGHT = st.sampled_from([0.0, 0.01, 0.3, 0.5, 1.0, 1.7, 3.25]) | st.floats(0.0, 4.0, width=32, allow_subnormal=False)
+# from 2**-100 on: the step of a chunk is a 255th of its largest weight, and a step below 2**-126 has lost its digits before anything is added
+WEIGHT = st.sampled_from([0.0, 0.01, 0.3, 0.5, 1.0, 1.7, 3.25]) | st.floats(2.0**-100, 4.0, width=32)
 ROW = st.dictionaries(st.integers(0, NUM_TERMS - 1), WEIGHT, max_size=12)
 ROWS = st.lists(ROW, max_size=25)
 FLAT_ROWS = st.lists(
