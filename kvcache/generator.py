@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from rag.citations import MIN_SUPPORT
-from rag.core import Chunk, Completion, Event, Hit, LocalLM, OpenModel, TextEvent, Usage, UsageEvent
+from rag.core import Chunk, Completion, Event, Hit, LocalLM, OpenModel, StageEvent, TextEvent, Usage, UsageEvent
 from rag.errors import ConfigError
 from rag.generate import checked_answer
 from rag.kvcache.decode import Sampling, decode
@@ -153,12 +153,17 @@ class KVGenerator:
         return self.engine.warm(self.writer.prefix, [self.writer.chunk_ids(chunk) for chunk in chunks])
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
-        """Text, citations at the ends of sentences, then the usage with what the cache did. No hits: abstains without the model."""
+        """What the prompt shows, text, citations at the ends of sentences, then the usage with what the cache did.
+
+        No hits: abstains without the model.
+        """
         if not hits:
+            yield StageEvent("prompt", (), 0.0)
             yield TextEvent(self.abstention)
             yield UsageEvent(Usage(), abstained=True)
             return
         written = self.writer.write(query, self._ordered(hits), self.room())
+        yield StageEvent("prompt", written.shown, 0.0)
         ready = self.engine.prefill(written.prompt, room=self.max_tokens)
         for event in checked_answer(self._pieces(written, ready), written.hits, self.min_support, self.abstention):
             if isinstance(event, UsageEvent):

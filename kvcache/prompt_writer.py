@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rag.core import Chunk, Hit, Message, OpenModel
 from rag.errors import ModelError
 from rag.kvcache.prompt import Prompt, Segment
-from rag.prompt import ABSTENTION, inert, unmarked
+from rag.prompt import ABSTENTION, cut_to_shown, inert, unmarked
 
 SYSTEM = f"""You answer questions from numbered sources.
 Use only facts stated in the sources. After each sentence, cite the sources it rests on by number in square brackets, such as [1] or [1][3].
@@ -27,10 +27,11 @@ _HERE = "\u2402sources\u2403"  # no text of a template or of a question holds it
 
 
 class Written(NamedTuple):
-    """A prompt and the hits it shows: source ``[n]`` is ``hits[n - 1]``."""
+    """A prompt and the hits it shows: source ``[n]`` is ``hits[n - 1]``; ``shown``: as ``rag.prompt.SourcedPrompt.shown``."""
 
     prompt: Prompt
     hits: tuple[Hit, ...]
+    shown: tuple[Hit, ...]
 
 
 class PromptWriter:
@@ -42,9 +43,8 @@ class PromptWriter:
 
     def chunk_ids(self, chunk: Chunk) -> tuple[int, ...]:
         """The ids of a chunk, the same in every prompt."""
-        context, text = (unmarked(inert(part)).strip() for part in (chunk.context, chunk.text))
-        body = f"({context})\n{text}" if context else text
-        return tuple(self._model.encode(self._model.inert(f"BEGIN SOURCE\n{body}\nEND SOURCE\n\n")))
+        text = unmarked(inert(chunk.text)).strip()
+        return tuple(self._model.encode(self._model.inert(f"{_head(chunk)}{text}\nEND SOURCE\n\n")))
 
     def write(self, query: str, hits: Sequence[Hit], max_tokens: int) -> Written:
         """The prompt of ``query`` over the first of ``hits`` that fit into ``max_tokens``, whole: a cut chunk would not be in the cache.
@@ -58,17 +58,29 @@ class PromptWriter:
                 f"the question needs {len(prefix) + len(question)} tokens with the instructions; {max_tokens} are allowed"
             )
         middle: list[Segment] = []
+        used: list[Hit] = []
         shown: list[Hit] = []
         for number, hit in enumerate(hits, start=1):
             label, chunk = self.source(number, hit)
-            if len(label.ids) + len(chunk.ids) > room and not shown:
+            left: Hit | None = hit
+            if len(label.ids) + len(chunk.ids) > room and not used:
                 chunk = replace(chunk, ids=chunk.ids[: max(room - len(label.ids), 0)])
+                left = self._cut(hit, chunk.ids)
             if len(label.ids) + len(chunk.ids) > room or not chunk.ids:
                 break
             middle += [label, chunk]
-            shown.append(hit)
+            used.append(hit)
+            shown += [left] if left else []
             room -= len(label.ids) + len(chunk.ids)
-        return Written(Prompt((*self.first(prefix), *middle, Segment("question", question))), tuple(shown))
+        return Written(Prompt((*self.first(prefix), *middle, Segment("question", question))), tuple(used), tuple(shown))
+
+    def _cut(self, hit: Hit, ids: Sequence[int]) -> Hit | None:
+        """The hit as far as the first ``ids`` of its chunk show it. A tokenizer that does not give text back as it was shows nothing."""
+        read = str(self._model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)).rstrip("\ufffd")
+        head = self._model.inert(_head(hit.chunk))
+        if not read.startswith(head):
+            return None
+        return cut_to_shown(hit, read[len(head) :], lambda text: self._model.inert(unmarked(inert(text)).strip()))
 
     def source(self, number: int, hit: Hit) -> tuple[Segment, Segment]:
         """The segments of source ``number`` (from 1): its label and its chunk."""
@@ -87,3 +99,8 @@ class PromptWriter:
         if not found:
             raise ModelError("the model's chat template changes what the user says, so its sources cannot be cached")
         return (*self._model.start_ids, *self._model.encode(before)), tuple(self._model.encode(after))
+
+
+def _head(chunk: Chunk) -> str:
+    context = unmarked(inert(chunk.context)).strip()
+    return f"BEGIN SOURCE\n({context})\n" if context else "BEGIN SOURCE\n"

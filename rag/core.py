@@ -426,4 +426,6 @@ class Generator(Protocol):
         """Called once per ingested batch (a generator that precomputes chunk KV does it here). May do nothing."""
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
-        """Yields ``TextEvent`` and ``CitationEvent``, then one ``UsageEvent``."""
+        """Yields ``StageEvent("prompt", hits, 0.0)``: what it reads of the hits (of one that was cut, the chunk holds what is left); then
+        ``TextEvent`` and ``CitationEvent``; last one ``UsageEvent``.
+        """

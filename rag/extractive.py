@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rag.citations import quotation
-from rag.core import Chunk, CitationEvent, Encoder, Event, Hit, Span, TextEvent, Usage, UsageEvent
+from rag.core import Chunk, CitationEvent, Encoder, Event, Hit, Span, StageEvent, TextEvent, Usage, UsageEvent
 from rag.prompt import ABSTENTION, unmarked, visible
 from rag.sentences import STOP_WORDS, content_words, sentence_spans
 
@@ -109,7 +109,8 @@ class ExtractiveGenerator:
         """Nothing to prepare."""
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
-        """Each quotation and its citation, best chunk first; or the abstention. Then a ``UsageEvent`` (no tokens)."""
+        """The hits, all of which it reads; each quotation and its citation, best chunk first, or the abstention; a ``UsageEvent`` (no tokens)."""
+        yield StageEvent("prompt", tuple(hits), 0.0)
         chosen = self._chosen(query, hits)
         if not chosen:
             yield TextEvent(self.abstention)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from rag.citations import MIN_SUPPORT, Mark, MarkParser, cited
-from rag.core import LM, Chunk, Citation, CitationEvent, Completion, Event, Hit, TextEvent, Usage, UsageEvent
+from rag.core import LM, Chunk, Citation, CitationEvent, Completion, Event, Hit, StageEvent, TextEvent, Usage, UsageEvent
 from rag.prompt import ABSTENTION, SYSTEM, sourced_prompt
 from rag.sentences import content_words, sentence_spans
 
@@ -59,13 +59,15 @@ class LMGenerator:
         """Nothing to prepare."""
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
-        """Text, citations at the ends of sentences, then the usage. No hits: abstains without asking the model."""
+        """What the prompt shows, text, citations at the ends of sentences, then the usage. No hits: abstains without asking the model."""
         if not hits:
+            yield StageEvent("prompt", (), 0.0)
             yield TextEvent(self.abstention)
             yield UsageEvent(Usage(), abstained=True)
             return
         budget, count = self._budget()
         prompt = sourced_prompt(query, hits, max_tokens=budget, count=count, system=self.system)
+        yield StageEvent("prompt", prompt.shown, 0.0)
         pieces = self.lm.stream(prompt.messages, max_tokens=self.max_tokens)
         yield from checked_answer(pieces, prompt.hits, self.min_support, self.abstention)
 

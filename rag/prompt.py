@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rag.core import Hit, Message
+from rag.core import Hit, Message, Span
 
 ABSTENTION = "The sources do not answer this question."
 """What a generator says when it declines."""
@@ -83,10 +83,15 @@ def estimated_tokens(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SourcedPrompt:
-    """The messages, and the hits they show: source ``[n]`` is ``hits[n - 1]``."""
+    """The messages, and the hits they show: source ``[n]`` is ``hits[n - 1]``.
+
+    ``shown``: those hits as far as the model can read them: of a source that was cut, the chunk holds only what is left of it, and a
+    source of which nothing but its context is left is missing.
+    """
 
     messages: tuple[Message, ...]
     hits: tuple[Hit, ...]
+    shown: tuple[Hit, ...] = ()
 
 
 def sourced_prompt(
@@ -113,15 +118,19 @@ def sourced_prompt(
     if room is not None and room < 0:
         raise ValueError(f"the question needs more tokens than max_tokens={max_tokens} allows")
     blocks: list[str] = []
+    shown: list[Hit] = []
     for number, hit in enumerate(hits, start=1):
-        block = _block(number, hit, key)
+        block = whole = _block(number, hit, key)
         if room is not None:
-            block = _fitted(block, _end_line(number, key), room, count)
+            block = _fitted(whole, _end_line(number, key), room, count)
             if not block:
                 break
             room -= count(block)
         blocks.append(block)
-    return SourcedPrompt((Message("system", system), Message("user", head + "".join(blocks) + tail)), tuple(hits[: len(blocks)]))
+        left = hit if block == whole else cut_to_shown(hit, _shown_text(block, number, hit, key), lambda text: _quoted(text, key))
+        shown += [left] if left else []
+    messages = (Message("system", system), Message("user", head + "".join(blocks) + tail))
+    return SourcedPrompt(messages, tuple(hits[: len(blocks)]), tuple(shown))
 
 
 def _end_line(number: int, key: str) -> str:
@@ -129,9 +138,40 @@ def _end_line(number: int, key: str) -> str:
 
 
 def _block(number: int, hit: Hit, key: str) -> str:
-    context = unmarked(inert(hit.chunk.context)).replace(key, "(key)").strip()
-    text = unmarked(inert(hit.chunk.text)).replace(key, "(key)").strip()
-    return f"BEGIN SOURCE [{number}] {key}\n" + (f"({context})\n" if context else "") + text + _end_line(number, key)
+    return _block_head(number, hit, key) + _quoted(hit.chunk.text, key) + _end_line(number, key)
+
+
+def _block_head(number: int, hit: Hit, key: str) -> str:
+    context = _quoted(hit.chunk.context, key)
+    return f"BEGIN SOURCE [{number}] {key}\n" + (f"({context})\n" if context else "")
+
+
+def _quoted(text: str, key: str) -> str:
+    return unmarked(inert(text)).replace(key, "(key)").strip()
+
+
+def _shown_text(block: str, number: int, hit: Hit, key: str) -> str:
+    """What a cut block shows of the chunk's text, without the ellipsis at its end."""
+    return block.removesuffix("\u2026" + _end_line(number, key))[len(_block_head(number, hit, key)) :]
+
+
+def cut_to_shown(hit: Hit, shown: str, quoted: Callable[[str], str]) -> Hit | None:
+    """The hit with its chunk cut to the characters of which ``shown``, the head of its text as ``quoted`` in a prompt, is made.
+
+    ``None`` if that is not one character. Quoting changes text (what is hidden goes, marks lose their form), so the end is searched: the
+    longest head of the chunk whose quotation is a head of ``shown``.
+    """
+    text = hit.chunk.text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(quoted(text[:middle])) <= len(shown) else (low, middle - 1)
+    while low and not (text[:low].strip() and shown.startswith(quoted(text[:low]))):
+        low -= 1  # a mark that was cut in two reads otherwise than the whole one
+    if not low:
+        return None
+    start = hit.chunk.span.start
+    return replace(hit, chunk=replace(hit.chunk, span=Span(start, start + low), text=text[:low]))
 
 
 def _fitted(block: str, end: str, room: int, count: Callable[[str], int]) -> str:

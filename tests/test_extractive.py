@@ -131,7 +131,7 @@ def test_the_encoder_finds_what_words_do_not() -> None:
     query = "doctor bought car"
     assert ask(query, hits(page))[2]
     encoder = WordsEncoder()
-    *events, _ = ExtractiveGenerator(encoder, max_sentences=1).generate(query, hits(page))
+    _, *events, _ = ExtractiveGenerator(encoder, max_sentences=1).generate(query, hits(page))
     assert isinstance(events[0], TextEvent) and events[0].text == "The physician purchased an automobile. [1]"
     assert encoder.num_texts == [2, 1]  # one batch of sentences, one query
 
@@ -139,7 +139,7 @@ def test_the_encoder_finds_what_words_do_not() -> None:
 def test_no_more_than_max_candidates_are_encoded_and_likely_ones_are_among_them() -> None:
     page = " ".join(f"Filler number {i} about nothing at all." for i in range(100)) + " The zebra is striped."
     encoder = WordsEncoder()
-    *events, _ = ExtractiveGenerator(encoder, max_candidates=8).generate("Is the zebra striped?", hits(page))
+    _, *events, _ = ExtractiveGenerator(encoder, max_candidates=8).generate("Is the zebra striped?", hits(page))
     assert encoder.num_texts == [8, 1]
     assert isinstance(events[0], TextEvent) and "zebra" in events[0].text
 

@@ -16,6 +16,7 @@ from rag.core import (
     Message,
     Prompt,
     Span,
+    StageEvent,
     TextEvent,
     TokenLogprobs,
     UsageEvent,
@@ -109,6 +110,7 @@ def test_marks_are_kept_if_borne_out(said: str, printed: str, numbers: list[int]
 
 def test_a_sentence_without_marks_is_not_held_back() -> None:
     events = LMGenerator(ScriptedLM("The tower is tall and made of iron", 4)).generate("q", HITS)
+    assert next(events) == StageEvent("prompt", tuple(HITS), 0.0)
     assert next(events) == TextEvent("The")
 
 
@@ -142,7 +144,8 @@ def test_abstention(said: str, abstained: bool) -> None:
 
 def test_no_hits_no_question_to_the_model() -> None:
     lm = ScriptedLM("x")
-    events = list(LMGenerator(lm, abstention="Nothing found.").generate("q", []))
+    first, *events = list(LMGenerator(lm, abstention="Nothing found.").generate("q", []))
+    assert first == StageEvent("prompt", (), 0.0)
     assert events[0] == TextEvent("Nothing found.") and isinstance(events[1], UsageEvent) and events[1].abstained
     assert not lm.prompts
 
