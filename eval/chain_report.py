@@ -3,7 +3,8 @@
 The stages of a chain, in order: ``read`` (is it in the extracted text?), ``chunk`` (is it whole in one chunk, or in adjacent ones?), the
 indexes by name, ``retrieve`` (in the hits of any index), ``fuse``, ``rerank:<word>``, ``select``, ``prompt`` (what the generator was shown), ``answer``. A
 stage that a configuration does not have is missing. The first stage that lost something which the stage before still had is
-where a question was lost: ``lost_at``.
+where a question was lost: ``lost_at``. Single indexes lose no question, ``retrieve`` does. Where a chunk boundary tore what was to be found and
+a later stage kept only a part of it, ``chunk`` lost it, though all chunks together still have it (see ``rag.eval.chain_stages``).
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class AnswerOutcome(_Record):
 
 class QuestionOutcome(_Record):
     """One question under one configuration. ``points``: the information points as text. ``measures``: ``<stage>/<measure>`` -> number.
+    ``unlocated``: information points that stand nowhere in the set's documents: no stage is judged by them.
 
     ``cost``: ``seconds/<stage>``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``lm_calls``, ``encoder_calls``, ... ``error``: why the
     chain broke off, if it did: such a question counts as lost at the stage that failed.
@@ -74,6 +76,7 @@ class QuestionOutcome(_Record):
     answerable: str
     reference: str | None = None
     points: list[str] = []
+    unlocated: list[str] = []
     evidence: list[Passage] = []
     stages: list[StageOutcome] = []
     answer: AnswerOutcome | None = None

@@ -1,0 +1,191 @@
+"""One question through one pipeline: its events, judged stage by stage. Knows the pipeline's public face; sums up nothing.
+
+Nothing is measured on the side: hits and seconds are those of the events that ``Rag.stages`` and ``Rag.stream`` yield.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rag.core import Answer, AnswerEvent, Event, Hit, StageEvent
+from rag.eval.answer_outcome import MeasureAnswer, outcome_of
+from rag.eval.answer_points import points_in_answer
+from rag.eval.chain_index import Indexed
+from rag.eval.chain_report import Passage, QuestionOutcome, StageOutcome
+from rag.eval.chain_stages import (
+    ANSWER,
+    PROMPT,
+    RETRIEVE,
+    SELECT,
+    chunk_stage,
+    hits_stage,
+    lost_at,
+    missed,
+    read_stage,
+    whole_share,
+)
+from rag.eval.chain_tokens import TokenMeasures
+from rag.eval.placing import PlacedQuestion, place
+from rag.eval.question import Question
+from rag.eval.rank_measures import rank_measures
+from rag.pipeline import Rag
+
+_QUERY = "query"  # stages called ``query`` or ``query:...`` rewrite the question and hand on no passages
+
+
+@dataclass(slots=True)
+class Walk:
+    """What one question met on its way through the chain. ``stages``: (name, hits, seconds) in order; ``failed_at``: where it broke off."""
+
+    stages: list[tuple[str, Sequence[Hit], float | None]] = field(default_factory=list)
+    answer: Answer | None = None
+    error: str | None = None
+    failed_at: str | None = None
+
+    @property
+    def hits(self) -> dict[str, Sequence[Hit]]:
+        """Stage -> what it handed on."""
+        return {stage: hits for stage, hits, _ in self.stages}
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Judges questions on one index under one configuration. ``encoder_calls``: how often the encoders were called so far."""
+
+    rag: Rag
+    index: Indexed
+    answers: bool
+    measure: MeasureAnswer
+    tokens: TokenMeasures | None
+    encoder_calls: Callable[[], int]
+
+    def outcome(self, question: Question) -> QuestionOutcome:
+        """Asks, and judges what every stage had. A chain that raises is recorded, not raised; an interrupt passes through."""
+        placed = place(question, self.index.library)
+        calls = self.encoder_calls()
+        walk = walked(self.rag, question.question, self.answers)
+        calls = self.encoder_calls() - calls
+        stages = self._stages(placed, walk)
+        lost = lost_at(placed, stages, self.rag.indexes, walk.hits, self.index.chunks, self.index.view)
+        if walk.failed_at and (lost is None or lost == ANSWER):
+            lost = walk.failed_at
+        outcome = QuestionOutcome(
+            id=question.id,
+            question=question.question,
+            type=question.type,
+            answerable=question.answerable,
+            reference=question.answers[0] if question.answers else None,
+            points=[point.text for point in placed.points],
+            unlocated=list(placed.unlocated),
+            evidence=self._evidence(placed),
+            stages=stages,
+            lost_at=lost,
+            measures=self._measures(placed, walk),
+            cost=_cost(walk, calls),
+            error=walk.error,
+        )
+        if walk.answer is not None:
+            try:
+                outcome.answer = self.measure(placed.question, walk.answer, self._texts_of(placed, walk.answer))
+            except Exception as error:  # noqa: BLE001  # whatever a measure or its judge raises costs this measurement, not the run
+                outcome.answer = outcome_of(walk.answer, {}, {"measure_answer": _said(error)})
+        return outcome
+
+    def _stages(self, placed: PlacedQuestion, walk: Walk) -> list[StageOutcome]:
+        view = self.index.view
+        stages = [read_stage(placed, view), chunk_stage(placed, self.index.chunks, view)]
+        stages += [hits_stage(stage, placed, hits, seconds, view) for stage, hits, seconds in walk.stages]
+        if walk.answer is not None:
+            found = points_in_answer(placed, walk.answer, self.index.library.texts)
+            passages = [
+                Passage(source=self.index.names[each.doc_id], start=each.start, end=each.end) for each in walk.answer.citations
+            ]
+            seconds = walk.answer.seconds.get("generate")
+            stages.append(StageOutcome(stage=ANSWER, found=found, found_filtered=list(found), passages=passages, seconds=seconds))
+        if walk.error is not None:
+            reached = {stage.stage for stage in stages}
+            stages += [missed(name, placed) for name in expected_stages(self.rag, self.answers) if name not in reached]
+        return stages
+
+    def _evidence(self, placed: PlacedQuestion) -> list[Passage]:
+        spans = list(placed.evidence)
+        if not spans:
+            clauses = (clause for point in placed.points for clause in point.clauses)
+            spans = [(doc, places[0]) for clause in clauses for doc, places in clause.places.items()]
+        texts, names = self.index.library.texts, self.index.names
+        return [Passage(source=names[doc], start=span.start, end=span.end, text=span.of(texts[doc])) for doc, span in spans]
+
+    def _measures(self, placed: PlacedQuestion, walk: Walk) -> dict[str, float]:
+        measures: dict[str, float] = {}
+        whole = whole_share(placed, self.index.chunks)
+        if whole is not None:
+            measures["chunk/whole"] = whole
+        question = placed.question
+        grades: dict[str, int] = {}
+        for source, grade in (question.relevant or dict.fromkeys(question.sources, 1)).items():
+            grades.update(dict.fromkeys(self.index.library.find(source), grade))
+        for stage, hits, _ in walk.stages if any(grade > 0 for grade in grades.values()) else ():
+            if stage not in (SELECT, PROMPT, RETRIEVE):
+                ranking = list(dict.fromkeys(hit.chunk.doc_id for hit in hits))
+                measures.update({f"{stage}/{name}": value for name, value in rank_measures(ranking, grades).items()})
+        if self.tokens is not None:
+            measures.update(self.tokens.of(placed.evidence, walk.stages))
+        return measures
+
+    def _texts_of(self, placed: PlacedQuestion, answer: Answer) -> dict[str, str]:
+        """By every name that the question and the answer use of a document."""
+        library = self.index.library
+        names = [each.source for each in placed.question.evidence] + list(placed.question.sources)
+        texts = {name: library.texts[doc] for name in names for doc in library.find(name)}
+        return texts | {library.sources[each.doc_id]: library.texts[each.doc_id] for each in answer.citations}
+
+
+def walked(rag: Rag, query: str, answers: bool) -> Walk:
+    """Runs the chain and keeps what passes by; an exception of the chain ends the walk."""
+    walk = Walk()
+    indexes = list(rag.indexes)
+    events: Iterator[Event] = rag.stream(query) if answers else rag.stages(query)
+    try:
+        for event in events:
+            if isinstance(event, StageEvent) and event.stage.partition(":")[0] != _QUERY:
+                _note(walk, event, indexes)
+            elif isinstance(event, AnswerEvent):
+                walk.answer = event.answer
+    except Exception as error:  # noqa: BLE001  # any component may raise anything: it is this question's loss, and the others go on
+        walk.error = _said(error)
+        reached = {stage for stage, _, _ in walk.stages}
+        walk.failed_at = next((name for name in expected_stages(rag, answers)[len(indexes) :] if name not in reached), ANSWER)
+    return walk
+
+
+def _note(walk: Walk, event: StageEvent, indexes: Sequence[str]) -> None:
+    names = [stage for stage, _, _ in walk.stages]
+    number = sum(name.partition("#")[0] == event.stage for name in names)
+    walk.stages.append((f"{event.stage}#{number + 1}" if number else event.stage, event.hits, event.seconds))
+    if event.stage == indexes[-1] and RETRIEVE not in names:
+        united = {hit.chunk.id: hit for name in reversed(indexes) for hit in reversed(walk.hits.get(name, ()))}
+        walk.stages.append((RETRIEVE, tuple(reversed(united.values())), None))
+
+
+def expected_stages(rag: Rag, answers: bool) -> list[str]:
+    """The stages from the indexes on that a question passes if nothing fails. A generator that does not tell has no ``prompt``."""
+    fuse = ["fuse"] if len(rag.indexes) > 1 else []
+    rerank: list[str] = []
+    for name, _ in rag.rerankers:
+        number = sum(each.partition("#")[0] == name for each in rerank)
+        rerank.append(f"{name}#{number + 1}" if number else name)
+    return [*rag.indexes, RETRIEVE, *fuse, *rerank, SELECT, *([PROMPT, ANSWER] if answers else [])]
+
+
+def _cost(walk: Walk, encoder_calls: int) -> dict[str, float]:
+    cost = {f"seconds/{stage}": seconds for stage, _, seconds in walk.stages if seconds is not None}
+    cost["encoder_calls"] = float(encoder_calls)
+    if walk.answer is not None:
+        cost["seconds/answer"] = walk.answer.seconds.get("generate", 0.0)
+        cost.update({name: float(getattr(walk.answer.usage, name)) for name in walk.answer.usage.__slots__})
+    return cost
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
