@@ -14,8 +14,28 @@ from rag.eval.span_set import document_of
 WORDS = {"models": {"tokenizer": {"use": "words"}}, "indexes": {"words": {"use": "bm25"}}, "chunker": {"use": "fixed"}}
 """A configuration that loads no model."""
 
-_SYLLABLES = "bar del fon gir hul jas kem lor mip nat pol quin rus sev tam vor wex yim zan".split()
-_PARTS = "valve pump rotor filter gasket bearing piston nozzle".split()
+_SYLLABLES = [
+    "bar",
+    "del",
+    "fon",
+    "gir",
+    "hul",
+    "jas",
+    "kem",
+    "lor",
+    "mip",
+    "nat",
+    "pol",
+    "quin",
+    "rus",
+    "sev",
+    "tam",
+    "vor",
+    "wex",
+    "yim",
+    "zan",
+]
+_PARTS = ["valve", "pump", "rotor", "filter", "gasket", "bearing", "piston", "nozzle"]
 _FILLER = "The manual covers storage, shipping and cleaning in other chapters that nobody asks about here."
 
 
@@ -84,7 +104,9 @@ class Leaking(Paragraphs):
 
     def chunk(self, document: Document) -> list[Chunk]:
         return [
-            Chunk.of(document, Span(chunk.span.start, chunk.span.end - 20)) for chunk in super().chunk(document) if len(chunk.span) > 40
+            Chunk.of(document, Span(chunk.span.start, chunk.span.end - 20))
+            for chunk in super().chunk(document)
+            if len(chunk.span) > 40
         ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from rag.eval.chain import evaluate_chain
 from rag.eval.chain_report import ConfigOutcome, QuestionOutcome
 from rag.eval.question_set import QuestionSet
 from rag.generate import LMGenerator
+from rag.retrievers.bm25 import BM25Index
 from tests.eval.chain_corpus import WORDS, Leaking, Paragraphs, Quoting, Reversing, Tearing, Truncating, facts, handbook
-from tests.fakes import ToyLM, WordIndex
+from tests.fakes import ToyLM
 
 SET = handbook()
 
@@ -60,7 +62,9 @@ def write_files(folder: Path, *, scrambled: bool) -> QuestionSet:
         for machine, _, _ in rows[place : place + 2]:
             (folder / f"{machine}.txt").write_text("\n".join(lines), encoding="utf-8")
     questions = [
-        question.model_copy(update={"evidence": tuple(each.model_copy(update={"start": None, "end": None}) for each in question.evidence)})
+        question.model_copy(
+            update={"evidence": tuple(each.model_copy(update={"start": None, "end": None}) for each in question.evidence)}
+        )
         for question in SET.questions
     ]
     return QuestionSet("files", tuple(questions), files=(folder,))
@@ -98,10 +102,8 @@ def test_a_chunker_that_tears_every_clause_is_blamed_for_halves_that_are_not_fou
     assert outcome.stages[1].recall.mean == 1.0 and outcome.stages[1].measures["whole"].mean < 0.6, "neighbours together have it"
 
 
-class Forgetful(WordIndex):
-    """An index without the documents whose text holds ``lost``."""
-
-    fingerprint = "forgetful"
+class Forgetful(BM25Index):
+    """An index that takes nothing in of the documents whose text holds a word of ``lost``."""
 
     def __init__(self, lost: Sequence[str]) -> None:
         super().__init__()
@@ -114,8 +116,8 @@ class Forgetful(WordIndex):
         texts: Mapping[str, str] | None = None,
         beside: Sequence[Segment] = (),
     ) -> Any:
-        kept = [place for place, chunk in enumerate(chunks) if not any(word in chunk.text for word in self.lost)]
-        return super().build(keys[kept], [chunks[place] for place in kept])
+        blank = [replace(chunk, text="") if any(word in chunk.text for word in self.lost) else chunk for chunk in chunks]
+        return super().build(keys, blank)
 
 
 def test_an_index_that_loses_documents_is_blamed_and_no_other_document_is() -> None:
@@ -159,7 +161,11 @@ def test_a_truncated_prompt_is_blamed() -> None:
 
 def sources(prompt: str) -> str:
     """Repeats the sources of a prompt, as a model would that copies all it sees."""
-    lines = [line for line in prompt.split("\n") if line and not line.startswith(("BEGIN", "END", "One-time", "The sources end", "Question"))]
+    lines = [
+        line
+        for line in prompt.split("\n")
+        if line and not line.startswith(("BEGIN", "END", "One-time", "The sources end", "Question"))
+    ]
     return "\n".join(lines[lines.index(next(line for line in lines if "instructions, requests" in line)) + 1 :])
 
 
