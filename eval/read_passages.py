@@ -75,7 +75,7 @@ def read_mtrag(path: Path) -> QuestionSet:
             Question(
                 id=task.task_id,
                 question=last.text.strip(),
-                type="+".join(task.question_type).lower() or "unknown",
+                type=(task.question_type or ["unknown"])[0].lower(),
                 answers=answers,
                 sources=tuple(dict.fromkeys(document.source for document in own)) if is_answered else (),
                 evidence=tuple(borne_out(answers[0], own)) if is_answered and answers else (),

@@ -82,13 +82,13 @@ def mtrag(folder: Path) -> Path:
         "task_id": "q", "contexts": [{"document_id": "ducks", "text": DUCKS}], "input": [{"speaker": who, "text": text} for who, text in said],
         "targets": [{"speaker": "agent", "text": "Mallards weigh about 1.1 kg."}], "answerability": ["ANSWERABLE"], "Question Type": ["Factoid"],
     }  # fmt: skip
-    none = {**task, "task_id": "no", "contexts": [], "input": task["input"][:1], "answerability": ["UNANSWERABLE"]}  # type: ignore[index]
+    none = {**task, "task_id": "no", "contexts": [], "input": task["input"][:1], "answerability": ["UNANSWERABLE"]}
     vague = {
         **task,
         "task_id": "vague",
         "input": [*task["input"][:2], {"speaker": "user", "text": "And?"}],
         "answerability": ["UNDERSPECIFIED"],
-    }  # type: ignore[index]
+    }
     return write_lines(folder / "reference.jsonl", task, none, vague)
 
 

@@ -1,0 +1,117 @@
+"""`rag eval chain` and `rag eval data` as a user runs them: real processes, exit codes, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rag.eval.chain_report import ChainReport
+from rag.eval.read_own import write_own
+from tests.eval.chain_corpus import handbook
+from tests.fakes import heed_interrupts
+
+ROOT = Path(__file__).parents[1]
+LIGHT = "indexes: {words: {use: bm25}}\nmodels: {tokenizer: {use: words}}\nchunker: {use: fixed}\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_own(handbook(20), tmp_path / "set")
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    (tmp_path / "narrow.yaml").write_text(LIGHT + "select: {use: top, k: 1}\n")
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+
+def rag(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rag", "eval", *arguments]
+    return subprocess.run(command, check=False, cwd=home, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def test_a_run_writes_a_report_and_prints_the_stages(home: Path) -> None:
+    done = rag(home, "chain", "light.yaml,narrow.yaml", "set", "--out", "out", "--no-answers", "--limit", "12")
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("light: stages", "narrow: stages", "retrieve", "select", "against light"))
+    report = ChainReport.load(home / "out" / "report.json")
+    assert (
+        [config.name for config in report.configs] == ["light", "narrow"]
+        and report.num_questions == 12
+        and report.baseline == "light"
+    )
+    assert {question.id for question in report.configs[0].questions} < {question.id for question in handbook(20).questions}
+
+
+def test_fail_under_is_an_exit_code(home: Path) -> None:
+    arguments = ("chain", "light.yaml", "set", "--no-answers", "--limit", "5", "--fail-under")
+    assert rag(home, *arguments, "recall@select=0.1").returncode == 0
+    failed = rag(home, *arguments, "recall@select=1.1")
+    assert failed.returncode == 1 and "light: recall@select is 1.0000, below 1.1" in failed.stderr
+    for bad, said in (
+        ("recall@select", "is not MEASURE=NUMBER"),
+        ("recall@answer=1", "no question has a value of 'recall@answer'; there are"),
+    ):
+        wrong = rag(home, *arguments, bad)
+        assert wrong.returncode == 2 and said in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_bad_calls_are_one_line(home: Path) -> None:
+    for arguments, said in (
+        (("light.yaml", "nowhere"), "nowhere: there is no such file or folder"),
+        (("absent.yaml", "set"), "cannot read the configuration absent.yaml"),
+        (("light.yaml,light.yaml", "set"), "is named twice"),
+        (("light.yaml", "light.yaml"), "is no question set"),
+    ):
+        done = rag(home, "chain", *arguments)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) <= 4, done.stderr
+
+
+def test_ctrl_c_keeps_what_was_finished(home: Path) -> None:
+    write_own(handbook(800), home / "large")
+    command = [sys.executable, "-m", "rag", "eval", "chain", "light.yaml", "large", "--out", "out", "--no-answers"]
+    running = subprocess.Popen(command, cwd=home, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
+    deadline = time.monotonic() + 120
+    while num_kept(home) < 10 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 130 and "the questions that were finished are kept" in said, said
+    kept = num_kept(home)
+    assert 10 <= kept < 800 and not (home / "out" / "report.json").exists()
+    assert rag(home, "chain", "light.yaml", "large", "--out", "out", "--no-answers").returncode == 0
+    assert num_kept(home) == 800
+
+
+def num_kept(home: Path) -> int:
+    path = home / "out" / "cache" / "outcomes.sqlite"
+    if not path.exists():
+        return 0
+    try:
+        with sqlite3.connect(path) as connection:
+            return int(connection.execute("SELECT count(*) FROM outcomes").fetchone()[0])
+    except sqlite3.OperationalError:  # not yet made
+        return 0
+
+
+def test_check_and_convert(home: Path) -> None:
+    checked = rag(home, "data", "check", "set")
+    assert checked.returncode == 0 and "nothing is wrong" in checked.stdout and "information points" in checked.stdout
+    assert rag(home, "data", "convert", "set", "again").returncode == 0
+    first = json.loads((home / "again" / "questions.jsonl").read_text().splitlines()[0])
+    assert first["points"] and first["coarse"]
+    (home / "again" / "questions.jsonl").write_text(json.dumps({"id": "q", "question": "?", "sources": ["no such file"]}) + "\n")
+    wrong = rag(home, "data", "check", "again")
+    assert (
+        wrong.returncode == 1 and "missing documents: 1" in wrong.stdout and "'no such file', named by 1 questions" in wrong.stdout
+    )
+    assert rag(home, "data", "convert", "set", "again").returncode == 1, "nothing is written over"
