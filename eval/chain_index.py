@@ -94,6 +94,8 @@ class CountedEncoder:
         self.num_encode_calls = 0
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_encoder":  # not yet there: a copy is being made
+            raise AttributeError(name)
         found = getattr(self._encoder, name)
         if not name.startswith("encode") or not callable(found):
             return found

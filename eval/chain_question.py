@@ -18,6 +18,7 @@ from rag.eval.chain_stages import (
     PROMPT,
     RETRIEVE,
     SELECT,
+    base_of,
     chunk_stage,
     hits_stage,
     lost_at,
@@ -124,7 +125,7 @@ class Examiner:
         question = placed.question
         grades: dict[str, int] = {}
         for source, grade in (question.relevant or dict.fromkeys(question.sources, 1)).items():
-            grades.update(dict.fromkeys(self.index.library.find(source), grade))
+            grades.update(dict.fromkeys(self.index.library.find(source) or [source], grade))  # what is not there cannot be found
         for stage, hits, _ in walk.stages if any(grade > 0 for grade in grades.values()) else ():
             if stage not in (SELECT, PROMPT, RETRIEVE):
                 ranking = list(dict.fromkeys(hit.chunk.doc_id for hit in hits))
@@ -154,18 +155,28 @@ def walked(rag: Rag, query: str, answers: bool) -> Walk:
                 walk.answer = event.answer
     except Exception as error:  # noqa: BLE001  # any component may raise anything: it is this question's loss, and the others go on
         walk.error = _said(error)
-        reached = {stage for stage, _, _ in walk.stages}
+        if set(indexes) <= walk.hits.keys():
+            _unite(walk, indexes)
+        reached = walk.hits.keys()
         walk.failed_at = next((name for name in expected_stages(rag, answers)[len(indexes) :] if name not in reached), ANSWER)
     return walk
 
 
 def _note(walk: Walk, event: StageEvent, indexes: Sequence[str]) -> None:
-    names = [stage for stage, _, _ in walk.stages]
-    number = sum(name.partition("#")[0] == event.stage for name in names)
+    if event.stage not in indexes:
+        _unite(walk, indexes)
+    number = sum(base_of(name) == event.stage for name, _, _ in walk.stages)
     walk.stages.append((f"{event.stage}#{number + 1}" if number else event.stage, event.hits, event.seconds))
-    if event.stage == indexes[-1] and RETRIEVE not in names:
-        united = {hit.chunk.id: hit for name in reversed(indexes) for hit in reversed(walk.hits.get(name, ()))}
-        walk.stages.append((RETRIEVE, tuple(reversed(united.values())), None))
+
+
+def _unite(walk: Walk, indexes: Sequence[str]) -> None:
+    """Adds ``retrieve``, what any index has found up to now, unless it is there."""
+    if RETRIEVE not in walk.hits:
+        found = (hit for name, hits, _ in walk.stages if base_of(name) in indexes for hit in hits)
+        united: dict[str, Hit] = {}
+        for hit in found:
+            united.setdefault(hit.chunk.id, hit)
+        walk.stages.append((RETRIEVE, tuple(united.values()), None))
 
 
 def expected_stages(rag: Rag, answers: bool) -> list[str]:
@@ -173,7 +184,7 @@ def expected_stages(rag: Rag, answers: bool) -> list[str]:
     fuse = ["fuse"] if len(rag.indexes) > 1 else []
     rerank: list[str] = []
     for name, _ in rag.rerankers:
-        number = sum(each.partition("#")[0] == name for each in rerank)
+        number = sum(base_of(each) == name for each in rerank)
         rerank.append(f"{name}#{number + 1}" if number else name)
     return [*rag.indexes, RETRIEVE, *fuse, *rerank, SELECT, *([PROMPT, ANSWER] if answers else [])]
 

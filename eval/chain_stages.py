@@ -91,12 +91,17 @@ def lost_at(
     """The stage that lost the question; ``None`` if none did. ``hits``: stage -> what it handed on."""
     beside = frozenset(indexes)
     for outcome in stages:
-        if outcome.stage in beside or all(outcome.found):
+        if base_of(outcome.stage) in beside or all(outcome.found):
             continue
         left = hits.get(outcome.stage)
         torn = left is not None and outcome.stage != PROMPT and _is_torn(placed, outcome, left, chunks, view)
         return CHUNK if torn else outcome.stage
     return None
+
+
+def base_of(stage: str) -> str:
+    """A stage's name without the number that tells it from others called alike (``rerank:cross-encoder#2``)."""
+    return stage.partition("#")[0]
 
 
 def _is_torn(

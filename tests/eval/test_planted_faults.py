@@ -142,6 +142,23 @@ def test_a_reversed_reranker_is_blamed() -> None:
     check_blamed(outcome, "rerank:cross-encoder")
 
 
+def test_of_two_rerankers_called_alike_the_second_is_blamed() -> None:
+    block = {"use": "cross-encoder", "model": "unused"}
+    parts = {"chunker": Paragraphs(), "generator": Quoting(), "rerankers[0]": Keeping(), "rerankers[1]": Reversing()}
+    config = {**WORDS, "rerankers": [block, block]}
+    outcome = evaluate_chain(SET, {"planted": config}, components={"planted": parts}, measure=plain_outcome).configs[0]
+    check_blamed(outcome, "rerank:cross-encoder#2")
+
+
+class Keeping:
+    """Hands on what it is given."""
+
+    fingerprint = "keeping"
+
+    def rerank(self, query: str, hits: Sequence[Any]) -> list[Any]:
+        return list(hits)
+
+
 class Nothing:
     """Selects the last hit alone."""
 
@@ -208,6 +225,18 @@ class Sulking(Nothing):
         if facts()[0][0] in query:
             raise ValueError("no")
         return list(hits)[:5]
+
+
+def test_a_fusion_that_raises_is_blamed_and_not_the_indexes() -> None:
+    class Broken:
+        def fuse(self, rankings: Any, vectors: Any) -> Any:
+            raise OSError("disk")
+
+    config = {**WORDS, "indexes": {"words": {"use": "bm25"}, "other": {"use": "bm25"}}}
+    outcome = run(config=config, fuse=Broken())
+    assert blamed(outcome) == {"fuse": 40}
+    by_stage = {summary.stage: summary.recall.mean for summary in outcome.stages}
+    assert (by_stage["retrieve"], by_stage["fuse"], by_stage["select"]) == (1.0, 0.0, 0.0)
 
 
 def test_one_failing_question_costs_that_question() -> None:
