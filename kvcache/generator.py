@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -141,6 +141,18 @@ class KVGenerator:
             room = max(told.budget_by_tier[tier] - told.bytes_by_tier[tier] for tier in told.budget_by_tier)
             room -= self._plain_bytes(len(self.writer.prefix))
             self.warm([chunk for chunk in chunks if (room := room - self._plain_bytes(len(self.writer.chunk_ids(chunk)))) >= 0])
+
+    def keep_only(self, chunks: Iterable[Chunk]) -> int:
+        """Deletes what is kept of other chunks, so that no token of a deleted document stays on the disk; how many entries went.
+
+        A store that holds nothing is left alone, and then no model is loaded.
+        """
+        if (self._folder is None or not self._folder.is_dir()) and "store" not in self.__dict__:
+            return 0
+        if not self.store.stats().entries:
+            return 0
+        live = {self.writer.chunk_ids(chunk) for chunk in chunks}
+        return self.store.keep_only(live | {self.writer.prefix, self.engine.planner.context(self.writer.prefix)})
 
     def _plain_bytes(self, num_tokens: int) -> int:
         """What an entry takes that is not coded: a head, and a slab per layer, each in whole blocks of ``ALIGNMENT`` bytes."""

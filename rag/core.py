@@ -425,5 +425,8 @@ class Generator(Protocol):
     def prepare(self, chunks: Sequence[Chunk]) -> None:
         """Called once per ingested batch (a generator that precomputes chunk KV does it here). May do nothing."""
 
+    def keep_only(self, chunks: Iterable[Chunk]) -> int:
+        """Called by compaction with all chunks that still exist: what was kept of others is deleted. How many things that were."""
+
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         """Yields ``TextEvent`` and ``CitationEvent``, then one ``UsageEvent``."""

@@ -139,6 +139,41 @@ def test_an_index_keeps_them_on_its_disk_for_the_next_process(tmp_path: Path, lm
     assert answer.usage.cached_tokens > 0 and answer.usage.recomputed_tokens > 0
 
 
+def test_compaction_deletes_what_is_kept_of_deleted_documents(tmp_path: Path, lm: TransformersLM) -> None:
+    secret, others = "The secret recipe needs seven herbs.", TEXTS[:2]
+    for text, name in zip([secret, *others], "abc", strict=True):
+        (tmp_path / f"{name}.txt").write_text(text)
+    config = {
+        "models": {"lm": {"use": "transformers", "model": lm.model, "device": "cpu"}},
+        "indexes": {"dense": {"use": "faiss"}},
+        "generator": {"use": "kv", "max_tokens": 4},
+    }
+    components = {"encoder": HashingEncoder()}
+    with Rag.open(tmp_path / "my.index", config, components=components) as rag:
+        rag.ingest([tmp_path / f"{name}.txt" for name in "abc"])
+        rag.generator.store.close()
+    kv = tmp_path / "my.index" / "kv"
+    before = {path.name for path in kv.glob("*.kv")}
+    tokens = lm.opened().encode(secret)
+    marks = b"".join(int(token).to_bytes(8, "little") for token in tokens[2:-2])
+    holding = [path for path in kv.glob("*.kv") if marks in path.read_bytes()]
+    assert len(before) == 4 and len(holding) == 1, "three chunks and the instructions; the head of one holds the secret's tokens"
+    with Rag.open(tmp_path / "my.index", components=components) as rag:  # another process: nothing of it is in memory
+        rag.delete([row.id for row in rag.documents() if row.source.endswith("a.txt")])
+        rag.compact()
+        assert {path.name for path in kv.glob("*.kv")} == before - {holding[0].name}
+        rag.compact()
+        assert len(list(kv.glob("*.kv"))) == 3
+        assert rag.ask("Where do ducks live?").usage.cached_tokens > 0
+
+
+def test_keeping_nothing_loads_no_model(tmp_path: Path) -> None:
+    generator = KVGenerator(TransformersLM(str(tmp_path / "there is none")), index_folder=tmp_path)
+    assert generator.keep_only([]) == 0
+    (tmp_path / "kv").mkdir()
+    assert generator.keep_only([]) == 0
+
+
 def test_models_that_run_elsewhere_are_refused() -> None:
     with pytest.raises(ConfigError, match="runs elsewhere"):
         KVGenerator(OpenAILM(model="m", base_url="http://127.0.0.1:9/v1"))  # type: ignore[arg-type]
