@@ -134,9 +134,13 @@ class KVGenerator:
     def prepare(self, chunks: Sequence[Chunk]) -> None:
         """Computes the keys and values of the chunks, if that is wanted at ingest, as far as there is room for them.
 
-        What does not fit would push out what was computed just before; it is computed when it is first used.
+        What does not fit would push out what was computed just before; it is computed when it is first used. Raises ``Unsupported``
+        (without chunks, too) if the keys of the model cannot be reused.
         """
-        if self._prepares and chunks and self.method.reads == "chunks":
+        if not self._prepares or self.method.reads != "chunks":
+            return
+        _ = self.engine
+        if chunks:
             told = self.store.stats()
             room = max(told.budget_by_tier[tier] - told.bytes_by_tier[tier] for tier in told.budget_by_tier)
             room -= self._plain_bytes(len(self.writer.prefix))

@@ -12,12 +12,13 @@ from rag.core import Chunk, Document, Hit, Message, Span, TextEvent, UsageEvent
 from rag.errors import ConfigError, ModelError
 from rag.kvcache.gate import Gate, Measured
 from rag.kvcache.generator import KVGenerator
+from rag.kvcache.hooked import Unsupported
 from rag.kvcache.methods import METHODS
 from rag.kvcache.prompt_writer import PromptWriter
 from rag.lm import TransformersLM
 from rag.lm_openai import OpenAILM
 from tests.fakes import HashingEncoder
-from tests.tiny_models import save_llama
+from tests.tiny_models import save_gpt2, save_llama
 
 TEXTS = [
     "The tower is 330 metres tall and was built in 1889.",
@@ -172,6 +173,19 @@ def test_keeping_nothing_loads_no_model(tmp_path: Path) -> None:
     assert generator.keep_only([]) == 0
     (tmp_path / "kv").mkdir()
     assert generator.keep_only([]) == 0
+
+
+def test_a_model_whose_keys_cannot_be_reused_is_refused_before_anything_is_ingested(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    config = {
+        "models": {"lm": {"use": "transformers", "model": str(save_gpt2(tmp_path / "gpt2")), "device": "cpu"}},
+        "indexes": {"dense": {"use": "faiss"}},
+        "generator": {"use": "kv"},
+    }
+    rag = Rag.open(tmp_path / "my.index", config, components={"encoder": HashingEncoder()})
+    with pytest.raises(Unsupported):
+        rag.ingest(tmp_path / "a.txt")
+    assert not rag.documents()
 
 
 def test_models_that_run_elsewhere_are_refused() -> None:
