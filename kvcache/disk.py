@@ -168,6 +168,11 @@ class Disk:
             except OSError:
                 self._forget(name)
 
+    def look(self) -> None:
+        """Learns what other processes wrote and deleted since."""
+        with self._writing():
+            self._look()
+
     def clear(self) -> None:
         """Deletes all entries of this version, those of other processes too; strangers' files stay."""
         with self._writing():

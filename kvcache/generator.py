@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ GIGABYTE = 1 << 30
 class KVGenerator:
     """Lets ``lm`` (``use: transformers``) answer from the hits, reusing what it once computed of their chunks.
 
-    ``method``: how (``rag.kvcache.methods``: first-k, combined, blend, query, reuse, block, ape, prefix, full). ``recompute``: share of the
+    ``method``: how (``rag.kvcache.methods``: first-k, cache-craft, combined, blend, query, reuse, block, ape, prefix, full). ``recompute``: share of the
     reused tokens that is computed anew. ``policy``: what chunks are encoded behind: ``shared-prefix`` (the instructions), ``bare``,
     ``bos-dropped``. ``ram_gb``, ``disk_gb``, ``device_gb``: budgets of the store's tiers; ``storage``: ``plain``, ``int8`` or ``int4``. ``salt``:
     secret of the tenant, best as ``${env:NAME}``. ``prepare_chunks``: compute chunks when they are ingested (as far as the budgets go), else when they are
@@ -134,13 +134,29 @@ class KVGenerator:
     def prepare(self, chunks: Sequence[Chunk]) -> None:
         """Computes the keys and values of the chunks, if that is wanted at ingest, as far as there is room for them.
 
-        What does not fit would push out what was computed just before; it is computed when it is first used.
+        What does not fit would push out what was computed just before; it is computed when it is first used. Raises ``Unsupported``
+        (without chunks, too) if the keys of the model cannot be reused.
         """
-        if self._prepares and chunks and self.method.reads == "chunks":
+        if not self._prepares or self.method.reads != "chunks":
+            return
+        _ = self.engine
+        if chunks:
             told = self.store.stats()
             room = max(told.budget_by_tier[tier] - told.bytes_by_tier[tier] for tier in told.budget_by_tier)
             room -= self._plain_bytes(len(self.writer.prefix))
             self.warm([chunk for chunk in chunks if (room := room - self._plain_bytes(len(self.writer.chunk_ids(chunk)))) >= 0])
+
+    def keep_only(self, chunks: Iterable[Chunk]) -> int:
+        """Deletes what is kept of other chunks, so that no token of a deleted document stays on the disk; how many entries went.
+
+        A store that holds nothing is left alone, and then no model is loaded.
+        """
+        if (self._folder is None or not self._folder.is_dir()) and "store" not in self.__dict__:
+            return 0
+        if not self.store.stats().entries:
+            return 0
+        live = {self.writer.chunk_ids(chunk) for chunk in chunks}
+        return self.store.keep_only(live | {self.writer.prefix, self.engine.planner.context(self.writer.prefix)})
 
     def _plain_bytes(self, num_tokens: int) -> int:
         """What an entry takes that is not coded: a head, and a slab per layer, each in whole blocks of ``ALIGNMENT`` bytes."""

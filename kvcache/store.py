@@ -8,7 +8,7 @@ Every tier keeps what is worth most per byte (see ``eviction``), and nothing tha
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -24,7 +24,7 @@ from rag.kvcache.key import BytesKey, Key, KVKey
 from rag.kvcache.memory import Leave, Memory
 from rag.kvcache.pool import Pool
 from rag.kvcache.rate import Rates
-from rag.kvcache.slab import DamagedKV, entry_name, seal
+from rag.kvcache.slab import DamagedKV, Head, entry_name, seal
 from rag.kvcache.stats import KVStats
 from rag.kvcache.write_behind import WriteBehind
 
@@ -134,17 +134,20 @@ class KVStore:
 
     def names(self, prefix: str = "", salt: str = "") -> list[str]:
         """The words under which bytes are kept for this salt, sorted."""
+        words = [(str(head.meta.get("name")), head) for head in self._heads() if head.kind == "bytes"]
+        return sorted(word for word, head in words if word.startswith(prefix) and head.answers(BytesKey(word, salt)))
+
+    def _heads(self) -> Iterator[Head]:
+        """Without the lock: of everything that is here."""
         with self._lock:
-            heads = {name: entry.head for name, entry in self._entries.items() if entry.head.kind == "bytes"}
-        on_disk = self._disk.counts()[0] if self._disk is not None else {}
-        for name in on_disk:
-            if name.endswith("-bytes") and name not in heads and self._disk is not None:
+            heads = {name: entry.head for name, entry in self._entries.items()}
+        yield from heads.values()
+        if self._disk is not None:
+            for name in self._disk.counts()[0].keys() - heads.keys():
                 file = self._disk.open(name)
                 if file is not None:
-                    heads[name] = file.head
+                    yield file.head
                     file.close()
-        words = [(str(head.meta.get("name")), head) for head in heads.values()]
-        return sorted(word for word, head in words if word.startswith(prefix) and head.answers(BytesKey(word, salt)))
 
     # Keeping -----------------------------------------------------------------------------------------------------------------
 
@@ -165,7 +168,22 @@ class KVStore:
 
     def drop(self, keys: Sequence[Key]) -> None:
         """Deletes entries, also from the folder. Who holds one keeps it until it is closed."""
-        names = [self._name(key) for key in keys]
+        self._drop([self._name(key) for key in keys])
+
+    def keep_only(self, chunks: Collection[tuple[int, ...]]) -> int:
+        """Deletes the chunks whose tokens are none of ``chunks``, also from the folder and whoever wrote them; how many went.
+
+        Heads of files hold the tokens, so nothing needs to be known of who computed a chunk, behind what, and for whom.
+        """
+        self.flush()
+        if self._disk is not None:
+            self._disk.look()
+        gone = [head.name for head in self._heads() if head.kind != "bytes" and tuple(head.ids) not in chunks]
+        self._drop(gone)
+        return len(gone)
+
+    def _drop(self, names: Sequence[str]) -> None:
+        """Without the lock."""
         with self._lock:
             for name in names:
                 if name in self._entries:

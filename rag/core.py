@@ -423,7 +423,13 @@ class Generator(Protocol):
     """Answers from hits, as a stream that ends with a ``UsageEvent``."""
 
     def prepare(self, chunks: Sequence[Chunk]) -> None:
-        """Called once per ingested batch (a generator that precomputes chunk KV does it here). May do nothing."""
+        """Called once per ingested batch, after its commit (a generator that precomputes chunk KV does it here). May do nothing.
+
+        Called with no chunks before anything is committed: one that could not prepare any raises now.
+        """
+
+    def keep_only(self, chunks: Iterable[Chunk]) -> int:
+        """Called by compaction with all chunks that still exist: what was kept of others is deleted. How many things that were."""
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         """Yields ``StageEvent("prompt", hits, 0.0)``: what it reads of the hits (of one that was cut, the chunk holds what is left); then

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,10 @@ class ExtractiveGenerator:
 
     def prepare(self, chunks: Sequence[Chunk]) -> None:
         """Nothing to prepare."""
+
+    def keep_only(self, chunks: Iterable[Chunk]) -> int:
+        """Nothing is kept."""
+        return 0
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         """The hits, all of which it reads; each quotation and its citation, best chunk first, or the abstention; a ``UsageEvent`` (no tokens)."""

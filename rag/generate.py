@@ -58,6 +58,10 @@ class LMGenerator:
     def prepare(self, chunks: Sequence[Chunk]) -> None:
         """Nothing to prepare."""
 
+    def keep_only(self, chunks: Iterable[Chunk]) -> int:
+        """Nothing is kept."""
+        return 0
+
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         """What the prompt shows, text, citations at the ends of sentences, then the usage. No hits: abstains without asking the model."""
         if not hits:

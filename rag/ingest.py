@@ -145,6 +145,8 @@ class Ingestion:
             return
         import numpy as np
 
+        if self._generator is not None:
+            self._generator.prepare([])
         new_chunks = [chunk for _, placed, _ in batch.changes for key, chunk in placed if key is None]
         texts = {change.document.id: change.document.text for change, _, _ in batch.changes}
         with self._catalog.reading() as read:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow, Read, SegmentRow
-from rag.core import Document, Index
+from rag.core import Chunk, Document, Generator, Index
 from rag.errors import DamagedIndex, IndexMismatch
 from rag.facts import together
 from rag.ingest import BATCH_CHUNKS, Ingestion, merge_everything
@@ -95,10 +95,23 @@ def reconcile(catalog: Catalog, indexes: Mapping[str, Index]) -> None:
         write.set_meta("indexes", json.dumps(wanted))
 
 
-def compact(catalog: Catalog, ingestion: Ingestion, indexes: Mapping[str, Index]) -> None:
-    """One segment per index without dead chunks, freed catalog pages given back."""
+def compact(catalog: Catalog, ingestion: Ingestion, indexes: Mapping[str, Index], generator: Generator) -> None:
+    """One segment per index without dead chunks, freed catalog pages given back, nothing kept of chunks that are gone."""
     merge_everything(ingestion, catalog, indexes)
     catalog.vacuum()
+    generator.keep_only(all_chunks(catalog))
+
+
+def all_chunks(catalog: Catalog) -> Iterator[Chunk]:
+    """Every chunk, read in batches."""
+    after = -1
+    while True:
+        with catalog.reading() as read:
+            batch = read.all_chunks(after, BATCH_CHUNKS)
+        if not batch:
+            return
+        yield from (chunk for _, chunk in batch)
+        after = batch[-1][0]
 
 
 def rebuild(

@@ -216,9 +216,9 @@ class Rag(AsyncTwins):
         return len(ids)
 
     def compact(self) -> dict[str, Any]:
-        """Merges all segments and removes deleted documents physically. Returns the new ``stats``."""
+        """Merges all segments and removes deleted documents physically, also from the generator's cache. Returns the new ``stats``."""
         with self._writing(Tally()) as ingestion:
-            maintain.compact(self.catalog, ingestion, self.indexes)
+            maintain.compact(self.catalog, ingestion, self.indexes, self.generator)
         return self.stats()
 
     def rebuild(self, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 import re
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -253,6 +253,9 @@ class QuotingGenerator:
 
     def prepare(self, chunks: Sequence[Chunk]) -> None:
         self.num_prepared += len(chunks)
+
+    def keep_only(self, chunks: Iterable[Chunk]) -> int:
+        return 0
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         if not hits:

@@ -12,12 +12,13 @@ from rag.core import Chunk, Document, Hit, Message, Span, TextEvent, UsageEvent
 from rag.errors import ConfigError, ModelError
 from rag.kvcache.gate import Gate, Measured
 from rag.kvcache.generator import KVGenerator
+from rag.kvcache.hooked import Unsupported
 from rag.kvcache.methods import METHODS
 from rag.kvcache.prompt_writer import PromptWriter
 from rag.lm import TransformersLM
 from rag.lm_openai import OpenAILM
 from tests.fakes import HashingEncoder
-from tests.tiny_models import save_llama
+from tests.tiny_models import save_gpt2, save_llama
 
 TEXTS = [
     "The tower is 330 metres tall and was built in 1889.",
@@ -137,6 +138,54 @@ def test_an_index_keeps_them_on_its_disk_for_the_next_process(tmp_path: Path, lm
     rag.generator.store.close()
     answer = Rag.open(tmp_path / "my.index", components=components).ask("Where do ducks live?")
     assert answer.usage.cached_tokens > 0 and answer.usage.recomputed_tokens > 0
+
+
+def test_compaction_deletes_what_is_kept_of_deleted_documents(tmp_path: Path, lm: TransformersLM) -> None:
+    secret, others = "The secret recipe needs seven herbs.", TEXTS[:2]
+    for text, name in zip([secret, *others], "abc", strict=True):
+        (tmp_path / f"{name}.txt").write_text(text)
+    config = {
+        "models": {"lm": {"use": "transformers", "model": lm.model, "device": "cpu"}},
+        "indexes": {"dense": {"use": "faiss"}},
+        "generator": {"use": "kv", "max_tokens": 4},
+    }
+    components = {"encoder": HashingEncoder()}
+    with Rag.open(tmp_path / "my.index", config, components=components) as rag:
+        rag.ingest([tmp_path / f"{name}.txt" for name in "abc"])
+        rag.generator.store.close()
+    kv = tmp_path / "my.index" / "kv"
+    before = {path.name for path in kv.glob("*.kv")}
+    tokens = lm.opened().encode(secret)
+    marks = b"".join(int(token).to_bytes(8, "little") for token in tokens[2:-2])
+    holding = [path for path in kv.glob("*.kv") if marks in path.read_bytes()]
+    assert len(before) == 4 and len(holding) == 1, "three chunks and the instructions; the head of one holds the secret's tokens"
+    with Rag.open(tmp_path / "my.index", components=components) as rag:  # another process: nothing of it is in memory
+        rag.delete([row.id for row in rag.documents() if row.source.endswith("a.txt")])
+        rag.compact()
+        assert {path.name for path in kv.glob("*.kv")} == before - {holding[0].name}
+        rag.compact()
+        assert len(list(kv.glob("*.kv"))) == 3
+        assert rag.ask("Where do ducks live?").usage.cached_tokens > 0
+
+
+def test_keeping_nothing_loads_no_model(tmp_path: Path) -> None:
+    generator = KVGenerator(TransformersLM(str(tmp_path / "there is none")), index_folder=tmp_path)
+    assert generator.keep_only([]) == 0
+    (tmp_path / "kv").mkdir()
+    assert generator.keep_only([]) == 0
+
+
+def test_a_model_whose_keys_cannot_be_reused_is_refused_before_anything_is_ingested(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    config = {
+        "models": {"lm": {"use": "transformers", "model": str(save_gpt2(tmp_path / "gpt2")), "device": "cpu"}},
+        "indexes": {"dense": {"use": "faiss"}},
+        "generator": {"use": "kv"},
+    }
+    rag = Rag.open(tmp_path / "my.index", config, components={"encoder": HashingEncoder()})
+    with pytest.raises(Unsupported):
+        rag.ingest(tmp_path / "a.txt")
+    assert not rag.documents()
 
 
 def test_models_that_run_elsewhere_are_refused() -> None:
