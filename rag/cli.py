@@ -148,10 +148,14 @@ def search(
 
 @app.command()
 def chat(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, principals: AsOption = None) -> None:
-    """Ask one question after the other (each stands alone); an empty line or Ctrl-D ends."""
+    """Ask one question after the other; an empty line or Ctrl-D ends.
+
+    A question may lean on the ones before it if the configuration has a query stage that reads them, such as `query: {use: carry}`.
+    """
     from rag import terminal
 
     rag = _open(index, config)
+    history: list[tuple[str, str]] = []
     while True:
         try:
             question = input("> " if sys.stdin.isatty() else "").strip()
@@ -159,7 +163,8 @@ def chat(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, princi
             return
         if not question:
             return
-        terminal.print_stream(rag.stream(question, principals=principals or ()))
+        answer = terminal.print_stream(rag.stream(question, principals=principals or (), history=history))
+        history += [("user", question), ("assistant", answer.text)]
 
 
 @app.command()

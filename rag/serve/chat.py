@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rag.core import Answer, AnswerEvent, Event, TextEvent
+from rag.core import Answer, AnswerEvent, Event, Message, TextEvent
 
 
 class ContentPart(BaseModel):
@@ -56,6 +56,14 @@ class ChatRequest(BaseModel):
                 return message.text
         raise ValueError("messages: there is no user message with text")
 
+    @property
+    def history(self) -> list[Message]:
+        """What user and assistant said before the question."""
+        last = max((place for place, message in enumerate(self.messages) if message.role == "user"), default=0)
+        roles: dict[str, Literal["user", "assistant"]] = {"user": "user", "assistant": "assistant"}
+        said = [message for message in self.messages[:last] if message.role in roles and message.text.strip()]
+        return [Message(roles[message.role], message.text) for message in said]
+
 
 def citations_of(answer: Answer) -> list[dict[str, Any]]:
     """Every citation, as message annotations."""
@@ -77,6 +85,7 @@ def citations_of(answer: Answer) -> list[dict[str, Any]]:
 def _extras(answer: Answer) -> dict[str, Any]:
     return {
         "abstained": answer.abstained,
+        "support": answer.support,
         "seconds": dict(answer.seconds),
         "dropped_citations": answer.usage.dropped_citations,
         "hits": [{"doc_id": hit.chunk.doc_id, "chunk_id": hit.chunk.id, "score": hit.score} for hit in answer.hits],

@@ -96,8 +96,10 @@ def create_app(rag: Rag) -> FastAPI:
         question = checked(request.question)
         who = asker(request.principals)
         if not request.stream:
-            return JSONResponse(completion(request, rag.ask(question, where=request.where, principals=who)))
-        events = rag.stream(question, where=request.where, principals=who)
+            return JSONResponse(
+                completion(request, rag.ask(question, where=request.where, principals=who, history=request.history))
+            )
+        events = rag.stream(question, where=request.where, principals=who, history=request.history)
         first = next(events)  # errors of the request itself still become a status code
         return StreamingResponse(_lines(request, first, events), media_type="text/event-stream")
 
