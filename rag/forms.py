@@ -24,6 +24,7 @@ SECOND_TRY_TOKENS = 256
 """Room that the second try needs beyond the first: the beginning of the bad reply, and what is wrong with it."""
 
 _SHOWN_CHARS = 300
+_FAULT_CHARS = 120
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
 _FENCE = re.compile(r"\A```[a-z]*\s*\n(.*?)\n?```\Z", re.DOTALL)
 _ITEM = re.compile(r"(?:[-*\u2022]|\(?\d{1,2}[.):])\s+(\S.*)")
@@ -81,7 +82,7 @@ def _read(completion: Completion, read: Callable[[str], T], may_be_cut: bool) ->
     try:
         return Reply(read(text), usage), text
     except ValueError as error:
-        return Reply(None, usage, str(error)), text
+        return Reply(None, usage, " ".join(inert(str(error)).split())[:_FAULT_CHARS]), text  # it may hold words of the reply
 
 
 def _second(prompt: Sequence[Message], first: Reply[Any], text: str) -> list[Message]:

@@ -26,6 +26,8 @@ Reply with one word, Yes or No."""
 ANSWER = "Notes made while reading, each on the sources it names:\n\n{notes}Now answer the question from the sources."
 TASK_RULE = "\nWhere a task follows the question, do the task in place of answering."
 MAX_MARGIN_CHARS = 1500
+FRAME_TOKENS = 48
+"""What stands around a note in the prompt of the answer: two lines with the key, and the names of its sources."""
 
 
 class MarginsGenerator:
@@ -100,7 +102,10 @@ class MarginsGenerator:
         if self.lm.context_tokens is not None:
             room = min(room, self.lm.context_tokens - max(self.max_tokens, self.max_margin_tokens))
         task = self.lm.count_tokens(MARGIN) + self.lm.count_tokens(ANSWER)
-        for_notes = min(num_segments * (self.max_margin_tokens + 48), room // 2)
+        note = self.max_margin_tokens + FRAME_TOKENS
+        for_notes = note * min(
+            num_segments, max(room // (self.segment_tokens + note), 1)
+        )  # of those segments that have room themselves
         return sourced_prompt(
             query, hits, max_tokens=room - task - for_notes, count=self.lm.count_tokens, system=self._system, nonce=key
         )  # fmt: skip

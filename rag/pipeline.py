@@ -24,7 +24,7 @@ from rag.async_twins import AsyncTwins
 from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow
 from rag.config import Assembly, Config
-from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, QueryEvent, QueryStage, Reranker, StageEvent, digest
+from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, QueryStage, Reranker, StageEvent, digest
 from rag.errors import IndexNotFound
 from rag.filter import Filter
 from rag.ingest import Change, Ingestion, IngestReport, Progress, Tally
@@ -314,21 +314,16 @@ class Rag(AsyncTwins):
         A query stage that rewrites shows up after its searches, as a ``QueryEvent``.
         """
         courses = self._courses([query], self.config.search.candidates, where, principals, history)
-        (course,) = courses
+        course, hits = courses[0], list(courses[0].found.hits)
         for stage, each, seconds in course.stages():
             yield StageEvent(stage, tuple(each), seconds)
-        found = course.found
-        hits = list(found.hits)
         if self.query_stage.rewrites:
-            yield QueryEvent(
-                f"query:{self.config.query.use}", tuple(hits), course.own_seconds, found.question, tuple(course.queries),
-                found.notes, found.usage,
-            )  # fmt: skip
+            yield course.event(f"query:{self.config.query.use}")
         for stage, (hits,), seconds in self._reranked(courses):
             yield StageEvent(stage, tuple(hits), seconds)
         started = time.perf_counter()
         selector = self._component("selector", "select", self.config.select)
-        selected = selector.rerank(found.question, hits)
+        selected = selector.rerank(course.found.question, hits)
         yield StageEvent("select", tuple(selected), time.perf_counter() - started)
 
     def _courses(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rag.core import Finding, Found, Hit, Message, QueryStage
+from rag.core import Finding, Found, Hit, Message, QueryEvent, QueryStage
 from rag.errors import ModelError
 from rag.query.merge import interleaved
 
@@ -33,6 +33,11 @@ class Course:
         """Each stage of the searches once, whatever the number of queries: chunks in the order of their ranks."""
         for stage, rankings in self.rankings.items():
             yield stage, rankings[0] if len(rankings) == 1 else interleaved(rankings), self.seconds[stage]
+
+    def event(self, name: str) -> QueryEvent:
+        """What the stage itself did, under the stage name ``name``."""
+        found = self.found
+        return QueryEvent(name, tuple(found.hits), self.own_seconds, found.question, tuple(self.queries), found.notes, found.usage)
 
 
 def drive(word: str, stage: QueryStage, questions: Sequence[str], history: Sequence[Message], search: Search) -> list[Course]:
