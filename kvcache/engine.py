@@ -21,6 +21,7 @@ from rag.kvcache.planner import Planner
 from rag.kvcache.prefill import Decoder, Prefilled, prefill
 from rag.kvcache.prompt import Prompt
 from rag.kvcache.store import DamagedKV, KVStore
+from rag.kvcache.variants import Leaning, repaired
 from rag.kvcache.worth import Worth
 
 
@@ -122,12 +123,16 @@ class KVEngine:
         attention = parallel_attention(plan) if self.method.parallel else None
         share = 1.0 if self.method.exact else self.recompute
         keeps = self.method.reads == "prefixes"
+        leaning = Leaning(plan) if self.method.variants else None
         done = prefill(
-            self.decoder, plan, self.selector, share, room=room, overlap=self.overlap, attention=attention, capture=keeps
-        )
+            self.decoder, plan, self.selector, share, room=room, overlap=self.overlap, attention=attention,
+            capture=keeps or leaning is not None, watch=leaning,
+        )  # fmt: skip
         self._measure(plan, done)
         if keeps:
             self._keep_in_place(plan, done)
+        if leaning is not None:
+            self._keep_variants(plan, done, leaning)
         return done
 
     def _measure(self, plan: Plan, done: Prefilled) -> None:
@@ -154,6 +159,14 @@ class KVEngine:
                 rows = slice(part.start - first, part.start - first + part.num_tokens)
                 fresh = FreshKV(keys[:, :, rows].contiguous(), values[:, :, rows].contiguous(), per_token * part.num_tokens)
                 self._keep(self.planner.place_key(plan.prompt, number), fresh)
+
+    def _keep_variants(self, plan: Plan, done: Prefilled, leaning: Leaning) -> None:
+        """Keeps the chunks of which something was computed as they are behind the chunks of this prompt."""
+        per_token = done.trace.seconds["compute"] / len(done.computed)
+        for number in leaning.parts[1:]:  # the first has no chunk to lean on
+            now = repaired(plan, done, leaning, number)
+            if now is not None:
+                self.planner.variants.keep(now[0].ids, *now, per_token * now[0].num_tokens)
 
     def remember(self, prompt: Prompt) -> Warmed:
         """Computes and keeps the chunks of ``prompt`` that are not in the store, so that the next prompt with them finds them."""

@@ -18,7 +18,8 @@ class Evidence:
     ``slots``: where they stand in the prompt; ``chunk``: which reused chunk (0, 1, ...) they belong to; ``offset``: their place
     in it. ``prior``: retrieval score of their chunk. ``mass``: attention that the question's rows paid to them over all
     layers and heads, on stale keys. ``deviation``: squared distance of their fresh keys and values from the stale ones at the
-    check layer. A measure that was not asked for is ``None``.
+    check layer. ``need``: of their chunk, and ``leaning``: how wrong they are behind the chunks before them (see
+    ``rag.kvcache.dependence``). A measure that was not asked for, or is not known of any chunk, is ``None``.
     """
 
     slots: torch.Tensor
@@ -27,20 +28,20 @@ class Evidence:
     prior: torch.Tensor
     mass: torch.Tensor | None = None
     deviation: torch.Tensor | None = None
+    need: torch.Tensor | None = None
+    leaning: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.slots.shape[0])
 
     def at(self, kept: torch.Tensor) -> Evidence:
         """The same for the tokens with these indices."""
-        return Evidence(
-            self.slots[kept],
-            self.chunk[kept],
-            self.offset[kept],
-            self.prior[kept],
-            None if self.mass is None else self.mass[kept],
-            None if self.deviation is None else self.deviation[kept],
-        )
+
+        def known(column: torch.Tensor | None) -> torch.Tensor | None:
+            return None if column is None else column[kept]
+
+        measured = [known(column) for column in (self.mass, self.deviation, self.need, self.leaning)]
+        return Evidence(self.slots[kept], self.chunk[kept], self.offset[kept], self.prior[kept], *measured)
 
 
 class Selector(Protocol):

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-POLICIES = ("bare", "bos-dropped", "shared-prefix", "in-situ")
-"""What the model saw before the chunk: nothing; the first token of a text; the fixed beginning of the prompt; what stood before it."""
+POLICIES = ("bare", "bos-dropped", "shared-prefix", "in-situ", "variant")
+"""What the model saw before the chunk: nothing; the first token of a text; the fixed beginning of the prompt; what stood before it; some
+other chunks, which the entry itself tells, and its key only numbers (``rag.kvcache.variants``)."""
 FORMAT_VERSION = 1
 """Of the files. Part of every name, so that programs of different versions share a folder without sharing entries."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rag.kvcache.blend import Blend
+from rag.kvcache.cache_craft import CacheCraft
 from rag.kvcache.combined import Combined
 from rag.kvcache.evidence import Selector
 from rag.kvcache.first_k import FirstK, Lot
@@ -19,7 +20,8 @@ Reads = Literal["nothing", "prefixes", "chunks"]
 class Method:
     """``reads``: what it takes from the cache. ``recompute``: its share of reused tokens, if it is not the user's to choose.
 
-    ``exact``: the answer is that of the full prefill. ``parallel``: chunks lie side by side (APE). ``about``: one line for people.
+    ``exact``: the answer is that of the full prefill. ``parallel``: chunks lie side by side (APE). ``variants``: a chunk is kept as it was
+    computed behind others, too, and the kept one that fits best is taken (Cache-Craft). ``about``: one line for people.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Method:
     recompute: float | None = None
     exact: bool = False
     parallel: bool = False
+    variants: bool = False
 
 
 METHODS: Mapping[str, Method] = {
@@ -49,6 +52,13 @@ METHODS: Mapping[str, Method] = {
         Method("lot", "computes tokens drawn by lot: the control", "chunks", Lot),
         Method("first-k", "computes the first tokens of chunks (EPIC, arXiv 2410.15332)", "chunks", FirstK),
         Method("blend", "computes the tokens that deviate most (CacheBlend, arXiv 2405.16444)", "chunks", Blend),
+        Method(
+            "cache-craft",
+            "computes what leaned on chunks that are not there now, and keeps the result (Cache-Craft, arXiv 2502.15734)",
+            "chunks",
+            CacheCraft,
+            variants=True,
+        ),
         Method("query", "computes the tokens that the question looks at (ProphetKV, arXiv 2602.02579)", "chunks", QueryDriven),
         Method("combined", "first tokens, the question's attention and deviation together", "chunks", Combined),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from rag.kvcache.dependence import Dependence, first_tokens
 from rag.kvcache.evidence import Evidence
 from rag.kvcache.prompt import Prompt
 
@@ -34,7 +35,8 @@ class Part:
     """One segment of the prompt in slots ``[start, start + num_tokens)``.
 
     ``exact``: its cached keys and values are those of this very prompt (a prefix); nothing of it is computed. ``reused``: they
-    were made elsewhere; a rule may have some of its tokens computed anew. ``computed``: all of it is.
+    were made elsewhere; a rule may have some of its tokens computed anew. ``computed``: all of it is. ``need``: how much of a reused
+    one ought to be; ``dependence``: what it leaned on, behind the chunks ``now`` (``rag.kvcache.dependence``); for rules that ask.
     """
 
     start: int
@@ -42,6 +44,9 @@ class Part:
     source: Source
     cached: Cached | None = None
     prior: float = 0.0
+    need: float | None = None
+    dependence: Dependence | None = None
+    now: tuple[int, ...] = ()
 
     @property
     def slots(self) -> range:
@@ -88,6 +93,7 @@ class Plan:
         import torch
 
         reused = [part for part in self.parts if part.source == "reused"]
+        known = bool(reused) and all(part.need is not None for part in reused)
 
         def column(values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
@@ -97,4 +103,10 @@ class Plan:
             chunk=column([number for number, part in enumerate(reused) for _ in part.slots], torch.int64),
             offset=column([offset for part in reused for offset in range(part.num_tokens)], torch.int64),
             prior=column([part.prior for part in reused for _ in part.slots], torch.float32),
+            need=column([float(part.need or 0.0) for part in reused for _ in part.slots], torch.float32) if known else None,
+            leaning=torch.cat([_leaning(part) for part in reused]).to(device) if known else None,
         )
+
+
+def _leaning(part: Part) -> torch.Tensor:
+    return first_tokens(part.num_tokens) if part.dependence is None else part.dependence.leaning(part.now)

@@ -16,6 +16,7 @@ from rag.kvcache.key import KVKey
 from rag.kvcache.methods import Method
 from rag.kvcache.plan import Part, Plan, Source
 from rag.kvcache.prompt import Prompt, Segment
+from rag.kvcache.variants import Variants, names_before
 from rag.kvcache.worth import Worth
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Planner:
     ) -> None:
         self.store, self.model, self.worth, self.policy, self.salt = store, model, worth, policy, salt
         self.start_ids = tuple(start_ids)
+        self.variants = Variants(store, model, salt)
 
     def context(self, prefix: Sequence[int]) -> tuple[int, ...]:
         """The ids that a chunk of prompts with this ``prefix`` is encoded behind."""
@@ -68,32 +70,39 @@ class Planner:
     def _plan(self, prompt: Prompt, method: Method, held: list[Held]) -> Plan:
         parts: list[Part] = []
         walking = method.reads != "nothing"
-        for number, (start, segment) in enumerate(zip(prompt.starts, prompt.segments, strict=True)):
-            found, source = self._found(prompt, number, method, walking)
-            if found is not None:
-                held.append(found)
-            walking = source == "exact"
-            parts.append(Part(start, len(segment.ids), source, found, segment.prior))
+        for number in range(len(prompt.segments)):
+            part = self._part(prompt, number, method, walking, held)
+            walking = part.source == "exact"
+            parts.append(part)
         plan = self._worth_it(Plan(prompt, tuple(parts), _reasons(prompt.segments, parts)), held)
         return side_by_side(plan) if method.parallel else plan
 
-    def _found(self, prompt: Prompt, number: int, method: Method, walking: bool) -> tuple[Held | None, Source]:
-        """What the store has for a segment. ``walking``: everything before it is exact."""
+    def _part(self, prompt: Prompt, number: int, method: Method, walking: bool, held: list[Held]) -> Part:
+        """A segment with what the store has for it, which joins ``held``. ``walking``: everything before it is exact."""
         segment, start = prompt.segments[number], prompt.starts[number]
+
+        def part(source: Source, found: Held | None = None) -> Part:
+            if found is not None:
+                held.append(found)
+            return Part(start, len(segment.ids), source, found, segment.prior)
+
         if segment.kind == "question" or method.reads == "nothing":
-            return None, "computed"
+            return part("computed")
         if not segment.ids:
-            return None, "exact" if walking else "computed"
+            return part("exact" if walking else "computed")
         if walking and (found := self.store.get(self.place_key(prompt, number))):
-            return found, "exact"
-        if (
-            method.reads == "chunks"
-            and segment.kind == "chunk"
-            and (found := self.store.get(self.chunk_key(segment.ids, prompt.prefix)))
-        ):
-            in_place = walking and self.context(prompt.prefix) == prompt.ids[:start]
-            return found, "exact" if in_place and not method.parallel else "reused"
-        return None, "computed"
+            return part("exact", found)
+        if method.reads != "chunks" or segment.kind != "chunk":
+            return part("computed")
+        alone = self.store.get(self.chunk_key(segment.ids, prompt.prefix))
+        in_place = walking and self.context(prompt.prefix) == prompt.ids[:start] and not method.parallel
+        if not method.variants or (alone is not None and in_place):
+            return part("computed" if alone is None else "exact" if in_place else "reused", alone)
+        now = names_before(prompt, number)
+        best = self.variants.best(segment.ids, now, alone)
+        if best is None:
+            return part("computed")
+        return replace(part("reused", best[0]), need=best[1], dependence=best[2], now=now)
 
     def _worth_it(self, plan: Plan, held: Sequence[Held]) -> Plan:
         """The plan, or one that computes everything if the measured rates say that loading takes longer."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rag.kvcache.arena import Arena
-from rag.kvcache.cached_pass import Attending, Attention, CachedPass, Narrow, Rows
+from rag.kvcache.cached_pass import Attending, Attention, CachedPass, Narrow, Rows, Watch
 from rag.kvcache.evidence import Selector
 from rag.kvcache.hooked import decoder_layers
 from rag.kvcache.load import Loading, Tables, load
@@ -93,10 +93,11 @@ def prefill(
     overlap: bool = True,
     attention: Attention | None = None,
     capture: bool = False,
+    watch: Watch | None = None,
 ) -> Prefilled:
     """Computes ``plan``: a share ``recompute`` (0 to 1) of its reused tokens, as ``selector`` chooses, and all that is not cached.
 
-    ``room``: slots to keep free for the answer. ``attention``: see ``Rows``. ``capture``: see ``Prefilled``. Raises ``ValueError`` for a share outside 0 to 1 and
+    ``room``: slots to keep free for the answer. ``attention``, ``watch``: see ``Rows``. ``capture``: see ``Prefilled``. Raises ``ValueError`` for a share outside 0 to 1 and
     ``DamagedKV`` if a cached part turns out not to be what was stored.
     """
     import torch
@@ -104,7 +105,7 @@ def prefill(
     if not 0 <= recompute <= 1:
         raise ValueError(f"recompute={recompute}: the share of reused tokens to compute anew must be between 0 and 1")
     with torch.inference_mode():
-        return _Prefill(decoder, plan, selector, recompute, room, overlap, attention, capture).run()
+        return _Prefill(decoder, plan, selector, recompute, room, overlap, attention, capture, watch).run()
 
 
 class _Prefill:
@@ -120,6 +121,7 @@ class _Prefill:
         overlap: bool,
         attention: Attention | None,
         capture: bool,
+        watch: Watch | None,
     ) -> None:
         import torch
 
@@ -132,7 +134,7 @@ class _Prefill:
         self._budget = math.floor(recompute * len(self._evidence) + 0.5)
         self._arena = Arena(decoder.traits.geometry, len(plan.prompt) + room, decoder.device)
         self._arena.num_tokens = len(plan.prompt)
-        self._overlap, self._seconds = overlap, dict[str, float]()
+        self._overlap, self._watch, self._seconds = overlap, watch, dict[str, float]()
         self._captured: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = {} if capture else None
 
     def run(self) -> Prefilled:
@@ -202,7 +204,7 @@ class _Prefill:
         narrow = {layer: [self._narrowing(stage)] for stage, layer in enumerate(stages)}
         assert not narrow or self._captured is None, "rows that stop at a check layer have no keys in the layers behind it"
         rows = self._rows(slots, self._arena)
-        rows.captured = self._captured
+        rows.captured, rows.watch = self._captured, self._watch
         logits = self._pass(rows, self._ids[slots], narrow)
         self._slots = rows.slots
         return logits, self._underway.slots

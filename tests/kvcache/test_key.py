@@ -46,7 +46,7 @@ def neighbours() -> list[KVKey]:
 
 def test_every_field_changes_digest_and_proof() -> None:
     keys = [BASE, *neighbours()]
-    assert len(keys) == 26
+    assert len(keys) == 27
     for one, other in itertools.combinations(keys, 2):
         assert one.digest != other.digest and one.proof != other.proof, (one, other)
 
