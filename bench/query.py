@@ -96,7 +96,7 @@ def through_the_chain(rag: Rag, asked: Mapping[str, Any]) -> bool:
         )
 
 
-def told(values: Values, baseline: Values, queries: Sequence[str]) -> dict[str, Any]:
+def summary(values: Values, baseline: Values, queries: Sequence[str]) -> dict[str, Any]:
     """Means with intervals, and paired differences, over ``queries``."""
     rows: dict[str, Any] = {}
     for ranking, measures in values.items():
@@ -108,7 +108,8 @@ def told(values: Values, baseline: Values, queries: Sequence[str]) -> dict[str, 
             if values is not baseline:
                 found = difference(each, before)
                 rows[ranking][measure]["minus_last_turn"] = {**asdict(found), "inside_noise": found.inside_noise}
-    return rounded(rows)
+    told: dict[str, Any] = rounded(rows)
+    return told
 
 
 def rounded(value: Any) -> Any:
@@ -148,11 +149,13 @@ def run(folder: Path) -> None:
         "the_chain_finds_the_same": same,
         "ways": {
             way: {
-                name: told(values[way], values[BASELINE], group) for name, group in groups.items() if name == "all" or way in WAYS
+                name: summary(values[way], values[BASELINE], group)
+                for name, group in groups.items()
+                if name == "all" or way in WAYS
             }
             for way in WAYS
         },
-        "variants": {way: told(values[way], values[BASELINE], groups["all"])["fused"] for way in VARIANTS},
+        "variants": {way: summary(values[way], values[BASELINE], groups["all"])["fused"] for way in VARIANTS},
     }
     print(json.dumps({way: rows["all"]["fused"] for way, rows in result["ways"].items()}, indent=2))
     write_result("query", result)

@@ -44,12 +44,12 @@ def answer_events(asked: Asked, stages: Iterator[StageEvent]) -> Iterator[Event]
     """
     seconds: dict[str, float] = {}
     hits: tuple[Hit, ...] = ()
-    question, searching = asked.query, Usage()
+    read = QueryEvent("", (), 0.0, asked.query, ())
     for stage in stages:
         seconds[stage.stage] = stage.seconds
         hits = stage.hits
         if isinstance(stage, QueryEvent):
-            question, searching = stage.question, stage.usage
+            read = stage
         yield stage
     started = time.perf_counter()
     text: list[str] = []
@@ -57,7 +57,7 @@ def answer_events(asked: Asked, stages: Iterator[StageEvent]) -> Iterator[Event]
     ending = UsageEvent(Usage())
     num_dropped = 0
     documents: dict[str, Document] = {}
-    for event in asked.generator.generate(question, hits):
+    for event in asked.generator.generate(read.question, hits):
         match event:
             case CitationEvent(citation):
                 if not is_verified(asked, documents, citation):
@@ -72,9 +72,10 @@ def answer_events(asked: Asked, stages: Iterator[StageEvent]) -> Iterator[Event]
                 continue
         yield event
     seconds["generate"] = time.perf_counter() - started
-    usage = searching + ending.usage + Usage(dropped_citations=num_dropped)
+    usage = read.usage + ending.usage + Usage(dropped_citations=num_dropped)
     yield replace(ending, usage=usage)
-    yield AnswerEvent(Answer(asked.query, "".join(text), tuple(citations), hits, usage, seconds, ending.abstained, ending.support))
+    answer = Answer(asked.query, "".join(text), tuple(citations), hits, usage, seconds, ending.abstained, ending.support)
+    yield AnswerEvent(replace(answer, queries=read.queries, notes=read.notes))
 
 
 def is_verified(asked: Asked, documents: dict[str, Document], citation: Citation) -> bool:

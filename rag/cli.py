@@ -150,11 +150,14 @@ def search(
 def chat(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, principals: AsOption = None) -> None:
     """Ask one question after the other; an empty line or Ctrl-D ends.
 
-    A question may lean on the ones before it if the configuration has a query stage that reads them, such as `query: {use: carry}`.
+    A question may lean on the ones before it: where the configuration says `query: {use: plain}`, `carry` is used here.
     """
     from rag import terminal
+    from rag.pipeline import Rag
 
     rag = _open(index, config)
+    if rag.config.query.use == "plain":
+        rag = Rag.open(index, {**rag.config.model_dump(mode="json"), "query": {"use": "carry"}})
     history: list[tuple[str, str]] = []
     while True:
         try:

@@ -229,7 +229,8 @@ def _supported(abstained: bool, support: Support | None) -> Support:
 class Answer:
     """Text, checked citations, the hits it was made from, and what it cost. ``abstained``: the sources do not answer.
 
-    ``support``: how much they do answer, as far as the generator can tell; by default what ``abstained`` implies.
+    ``support``: how much they do answer, as far as the generator can tell; by default what ``abstained`` implies. ``queries``, ``notes``:
+    those of the ``QueryEvent``; empty if the question was searched as it is.
     """
 
     query: str
@@ -240,6 +241,8 @@ class Answer:
     seconds: Mapping[str, float]
     abstained: bool = False
     support: Support = None  # type: ignore[assignment]  # never None: set below
+    queries: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "support", _supported(self.abstained, self.support))

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from langchain_core.messages import AIMessage, HumanMessage
 from typer.testing import CliRunner
 
-from rag.core import Event, Finding, Found, Hit, Message, QueryEvent, StageEvent, TextEvent, Usage, UsageEvent
+from rag.core import Event, Finding, Found, Hit, Message, QueryEvent, Usage
 from rag.errors import ConfigError, ModelError
 from rag.pipeline import Rag
 from rag.serve.server import create_app
@@ -171,6 +171,9 @@ def test_a_chat_over_http_is_a_conversation(opened: Callable[..., Rag]) -> None:
         assert body["choices"][0]["message"]["content"] == "Cats eat fish. [1]" and body["rag"]["support"] == "full"
         streamed = client.post("/v1/chat/completions", json={**asked, "stream": True}).text
         assert "Cats eat fish." in streamed
+        found = client.post("/v1/search", json={"query": "What do they eat?", "history": said}).json()
+        assert found["hits"][0]["chunk"]["text"] == "Cats eat fish."
+        assert body["rag"]["queries"] == ["What do they eat? cats"] and body["rag"]["notes"] == ["carried: cats"]
 
 
 def test_a_langchain_retriever_takes_the_conversation(opened: Callable[..., Rag]) -> None:
@@ -181,21 +184,21 @@ def test_a_langchain_retriever_takes_the_conversation(opened: Callable[..., Rag]
     assert found.page_content == "Cats eat fish."
 
 
-def test_a_chat_on_the_terminal_is_a_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_on_the_terminal_is_a_conversation(tmp_path: Path) -> None:
     from rag import cli
 
-    histories: list[list[tuple[str, str]]] = []
+    (tmp_path / "cats.txt").write_text("Cats sleep all day. Cats eat fish in the evening.")
+    (tmp_path / "ducks.txt").write_text("Ducks swim on ponds. Ducks eat weed in the morning.")
+    (tmp_path / "rag.yaml").write_text("{models: {tokenizer: {use: words}}, indexes: {words: {use: bm25}}, chunker: {use: fixed}}")
+    index = ["--index", str(tmp_path / "index")]
+    config = ["--config", str(tmp_path / "rag.yaml")]
+    ingested = CliRunner().invoke(cli.app, ["ingest", str(tmp_path), "--include", "*.txt", *index, *config])
+    assert ingested.exit_code == 0, ingested.output
+    said = CliRunner().invoke(cli.app, ["chat", *index], input="Do cats sleep?\nWhat do they eat?\n\n")
+    assert said.exit_code == 0 and "Cats sleep all day. [1]" in said.output and "Cats eat fish in the evening. [1]" in said.output
 
-    class Talking:
-        def stream(self, question: str, *, principals: Sequence[str], history: Sequence[tuple[str, str]]) -> Iterator[Event]:
-            histories.append(list(history))
-            from rag.core import Answer, AnswerEvent
 
-            yield StageEvent("words", (), 0.0)
-            yield TextEvent("Yes.")
-            yield UsageEvent(Usage())
-            yield AnswerEvent(Answer(question, "Yes.", (), (), Usage(), {}))
-
-    monkeypatch.setattr(cli, "_open", lambda index, config: Talking())
-    result = CliRunner().invoke(cli.app, ["chat", "--index", str(tmp_path)], input="One?\nTwo?\n\n")
-    assert result.exit_code == 0 and histories == [[], [("user", "One?"), ("assistant", "Yes.")]]
+def test_the_answer_says_what_was_searched(opened: Callable[..., Rag]) -> None:
+    answer = opened({"use": "carry"}).ask("What do they eat?", history=TALK)
+    assert answer.queries == ("What do they eat? cats",) and answer.notes == ("carried: cats",)
+    assert opened({"use": "plain"}).ask("What do they eat?", history=TALK).queries == ()
