@@ -30,6 +30,7 @@ from rag.eval.run import ranked_documents
 from rag.pipeline import Rag
 from rag.query.carry import CarryQuery
 from rag.query.history import messages_of
+from rag.query.route import complexity
 
 FOLDER = ROOT.parent / "shared" / "data" / "mtrag_un_reference" / "derived_beir"
 MEASURES = ("nDCG@10", "recall@10")
@@ -96,6 +97,16 @@ def through_the_chain(rag: Rag, asked: Mapping[str, Any]) -> bool:
         )
 
 
+def routed() -> dict[str, dict[str, float]]:
+    """How many questions the rule of `use: route` calls complex, by what people called them."""
+    found: dict[str, list[bool]] = {"comparative or composite": [], "others": []}
+    with (FOLDER.parent / "reference_without_fiqa.jsonl").open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            several = {"Comparative", "Composite"} & set(row["Question Type"])
+            found["comparative or composite" if several else "others"].append(bool(complexity(row["input"][-1]["text"])))
+    return {kind: {"complex": round(sum(said) / len(said), 3), "questions": len(said)} for kind, said in found.items()}
+
+
 def summary(values: Values, baseline: Values, queries: Sequence[str]) -> dict[str, Any]:
     """Means with intervals, and paired differences, over ``queries``."""
     rows: dict[str, Any] = {}
@@ -155,6 +166,7 @@ def run(folder: Path) -> None:
             }
             for way in WAYS
         },
+        "route_by_rule": routed(),
         "variants": {way: summary(values[way], values[BASELINE], groups["all"])["fused"] for way in VARIANTS},
     }
     print(json.dumps({way: rows["all"]["fused"] for way, rows in result["ways"].items()}, indent=2))

@@ -90,19 +90,23 @@ def test_without_a_model_the_support_of_the_best_sentence_decides(encoder: Hashi
     assert isinstance(last, UsageEvent) and last.support == "none"
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(LABELS)), min_size=1, max_size=40), st.floats(0.01, 1))
-def test_calibration_keeps_the_target_and_no_lower_threshold_is_needed(rows: list[tuple[float, Support]], target: float) -> None:
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.sampled_from(LABELS)), min_size=1, max_size=40), st.floats(0.01, 1), st.floats(0.01, 1)
+)
+def test_calibration_keeps_the_targets_and_no_lower_threshold_is_needed(
+    rows: list[tuple[float, Support]], target: float, full_target: float
+) -> None:
     scores, labels = [score for score, _ in rows], [label for _, label in rows]
     full = [score for score, label in rows if label == "full"]
     if not full:
         with pytest.raises(ValueError, match="no question is labelled 'full'"):
-            calibrate(scores, labels, target)
+            calibrate(scores, labels, target, full_target)
         return
-    found = calibrate(scores, labels, target)
+    found = calibrate(scores, labels, target, full_target)
     answerable = [score for score, label in rows if label != "none"]
-    assert sum(score >= found.min_full for score in full) >= target * len(full) - 1e-6
+    assert sum(score >= found.min_full for score in full) >= full_target * len(full) - 1e-6
     assert sum(score >= found.min_partly for score in answerable) >= target * len(answerable) - 1e-6
-    assert sum(score > found.min_full for score in full) < target * len(full)  # the next higher threshold would not do
+    assert sum(score > found.min_full for score in full) < full_target * len(full)  # the next higher threshold would not do
     assert (found.num_full, found.num_partly, found.num_none) == tuple(labels.count(label) for label in LABELS)
     assert [found.support(score) for score in (1.0, found.min_partly)] == [
         "full",
@@ -123,6 +127,13 @@ def test_calibration_keeps_the_target_and_no_lower_threshold_is_needed(rows: lis
 def test_what_cannot_be_calibrated_on_is_named(scores: list[float], labels: list[Support], target: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         calibrate(scores, labels, target)
+
+
+def test_the_share_without_reservation_is_the_target_unless_it_is_given() -> None:
+    scores: list[float] = [0.9, 0.8, 0.7, 0.6]
+    assert calibrate(scores, ["full"] * 4, 0.75).min_full == 0.7 and calibrate(scores, ["full"] * 4, 1.0, 0.25).min_full == 0.9
+    with pytest.raises(ValueError, match="full_target=0"):
+        calibrate(scores, ["full"] * 4, 1.0, 0)
 
 
 def test_a_calibration_is_plain_json_and_comes_back(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ class CarryQuery:
     that it has already are not repeated; at most ``max_words`` are carried, the first ones. ``then`` (default: ``plain``) searches for
     the result, and the later stages and the generator read it.
 
-    On MTRAG-UN's 274 last turns (``bench/query.py``) nDCG@10 rises from 0.835 to 0.911; the whole conversation as a query has 0.777.
+    On MTRAG-UN's 274 last turns (``bench/query.py``) nDCG@10 rises from 0.835 to 0.912 (interval of the gain 0.05 to 0.11); the whole
+    conversation as a query has 0.777, worse than the last turn alone.
     """
 
     rewrites = True
