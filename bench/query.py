@@ -54,6 +54,8 @@ WAYS: Mapping[str, Rewrite] = {
     "whole history concatenated": lambda question, history: "\n".join([*(turn.content for turn in history), question]),
 }
 VARIANTS: Mapping[str, Rewrite] = {
+    "carry from one turn": carrying(CarryQuery(num_turns=1)),
+    "carry from three turns": carrying(CarryQuery(num_turns=3)),
     "carry always": carrying(CarryQuery(min_words=10_000)),
     "carry for pronouns only": carrying(CarryQuery(min_words=0)),
     "carry below 8 words": carrying(CarryQuery(min_words=8)),

@@ -259,6 +259,16 @@ def test_carry_takes_over_words_only_where_the_question_leans(question: str, sea
     assert bool(course.found.notes) == (searched != question)
 
 
+def test_carry_goes_on_where_the_turn_before_leans_too() -> None:
+    asked = ["Who owns the Golden Gate Bridge?", "Who built the Eiffel Tower?", "How tall is it in metres?", "And heavy?"]
+    history = [Message("user", turn) for turn in asked[:3]]
+    assert CarryQuery().carried(asked[3], history) == ["tall", "metres", "built", "Eiffel", "Tower"]
+    assert CarryQuery(num_turns=1).carried(asked[3], history) == ["tall", "metres"]
+    assert CarryQuery(num_turns=3).carried(asked[3], history) == CarryQuery(num_turns=9).carried(asked[3], history)
+    assert "Golden" not in CarryQuery(num_turns=1).carried(asked[2], history[:2])
+    assert CarryQuery(num_turns=0).carried(asked[3], history) == []
+
+
 def test_carry_has_a_bound_and_no_memory_of_assistants() -> None:
     history = [Message("user", " ".join(f"word{letter}" for letter in "abcdefghijklmnop")), Message("assistant", "Nothing of use.")]
     assert CarryQuery(max_words=3).carried("it?", history) == ["worda", "wordb", "wordc"]
@@ -305,6 +315,7 @@ def test_a_model_that_does_not_answer_names_the_stage() -> None:
         (lambda: MultiQuery(scripted(), num_queries=21), "num_queries=21: must be between 1 and 20"),
         (lambda: MultiHopQuery(scripted(), max_rounds=0), "max_rounds=0"),
         (lambda: CarryQuery(max_words=-1), "max_words=-1"),
+        (lambda: CarryQuery(num_turns=-1), "num_turns=-1"),
         (lambda: RouteQuery(CarryQuery(), by="luck"), "by='luck': allowed are rule, lm"),  # type: ignore[arg-type]
         (lambda: RouteQuery(CarryQuery(), threshold=2), "threshold=2"),
     ],
