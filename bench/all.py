@@ -38,6 +38,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "kv_store.py": ([], False),
     "ttft.py": (["--dtype", "float32"], False),
     "kv_quality.py": ([], False),
+    "kv_variants.py": (["--num-instances", "120"], False),
     "durability.py": ([], False),
     "durability_peers.py": ([], False),
 }
@@ -50,8 +51,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="names of scripts")
     options = parser.parse_args()
     if options.gpu:
-        print("there is no GPU benchmark yet: the Triton kernels are compiled and interpreted here, and have run on no device")
-        return 0
+        return subprocess.run([sys.executable, str(BENCH / "gpu_kernels.py")], check=False).returncode
     failed = []
     for script, (arguments, needs_data) in CPU.items():
         if options.only and script.removesuffix(".py") not in options.only:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from rag.kernels.crew import each
+from rag.kernels.maxsim import maxsim
 
 _BLOCK_TOKENS = 16_384
 
@@ -31,8 +32,11 @@ def exact_scores(
 
     rows = np.arange(len(starts) - 1) if rows is None else rows
     out = np.empty(len(rows), np.float32)
-    asked = torch.from_numpy(np.ascontiguousarray(query)).T
-    for first, last in _blocks(rows, starts):
+    asked = torch.from_numpy(np.ascontiguousarray(query))
+    whole = torch.tensor([0, len(query)])
+
+    def score(block: tuple[int, int]) -> None:
+        first, last = block
         own = rows[first:last]
         lengths = starts[own + 1] - starts[own]
         borders = np.concatenate([[0], np.cumsum(lengths)])
@@ -40,10 +44,10 @@ def exact_scores(
             given = vectors[starts[own[0]] : starts[own[-1] + 1]]
         else:
             given = vectors[np.repeat(starts[own] - borders[:-1], lengths) + np.arange(borders[-1])]
-        dots = (
-            torch.from_numpy(np.ascontiguousarray(given, np.float32) if given.dtype != np.float16 else given.copy()).float() @ asked
-        )
-        _sum_of_maxima(dots.numpy(), borders, out[first:last])
+        held = torch.from_numpy(np.array(given))  # a copy: the files are mapped read-only
+        out[first:last] = maxsim(asked, whole, held, torch.from_numpy(borders))[0].numpy()
+
+    each(_blocks(rows, starts), score)
     return out
 
 
@@ -65,17 +69,3 @@ def _blocks(rows: NDArray[np.int64], starts: NDArray[np.int64]) -> Iterator[tupl
         last = max(first + 1, int(np.searchsorted(ends, before + _BLOCK_TOKENS, side="right")))
         yield first, last
         first = last
-
-
-@numba.njit(nogil=True, cache=True)
-def _sum_of_maxima(dots: Any, borders: Any, out: Any) -> None:  # pragma: no cover - compiled
-    best = np.empty(dots.shape[1], np.float32)
-    for row in range(len(out)):
-        best[:] = -np.inf
-        for token in range(borders[row], borders[row + 1]):
-            for place in range(dots.shape[1]):
-                best[place] = max(best[place], dots[token, place])
-        total = np.float32(0)
-        for place in range(dots.shape[1]):
-            total += best[place]
-        out[row] = total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -75,6 +77,13 @@ def problem(case: Attention, seed: int = 0) -> Problem:
         positions = torch.randperm(case.num_keys, generator=made)[: case.num_rows].sort().values
     sinks = torch.randn(case.heads, generator=made) if case.sinks else None
     return Problem(queries, keys, values, positions, sinks)
+
+
+def texts(lengths: Sequence[int], dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Vectors ``(tokens, dim)`` of texts of these lengths, and their borders."""
+    made = torch.Generator().manual_seed(seed)
+    borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int64)
+    return torch.randn(int(borders[-1]), dim, generator=made), borders
 
 
 def rel(found: Tensor, expected: Tensor) -> float:

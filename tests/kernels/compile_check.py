@@ -33,8 +33,10 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     from rag.kernels.assemble import LayerKV, assemble_layers
     from rag.kernels.column_mass import column_mass
     from rag.kernels.deviation import kv_deviation
+    from rag.kernels.maxsim import maxsim
     from rag.kernels.quantise import layer_of, quantise_kv
     from rag.kernels.selective_attention import selective_attention
+    from rag.kernels.token_logprob import token_logprob
 
     def bf16(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.bfloat16)
@@ -60,6 +62,14 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     def quantise(kind: Any) -> None:
         quantise_kv(bf16(2, 8, 512, 128), bf16(2, 8, 512, 128), kind)
 
+    def interact(stored: torch.dtype) -> None:
+        scales = torch.empty(4096) if stored == torch.int8 else None
+        borders = torch.arange(0, 4097, 128)
+        maxsim(bf16(64, 128), torch.tensor([0, 32, 64]), torch.empty(4096, 128, dtype=stored), borders, scales)
+
+    def logprobs(rows: int) -> None:
+        token_logprob(bf16(rows, 2048), bf16(32_000, 2048), torch.zeros(rows, dtype=torch.int64))
+
     def deviate() -> None:
         kv = bf16(8, 8192, 128)
         kv_deviation(kv, kv, kv, kv, "k")
@@ -78,6 +88,10 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     for kind in ("int4",) if quick else ("int8", "int4"):
         yield f"codes {kind}", partial(quantise, kind)
     yield "deviation", deviate
+    for stored in (torch.int8,) if quick else (torch.bfloat16, torch.int8):
+        yield f"maxsim {str(stored).removeprefix('torch.')}", partial(interact, stored)
+    for rows in (64,) if quick else (64, 1):
+        yield f"token logprob {rows}", partial(logprobs, rows)
 
 
 def compile_all(arch: int, quick: bool) -> Iterator[dict[str, Any]]:

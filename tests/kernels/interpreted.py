@@ -16,9 +16,11 @@ from rag.kernels import attention_triton
 from rag.kernels.assemble import assemble_layers, assemble_reference
 from rag.kernels.column_mass import column_mass, column_mass_reference
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
+from rag.kernels.maxsim import maxsim, maxsim_reference
 from rag.kernels.quantise import quantise_kv, quantise_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
-from tests.kernels.cases import ATTENTION, Attention, limit, problem, rel
+from rag.kernels.token_logprob import token_logprob, token_logprob_reference
+from tests.kernels.cases import ATTENTION, Attention, limit, problem, rel, texts
 from tests.kernels.interpreter import Fault, install, watched
 from tests.kernels.pieces import pieces_of, table
 
@@ -89,6 +91,26 @@ def deviation(part: Any, tokens: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, kv_deviation_reference(new_keys, new_values, old_keys, old_values, part))
 
 
+def late_interaction(dim: int, dtype: torch.dtype, stored: torch.dtype) -> None:
+    (queries, query_starts), (vectors, starts) = texts([5, 0, 40], dim, 1), texts([3, 0, 70, 64, 1], dim, 2)
+    scales = None
+    if stored == torch.int8:
+        scales = vectors.abs().amax(1) / 127
+        vectors = (vectors / scales[:, None]).round()
+    given = (queries.to(dtype), query_starts, vectors.to(stored), starts, scales)
+    with watched():
+        found = maxsim(*given)
+    torch.testing.assert_close(found, maxsim_reference(*given), rtol=1e-4, atol=1e-3)
+
+
+def word_logprobs(num_rows: int, num_words: int, dim: int, dtype: torch.dtype, biased: bool) -> None:
+    hidden, weight = torch.randn(num_rows, dim).to(dtype), torch.randn(num_words, dim).to(dtype)
+    targets, bias = torch.randint(0, num_words, (num_rows,)), torch.randn(num_words).to(dtype) if biased else None
+    with watched():
+        found = token_logprob(hidden, weight, targets, bias)
+    torch.testing.assert_close(found, token_logprob_reference(hidden, weight, targets, bias), rtol=1e-4, atol=1e-4)
+
+
 def shim_catches(kernel: Any, grid: int, *arguments: Any, **named: Any) -> None:
     try:
         with watched():
@@ -130,6 +152,19 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
                 yield f"codes {code} {tokens} {dtype}", lambda a=(code, tokens, dim, dtype): codes(*a)  # type: ignore[misc]
     for part in ("k", "v", "kv"):
         yield f"deviation {part}", lambda part=part: deviation(part, 37, torch.bfloat16)  # type: ignore[misc]
+    for dim, dtype, stored in (
+        (16, torch.float32, torch.float32),
+        (96, torch.bfloat16, torch.bfloat16),
+        (128, torch.bfloat16, torch.int8),
+        (24, torch.float32, torch.float16),
+    ):
+        yield f"maxsim {dim} {stored}", lambda a=(dim, dtype, stored): late_interaction(*a)  # type: ignore[misc]
+    for sizes in (
+        (5, 300, 24, torch.float32, True),
+        (70, 129, 64, torch.bfloat16, False),
+        (1, 1000, 40, torch.bfloat16, True),
+    ):
+        yield f"token logprob {sizes}", lambda sizes=sizes: word_logprobs(*sizes)  # type: ignore[misc]
     ones = torch.ones(64)
     yield "shim out of bounds", lambda: shim_catches(spoil, 2, ones, torch.empty(64), N=32, PAST=1, SAME=False)
     yield "shim race", lambda: shim_catches(spoil, 2, ones, torch.empty(64), N=32, PAST=0, SAME=True)
