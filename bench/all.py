@@ -24,6 +24,8 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "sparse.py": ([], True),
     "learned_sparse.py": ([], False),
     "abstention.py": ([], True),
+    "support.py": ([], True),
+    "query.py": ([], True),
     "beir.py": ([], True),
     "fusion.py": ([], True),
     "retrieval_table.py": ([], True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -183,7 +184,7 @@ class KVGenerator:
         ready = self.engine.prefill(written.prompt, room=self.max_tokens)
         for event in checked_answer(self._pieces(written, ready), written.hits, self.min_support, self.abstention):
             if isinstance(event, UsageEvent):
-                event = UsageEvent(event.usage + self._usage(ready), event.abstained)
+                event = replace(event, usage=event.usage + self._usage(ready))
             yield event
         self.engine.remember(written.prompt)
 

@@ -19,6 +19,7 @@ from rag.core import (
     Event,
     Generator,
     Hit,
+    QueryEvent,
     StageEvent,
     TextEvent,
     Usage,
@@ -37,12 +38,18 @@ class Asked:
 
 
 def answer_events(asked: Asked, stages: Iterator[StageEvent]) -> Iterator[Event]:
-    """Passes the stages on, then the generator's events with unverified citations left out, then the ``AnswerEvent``."""
+    """Passes the stages on, then the generator's events with unverified citations left out, then the ``AnswerEvent``.
+
+    The generator reads the question as the query stage understood it; what that cost is part of the usage.
+    """
     seconds: dict[str, float] = {}
     hits: tuple[Hit, ...] = ()
+    read = QueryEvent("", (), 0.0, asked.query, ())
     for stage in stages:
         seconds[stage.stage] = stage.seconds
         hits = stage.hits
+        if isinstance(stage, QueryEvent):
+            read = stage
         yield stage
     started = time.perf_counter()
     text: list[str] = []
@@ -50,7 +57,7 @@ def answer_events(asked: Asked, stages: Iterator[StageEvent]) -> Iterator[Event]
     ending = UsageEvent(Usage())
     num_dropped = 0
     documents: dict[str, Document] = {}
-    for event in asked.generator.generate(asked.query, hits):
+    for event in asked.generator.generate(read.question, hits):
         match event:
             case CitationEvent(citation):
                 if not is_verified(asked, documents, citation):
@@ -65,9 +72,10 @@ def answer_events(asked: Asked, stages: Iterator[StageEvent]) -> Iterator[Event]
                 continue
         yield event
     seconds["generate"] = time.perf_counter() - started
-    usage = replace(ending.usage, dropped_citations=ending.usage.dropped_citations + num_dropped)
-    yield UsageEvent(usage, ending.abstained)
-    yield AnswerEvent(Answer(asked.query, "".join(text), tuple(citations), hits, usage, seconds, ending.abstained))
+    usage = read.usage + ending.usage + Usage(dropped_citations=num_dropped)
+    yield replace(ending, usage=usage)
+    answer = Answer(asked.query, "".join(text), tuple(citations), hits, usage, seconds, ending.abstained, ending.support)
+    yield AnswerEvent(replace(answer, queries=read.queries, notes=read.notes))
 
 
 def is_verified(asked: Asked, documents: dict[str, Document], citation: Citation) -> bool:

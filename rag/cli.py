@@ -150,10 +150,17 @@ def search(
 
 @app.command()
 def chat(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, principals: AsOption = None) -> None:
-    """Ask one question after the other (each stands alone); an empty line or Ctrl-D ends."""
+    """Ask one question after the other; an empty line or Ctrl-D ends.
+
+    A question may lean on the ones before it: where the configuration says `query: {use: plain}`, `carry` is used here.
+    """
     from rag import terminal
+    from rag.pipeline import Rag
 
     rag = _open(index, config)
+    if rag.config.query.use == "plain":
+        rag = Rag.open(index, {**rag.config.model_dump(mode="json"), "query": {"use": "carry"}})
+    history: list[tuple[str, str]] = []
     while True:
         try:
             question = input("> " if sys.stdin.isatty() else "").strip()
@@ -161,7 +168,8 @@ def chat(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, princi
             return
         if not question:
             return
-        terminal.print_stream(rag.stream(question, principals=principals or ()))
+        answer = terminal.print_stream(rag.stream(question, principals=principals or (), history=history))
+        history += [("user", question), ("assistant", answer.text)]
 
 
 @app.command()

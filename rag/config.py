@@ -79,6 +79,7 @@ class Config(BaseModel):
     }
     chunker: Block = Block(use="structure")
     indexes: dict[str, Block] = {"dense": Block(use="faiss"), "sparse": Block(use="bm25")}
+    query: Block = Block(use="plain")
     fuse: Block = Block(use="convex")
     rerankers: list[Block] = []
     select: Block = Block(use="top")
@@ -173,6 +174,7 @@ def _blocks(config: Config) -> list[tuple[str, str, Block]]:
     blocks = [(registry.MODEL_KINDS.get(name, ""), f"models.{name}", block) for name, block in config.models.items()]
     blocks.append(("chunker", "chunker", config.chunker))
     blocks += [("index", f"indexes.{name}", block) for name, block in config.indexes.items()]
+    blocks.append(("query", "query", config.query))
     blocks.append(("fusion", "fuse", config.fuse))
     blocks += [("reranker", f"rerankers[{number}]", block) for number, block in enumerate(config.rerankers)]
     blocks.append(("selector", "select", config.select))
@@ -331,7 +333,8 @@ def schema() -> dict[str, Any]:
     }
     properties["indexes"] = {"type": "object", "additionalProperties": {"oneOf": by_kind["index"]}}
     properties["rerankers"] = {"type": "array", "items": {"oneOf": by_kind["reranker"]}}
-    for key, kind in (("chunker", "chunker"), ("fuse", "fusion"), ("select", "selector"), ("generator", "generator")):
+    single = {"chunker": "chunker", "query": "query", "fuse": "fusion", "select": "selector", "generator": "generator"}
+    for key, kind in single.items():
         properties[key] = {"oneOf": by_kind[kind]}
     return whole
 

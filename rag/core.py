@@ -26,6 +26,9 @@ from rag.core_lm import Message as Message
 from rag.core_lm import OpenModel as OpenModel
 from rag.core_lm import Prompt as Prompt
 from rag.core_lm import TokenLogprobs as TokenLogprobs
+from rag.core_query import Finding as Finding
+from rag.core_query import Found as Found
+from rag.core_query import QueryStage as QueryStage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,7 +197,8 @@ class Usage:
     """What an answer cost. Adding two adds every counter.
 
     Of the prompt's tokens, ``cached_tokens`` came out of a cache of keys and values and ``recomputed_tokens`` of them were computed
-    anew all the same; ``saved_seconds`` is what that is estimated to have saved.
+    anew all the same; ``saved_seconds`` is what that is estimated to have saved. ``unread_replies`` of the model did not have the form
+    they were asked for, not even at the second try, and were left out.
     """
 
     prompt_tokens: int = 0
@@ -204,14 +208,30 @@ class Usage:
     cached_tokens: int = 0
     recomputed_tokens: int = 0
     saved_seconds: float = 0.0
+    unread_replies: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
+Support = Literal["full", "partly", "none"]
+"""How much of a question the sources answer."""
+
+
+def _supported(abstained: bool, support: Support | None) -> Support:
+    """What ``abstained`` implies, unless more is known. Raises ``ValueError`` if the two contradict each other."""
+    if support is not None and abstained != (support == "none"):
+        raise ValueError(f"abstained={abstained} and support={support!r} contradict each other: who declines has support 'none'")
+    return support or ("none" if abstained else "full")
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Text, checked citations, the hits it was made from, and what it cost. ``abstained``: the sources do not answer."""
+    """Text, checked citations, the hits it was made from, and what it cost. ``abstained``: the sources do not answer.
+
+    ``support``: how much they do answer, as far as the generator can tell; by default what ``abstained`` implies. ``queries``, ``notes``:
+    those of the ``QueryEvent``; empty if the question was searched as it is.
+    """
 
     query: str
     text: str
@@ -220,6 +240,12 @@ class Answer:
     usage: Usage
     seconds: Mapping[str, float]
     abstained: bool = False
+    support: Support = None  # type: ignore[assignment]  # never None: set below
+    queries: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "support", _supported(self.abstained, self.support))
 
 
 # What a generator and the pipeline stream ------------------------------------------------------------------------------
@@ -232,6 +258,20 @@ class StageEvent:
     stage: str
     hits: tuple[Hit, ...]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEvent(StageEvent):
+    """The query stage is done: how the question was read, and what was searched for it, in order.
+
+    ``stage`` is ``query:`` and the stage's word, ``seconds`` its own time (its searches are stages of their own). ``question`` is
+    what the later stages read. ``notes`` say what went another way than configured, or which way was taken.
+    """
+
+    question: str
+    queries: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +294,10 @@ class UsageEvent:
 
     usage: Usage
     abstained: bool = False
+    support: Support = None  # type: ignore[assignment]  # never None: set below
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "support", _supported(self.abstained, self.support))
 
 
 @dataclass(frozen=True, slots=True)

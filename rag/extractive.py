@@ -134,6 +134,14 @@ class ExtractiveGenerator:
             yield CitationEvent(quotation(number, hit, span))
         yield UsageEvent(Usage())
 
+    def support(self, query: str, hits: Sequence[Hit]) -> float:
+        """The support of the best sentence, 0 to 1: the number that ``min_support`` is compared with. Nothing to quote: 0."""
+        wanted = content_words(query)
+        candidates = _likely(_candidates(hits), wanted, self.max_candidates)
+        if not candidates or not query.strip():
+            return 0.0
+        return min(max(0.0, *_supports(wanted, candidates, self._meanings(query, candidates)[0])), 1.0)
+
     def _chosen(self, query: str, hits: Sequence[Hit]) -> list[tuple[Hit, Span, str]]:
         """The quotations in the order of the answer, rows with the head of their table; none if no answer is borne out."""
         wanted = content_words(query)
@@ -142,12 +150,8 @@ class ExtractiveGenerator:
             return []
         rarity = _rarity(wanted, candidates)
         candidates = _likely(candidates, wanted, self.max_candidates)
-        overlap = [_share(wanted, candidate.words) for candidate in candidates]
         cosines, alike = self._meanings(query, candidates)
-        if cosines is None:
-            support = overlap
-        else:
-            support = [(cosine + 0.3 * share) / 1.3 for cosine, share in zip(cosines, overlap, strict=True)]
+        support = _supports(wanted, candidates, cosines)
         if max(support) < self.min_support:
             return []
         around = {
@@ -270,6 +274,14 @@ def _likely(candidates: list[_Candidate], wanted: Mapping[str, float], limit: in
         return candidates
     order = sorted(range(len(candidates)), key=lambda i: (-_share(wanted, candidates[i].words) + 0.05 * candidates[i].hit_rank, i))
     return [candidates[i] for i in sorted(order[:limit])]
+
+
+def _supports(wanted: Mapping[str, float], candidates: Sequence[_Candidate], cosines: Sequence[float] | None) -> Sequence[float]:
+    """How much each candidate bears out an answer: its meaning and the plain overlap of words, or the overlap alone."""
+    overlap = [_share(wanted, candidate.words) for candidate in candidates]
+    if cosines is None:
+        return overlap
+    return [(cosine + 0.3 * share) / 1.3 for cosine, share in zip(cosines, overlap, strict=True)]
 
 
 def _order_score(candidate: _Candidate, own: float, around: float, fits: bool, cosine: float | None) -> float:

@@ -18,6 +18,7 @@ from langchain_core.callbacks import CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import Embeddings
+from langchain_core.messages import BaseMessage
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
@@ -194,7 +195,8 @@ def _to_langchain(document: Document) -> LangChainDocument:
 class RagRetriever(BaseRetriever):
     """The whole retrieval chain (indexes, fusion, rerankers) as a retriever of chunks.
 
-    Metadata: the chunk's own, and ``source``, ``start``, ``end`` (characters of the document), ``score``.
+    Metadata: the chunk's own, and ``source``, ``start``, ``end`` (characters of the document), ``score``. ``invoke(query, history=[...])``
+    takes the conversation before the query as LangChain messages, for a query stage that reads it.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -204,9 +206,17 @@ class RagRetriever(BaseRetriever):
     principals: tuple[str, ...] = ()
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, **options: Any
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        history: Sequence[BaseMessage] = (),
+        **options: Any,
     ) -> list[LangChainDocument]:
-        hits = self.rag.search(query, k or self.k, where=self.where, principals=self.principals)
+        roles = {"human": "user", "ai": "assistant"}
+        turns = [(roles[message.type], message.text) for message in history if message.type in roles]
+        hits = self.rag.search(query, k or self.k, where=self.where, principals=self.principals, history=turns)
         with self.rag.catalog.reading() as read:
             sources = {row.id: row.source for row in read.documents(sorted({hit.chunk.doc_id for hit in hits}))}
         found = []

@@ -1,7 +1,7 @@
 """The whole chain behind one face: ``Rag``. Knows every room by its protocol and no room by its insides.
 
 files -> read -> chunk -> indexes                                  (ingest)
-question -> search each index -> fuse -> rerank -> select -> answer    (stages, stream, ask)
+question -> query stage (searches each index and fuses, once or often) -> rerank -> select -> answer    (stages, stream, ask)
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from rag.async_twins import AsyncTwins
 from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow
 from rag.config import Assembly, Config
-from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, Reranker, StageEvent, digest
+from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, QueryStage, Reranker, StageEvent, digest
 from rag.errors import IndexNotFound
 from rag.filter import Filter
 from rag.ingest import Change, Ingestion, IngestReport, Progress, Tally
+from rag.query.drive import Course, Rankings, drive
+from rag.query.history import messages_of
 from rag.retrieval import Retrieval
 from rag.segments import SegmentStore
 from rag.storage import writer_lock
@@ -111,6 +113,11 @@ class Rag(AsyncTwins):
     def chunker(self) -> Any:
         """The configured chunker."""
         return self._component("chunker", "chunker", self.config.chunker)
+
+    @property
+    def query_stage(self) -> QueryStage:
+        """The configured query stage."""
+        return cast("QueryStage", self._component("query", "query", self.config.query))
 
     @property
     def generator(self) -> Any:
@@ -265,71 +272,104 @@ class Rag(AsyncTwins):
     # Searching ---------------------------------------------------------------------------------------------------------
 
     def search(
-        self, query: str, k: int = 10, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()
-    ) -> list[Hit]:
-        """The best ``k`` chunks after fusion and reranking.
+        self, query: str, k: int = 10, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = (),
+        history: Iterable[Any] = (),
+    ) -> list[Hit]:  # fmt: skip
+        """The best ``k`` chunks after the query stage, fusion and reranking.
 
         ``where``: a filter, see ``rag.filter``. ``principals``: who asks; documents that none of them (nor ``"*"``) may read
-        do not exist for the search. Raises ``ConfigError`` for a filter that cannot be read, ``ValueError`` for ``k`` < 1.
+        do not exist for the search. ``history``: the conversation before the query, oldest turn first: ``Message``s, pairs
+        ``(role, content)`` or mappings of both; ``query: {use: plain}``, the default, does not read it. Raises ``ConfigError`` for a
+        filter that cannot be read, ``ValueError`` for ``k`` < 1 or a turn that is none, ``ModelError`` that names the query stage.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        *_, (_, (hits,), _) = self._stages([query], max(k, self.config.search.candidates), where, principals)
+        courses = self._courses([query], max(k, self.config.search.candidates), where, principals, history)
+        hits = list(courses[0].found.hits)
+        for _, (hits,), _ in self._reranked(courses):
+            pass
         return hits[:k]
 
     def search_each(self, queries: Sequence[str], k: int = 100) -> list[dict[str, list[Hit]]]:
-        """Per query: stage name -> hits, for every index, ``fused``, and ``reranked`` when there are rerankers."""
-        found: list[dict[str, list[Hit]]] = [{} for _ in queries]
-        names = {"fuse": "fused"}
-        for stage, batch, _ in self._stages(queries, k, None, ()):
+        """Per query: stage name -> hits, for every index, ``fused``, and ``reranked`` when there are rerankers.
+
+        With a query stage that rewrites, an index has what it found for all its queries, and ``fused`` is what the stage made of them.
+        """
+        courses = self._courses(queries, k, None, ())
+        found = [{"fused" if stage == "fuse" else stage: hits for stage, hits, _ in course.stages()} for course in courses]
+        if self.query_stage.rewrites:
+            for stages, course in zip(found, courses, strict=True):
+                stages["fused"] = list(course.found.hits)
+        for _, batch, _ in self._reranked(courses):
             for stages, hits in zip(found, batch, strict=True):
-                stages["reranked" if stage.startswith("rerank:") else names.get(stage, stage)] = hits
+                stages["reranked"] = hits
         return found
 
     def stages(
-        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()
-    ) -> Iterator[StageEvent]:
-        """Every stage from the indexes to the selection, with its hits and seconds: what evaluation, tracing and answers read."""
-        hits: list[Hit] = []
-        for stage, (hits,), seconds in self._stages([query], self.config.search.candidates, where, principals):
+        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = (),
+        history: Iterable[Any] = (),
+    ) -> Iterator[StageEvent]:  # fmt: skip
+        """Every stage from the indexes to the selection, with its hits and seconds: what evaluation, tracing and answers read.
+
+        A query stage that rewrites shows up after its searches, as a ``QueryEvent``.
+        """
+        courses = self._courses([query], self.config.search.candidates, where, principals, history)
+        course, hits = courses[0], list(courses[0].found.hits)
+        for stage, each, seconds in course.stages():
+            yield StageEvent(stage, tuple(each), seconds)
+        if self.query_stage.rewrites:
+            yield course.event(f"query:{self.config.query.use}")
+        for stage, (hits,), seconds in self._reranked(courses):
             yield StageEvent(stage, tuple(hits), seconds)
         started = time.perf_counter()
         selector = self._component("selector", "select", self.config.select)
-        selected = selector.rerank(query, hits)
+        selected = selector.rerank(course.found.question, hits)
         yield StageEvent("select", tuple(selected), time.perf_counter() - started)
 
-    def _stages(
-        self, queries: Sequence[str], k: int, where: Filter | str | Mapping[str, Any] | None, principals: Sequence[str]
-    ) -> Iterator[tuple[str, list[list[Hit]], float]]:
+    def _courses(
+        self, queries: Sequence[str], k: int, where: Filter | str | Mapping[str, Any] | None, principals: Sequence[str],
+        history: Iterable[Any] = (),
+    ) -> list[Course]:  # fmt: skip
+        """What the query stage made of each query, every search of it under this one filter and these principals."""
         for query in queries:
             if not isinstance(query, str) or not query.strip():
                 raise ValueError("the query is empty" if isinstance(query, str) else f"the query must be text, not {query!r}")
-        retrieved = self._retrieval.search(self.catalog, self.indexes, queries, k, filters.load(where), [PUBLIC, *principals])
+        search = partial(self._searched, k=k, expression=filters.load(where), principals=[PUBLIC, *principals])
+        return drive(self.config.query.use, self.query_stage, queries, messages_of(history), search)
+
+    def _searched(self, queries: Sequence[str], k: int, expression: Filter | None, principals: Sequence[str]) -> Rankings:
+        retrieved = self._retrieval.search(self.catalog, self.indexes, queries, k, expression, principals)
         yield from retrieved.rankings
-        batch = retrieved.rankings[0][1]
         if len(retrieved.rankings) > 1:
             started = time.perf_counter()
             fusion = self._component("fusion", "fuse", self.config.fuse)
             batch = [fusion.fuse(retrieved.of(number), partial(retrieved.vectors, number)) for number in range(len(queries))]
             yield "fuse", batch, time.perf_counter() - started
+
+    def _reranked(self, courses: Sequence[Course]) -> Iterator[tuple[str, list[list[Hit]], float]]:
+        batch = [list(course.found.hits) for course in courses]
         for stage, reranker in self.rerankers:
             started = time.perf_counter()
             depth = self.config.search.rerank
-            batch = [reranker.rerank(query, hits[:depth]) for query, hits in zip(queries, batch, strict=True)]
+            batch = [reranker.rerank(course.found.question, hits[:depth]) for course, hits in zip(courses, batch, strict=True)]
             yield stage, batch, time.perf_counter() - started
 
     # Answering ---------------------------------------------------------------------------------------------------------
 
     def stream(
-        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()
-    ) -> Iterator[Event]:
+        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = (),
+        history: Iterable[Any] = (),
+    ) -> Iterator[Event]:  # fmt: skip
         """The stages as they end, the answer as it is written, each citation once it is checked, and the whole ``Answer`` last."""
         asked = Asked(query, [PUBLIC, *principals], self.catalog, self.generator)
-        yield from answer_events(asked, self.stages(query, where=where, principals=principals))
+        yield from answer_events(asked, self.stages(query, where=where, principals=principals, history=history))
 
-    def ask(self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = ()) -> Answer:
-        """The answer with checked citations, the hits it rests on, usage and seconds per stage."""
-        *_, last = self.stream(query, where=where, principals=principals)
+    def ask(
+        self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = (),
+        history: Iterable[Any] = (),
+    ) -> Answer:  # fmt: skip
+        """The answer with checked citations, the hits it rests on, usage and seconds per stage. The options are those of ``search``."""
+        *_, last = self.stream(query, where=where, principals=principals, history=history)
         assert isinstance(last, AnswerEvent)
         return last.answer
 

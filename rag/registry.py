@@ -66,6 +66,16 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "warp": "rag.retrievers.warp.index:WarpIndex",
         "impact": "rag.retrievers.impact:ImpactIndex",
     },
+    "query": {
+        "plain": "rag.query.plain:PlainQuery",
+        "carry": "rag.query.carry:CarryQuery",
+        "rewrite": "rag.query.rewrite:RewriteQuery",
+        "hyde": "rag.query.hyde:HydeQuery",
+        "multi-query": "rag.query.several:MultiQuery",
+        "decompose": "rag.query.several:DecomposeQuery",
+        "multi-hop": "rag.query.multi_hop:MultiHopQuery",
+        "route": "rag.query.route:RouteQuery",
+    },
     "fusion": {
         "rrf": "rag.retrievers.fuse:ReciprocalRankFusion",
         "convex": "rag.retrievers.fuse:ConvexFusion",
@@ -82,6 +92,10 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "extractive": "rag.extractive:ExtractiveGenerator",
         "lm": "rag.generate:LMGenerator",
         "kv": "rag.kvcache.generator:KVGenerator",
+        "map-reduce": "rag.map_reduce:MapReduceGenerator",
+        "margins": "rag.margins:MarginsGenerator",
+        "feedback": "rag.feedback:FeedbackGenerator",
+        "abstain": "rag.abstain:AbstainGenerator",
     },
 }
 
@@ -98,7 +112,15 @@ MODEL_KINDS: Mapping[str, str] = {
 """Names under ``models:`` in a configuration (and of injected parameters) -> registry kind."""
 
 
-NESTED_KINDS: Mapping[str, str] = {"chunker": "chunker", "query_encoder": "encoder", "document_encoder": "encoder"}
+NESTED_KINDS: Mapping[str, str] = {
+    "chunker": "chunker",
+    "query_encoder": "encoder",
+    "document_encoder": "encoder",
+    "then": "query",
+    "simple": "query",
+    "complex": "query",
+    "generator": "generator",
+}
 """Parameters that take another component, written as a block inside the block -> its registry kind."""
 
 

@@ -16,6 +16,7 @@ indexes:                      # any number, by a name of your own
   dense: {use: faiss}
   sparse: {use: bm25}
 
+query: {use: plain}           # conversations: {use: carry}, or {use: rewrite} with models.lm; also hyde, multi-query, decompose, ...
 fuse: {use: convex}
 rerankers: []                 # a cascade: [{use: cross-encoder, model: ...}, {use: pointwise}]
 select: {use: top}

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rag.core import Answer, AnswerEvent, Citation, Event, Hit, StageEvent, TextEvent
+from rag.core import Answer, AnswerEvent, Citation, Event, Hit, QueryEvent, StageEvent, TextEvent
 from rag.ingest import IngestReport
 from rag.ingest import Progress as Step
 
@@ -117,6 +117,9 @@ def print_stream(events: Iterable[Event]) -> Answer:
                 out.print(escape(text), end="")
             case AnswerEvent(answer):
                 out.print()
+            case QueryEvent(queries=queries, notes=notes) if err.is_terminal:
+                for line in [*queries, *notes]:
+                    err.print(f"[dim]  {escape(line)}[/]")
             case StageEvent(stage) if err.is_terminal:
                 err.print(f"[dim]{escape(stage)} ...[/]", end="\r")
             case _:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rag.core import Answer, AnswerEvent, Event, TextEvent
+from rag.core import Answer, AnswerEvent, Event, Message, TextEvent
 
 
 class ContentPart(BaseModel):
@@ -56,6 +56,18 @@ class ChatRequest(BaseModel):
                 return message.text
         raise ValueError("messages: there is no user message with text")
 
+    @property
+    def history(self) -> list[Message]:
+        """What user and assistant said before the question."""
+        last = max((place for place, message in enumerate(self.messages) if message.role == "user"), default=0)
+        return turns_of(self.messages[:last])
+
+
+def turns_of(messages: Sequence[ChatMessage]) -> list[Message]:
+    """What user and assistant said; other roles and messages without text are left out."""
+    roles: dict[str, Literal["user", "assistant"]] = {"user": "user", "assistant": "assistant"}
+    return [Message(roles[each.role], each.text) for each in messages if each.role in roles and each.text.strip()]
+
 
 def citations_of(answer: Answer) -> list[dict[str, Any]]:
     """Every citation, as message annotations."""
@@ -77,6 +89,9 @@ def citations_of(answer: Answer) -> list[dict[str, Any]]:
 def _extras(answer: Answer) -> dict[str, Any]:
     return {
         "abstained": answer.abstained,
+        "support": answer.support,
+        "queries": list(answer.queries),
+        "notes": list(answer.notes),
         "seconds": dict(answer.seconds),
         "dropped_citations": answer.usage.dropped_citations,
         "hits": [{"doc_id": hit.chunk.doc_id, "chunk_id": hit.chunk.id, "score": hit.score} for hit in answer.hits],

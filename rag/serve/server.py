@@ -20,7 +20,7 @@ from rag.core import PUBLIC, Document, Event
 from rag.errors import ConfigError, DamagedIndex, IndexNotFound, RagError
 from rag.maintain import find_document
 from rag.pipeline import Rag
-from rag.serve.chat import ChatRequest, completion, error_event, server_sent_events
+from rag.serve.chat import ChatMessage, ChatRequest, completion, error_event, server_sent_events, turns_of
 from rag.serve.jobs import UPLOAD_PREFIX, Jobs, TooBusy
 from rag.terminal import plain
 
@@ -35,6 +35,7 @@ class SearchRequest(BaseModel):
     k: int = Field(10, ge=1)
     where: str | dict[str, Any] | None = None
     principals: list[str] | None = None
+    history: list[ChatMessage] = []
 
 
 def create_app(rag: Rag) -> FastAPI:
@@ -86,7 +87,8 @@ def create_app(rag: Rag) -> FastAPI:
     def search(request: SearchRequest) -> dict[str, Any]:
         if request.k > settings.max_k:
             raise HTTPException(413, f"k is {request.k}; at most {settings.max_k} is allowed")
-        hits = rag.search(checked(request.query), request.k, where=request.where, principals=asker(request.principals))
+        who, turns = asker(request.principals), turns_of(request.history)
+        hits = rag.search(checked(request.query), request.k, where=request.where, principals=who, history=turns)
         with rag.catalog.reading() as read:
             sources = {row.id: row.source for row in read.documents(sorted({hit.chunk.doc_id for hit in hits}))}
         return {"hits": [{**plain(hit), "source": sources.get(hit.chunk.doc_id)} for hit in hits]}
@@ -96,8 +98,10 @@ def create_app(rag: Rag) -> FastAPI:
         question = checked(request.question)
         who = asker(request.principals)
         if not request.stream:
-            return JSONResponse(completion(request, rag.ask(question, where=request.where, principals=who)))
-        events = rag.stream(question, where=request.where, principals=who)
+            return JSONResponse(
+                completion(request, rag.ask(question, where=request.where, principals=who, history=request.history))
+            )
+        events = rag.stream(question, where=request.where, principals=who, history=request.history)
         first = next(events)  # errors of the request itself still become a status code
         return StreamingResponse(_lines(request, first, events), media_type="text/event-stream")
 

@@ -13,6 +13,11 @@ from rag.lm import TransformersLM
 from rag.registry import TABLE, component
 from tests.tiny_models import save_llama
 
+
+def tiny(folder: Path) -> TransformersLM:
+    return TransformersLM(str(save_llama(folder, max_positions=4096)), device="cpu")
+
+
 BUILT: Mapping[str, Callable[[Path], Generator]] = {
     "extractive": lambda folder: component("generator", "extractive")(),
     "lm": lambda folder: component("generator", "lm")(
@@ -20,6 +25,18 @@ BUILT: Mapping[str, Callable[[Path], Generator]] = {
     ),
     "kv": lambda folder: component("generator", "kv")(
         TransformersLM(str(save_llama(folder, max_positions=4096)), device="cpu"), max_tokens=24, index_folder=folder
+    ),
+    "map-reduce": lambda folder: component("generator", "map-reduce")(
+        tiny(folder), group_tokens=8, max_note_tokens=12, max_tokens=12
+    ),
+    "margins": lambda folder: component("generator", "margins")(
+        tiny(folder), segment_tokens=8, max_margin_tokens=8, max_tokens=12, min_useful=0.0
+    ),
+    "feedback": lambda folder: component("generator", "feedback")(
+        component("generator", "lm")(lm := tiny(folder), max_tokens=12), lm=lm, first=1
+    ),
+    "abstain": lambda folder: component("generator", "abstain")(
+        component("generator", "extractive")(), lm=tiny(folder), min_partly=0.0, min_full=1.0
     ),
 }
 
