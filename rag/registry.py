@@ -77,6 +77,17 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     },
     "selector": {
         "top": "rag.rerankers.top:TopSelector",
+        "budget": "rag.rerankers.budget:BudgetSelector",
+        "mmr": "rag.rerankers.mmr:MMRSelector",
+        "facility": "rag.rerankers.facility:FacilitySelector",
+        "score-drop": "rag.rerankers.score_drop:ScoreDropSelector",
+        "chunkrag": "rag.rerankers.chunk_filter:ChunkFilterSelector",
+        "corag": "rag.rerankers.corag:CoragSelector",
+        "compress": "rag.rerankers.compress:CompressSelector",
+        "neighbours": "rag.rerankers.neighbours:NeighboursSelector",
+        "parents": "rag.rerankers.parents:ParentsSelector",
+        "order": "rag.rerankers.order:OrderSelector",
+        "steps": "rag.rerankers.steps:StepsSelector",
     },
     "generator": {
         "extractive": "rag.extractive:ExtractiveGenerator",
@@ -98,12 +109,21 @@ MODEL_KINDS: Mapping[str, str] = {
 """Names under ``models:`` in a configuration (and of injected parameters) -> registry kind."""
 
 
-NESTED_KINDS: Mapping[str, str] = {"chunker": "chunker", "query_encoder": "encoder", "document_encoder": "encoder"}
+NESTED_KINDS: Mapping[str, str] = {
+    "chunker": "chunker",
+    "query_encoder": "encoder",
+    "document_encoder": "encoder",
+    "reranker": "reranker",
+}
 """Parameters that take another component, written as a block inside the block -> its registry kind."""
 
 
-GIVEN = ("index_folder",)
-"""Parameters that are neither options nor models: the pipeline hands in what it knows itself (the folder of its index)."""
+NESTED_LISTS: Mapping[str, str] = {"steps": "selector"}
+"""Parameters that take several components, written as a list of blocks inside the block -> their registry kind."""
+
+
+GIVEN = ("index_folder", "corpus")
+"""Parameters that are neither options nor models: the pipeline hands in what it knows itself (the folder of its index, what it stores)."""
 
 
 @cache
