@@ -93,7 +93,7 @@ class FacilitySelector:
         self,
         tokenizer: Tokenizer | None = None,
         encoder: Encoder | None = None,
-        relevance: float = 0.5,
+        relevance: float = 0.8,
         k: int | None = 5,
         max_tokens: int | None = None,
         by: Literal["words", "encoder"] = "words",

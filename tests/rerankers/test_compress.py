@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -100,7 +101,9 @@ def test_words_are_weighed_by_how_rare_they_are() -> None:
     assert by_words("iron", ["", "the"]) == [0.0, 0.0]
 
 
-PIECES = st.sampled_from(["Iron towers", "a river", "330 m tall", "Dr. Yu", "東京。", "x", " | y | z", "\n- item", "!", ". ", "? ", "\n\n", " "])
+PIECES = st.sampled_from(
+    ["Iron towers", "a river", "330 m tall", "Dr. Yu", "東京。", "x", " | y | z", "\n- item", "!", ". ", "? ", "\n\n", " "]
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -110,7 +113,7 @@ def test_every_piece_lies_in_its_parent_and_reads_as_the_document(
 ) -> None:
     document = Document(Document.id_of("d"), "d", "".join(parts))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(document.text)), max_size=4)) | {0, len(document.text)})
-    spans = [Span(*pair) for pair in zip(cuts, cuts[1:], strict=False)]
+    spans = [Span(*pair) for pair in itertools.pairwise(cuts)]
     hits = [Hit(Chunk.of(document, span, "A title" * (n % 2)), 1.0 - n / 9) for n, span in enumerate(spans)]
     pieces = CompressSelector(WordTokenizer(), max_tokens=max_tokens, max_gap=max_gap).rerank("tall iron tower 東京", hits)
     parents = {hit.chunk.id: hit.chunk for hit in hits}

@@ -45,7 +45,9 @@ COSTS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 9999), COSTS, st.integers(1, 14), st.sampled_from([0.0, 0.3]))
-def test_with_rewards_enough_the_tree_finds_the_best_set_in_its_order(seed: int, costs: list[int], budget: int, weight: float) -> None:
+def test_with_rewards_enough_the_tree_finds_the_best_set_in_its_order(
+    seed: int, costs: list[int], budget: int, weight: float
+) -> None:
     oracle = Oracle(seed)
     sets = all_sets(costs, budget)
     found = SetSearch(oracle, costs, budget, max_rewards=len(sets) + 1, cost_weight=weight).tree()
@@ -136,7 +138,7 @@ def test_a_language_model_sees_quoted_passages_in_their_order() -> None:
 def test_the_selector_covers_the_question_within_the_budget() -> None:
     hits = hits_of("iron tower tall", "iron tower old", "wide river", "queen", scores=[1.0, 0.9, 0.8, 0.7])
     for search in ("greedy", "tree"):
-        selector = CoragSelector(WordTokenizer(), HashingTokenEncoder(), search=search, max_tokens=5)  # type: ignore[arg-type]
+        selector = CoragSelector(WordTokenizer(), HashingTokenEncoder(), search=search, max_tokens=5)
         selected = selector.rerank("iron river", hits)
         assert set(numbers_in(selected, hits)) in ({0, 2}, {1, 2})
         assert {hit.score for hit in selected} == {selected[0].score} and selected[0].score == pytest.approx(1.0)

@@ -95,7 +95,12 @@ def test_scores_that_say_nothing_are_no_reason_to_fail() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"relevance": -1}, "relevance=-1"), ({"k": 0}, "k=0"), ({"k": None}, "both missing"), ({"max_tokens": 5}, "needs a tokenizer")],
+    [
+        ({"relevance": -1}, "relevance=-1"),
+        ({"k": 0}, "k=0"),
+        ({"k": None}, "both missing"),
+        ({"max_tokens": 5}, "needs a tokenizer"),
+    ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -13,7 +13,9 @@ from tests.fakes import HashingEncoder
 from tests.rerankers.hit_lists import hits_of, numbers_in
 
 TEXTS = st.lists(
-    st.lists(st.sampled_from("tower bridge river stone iron arch".split()), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=9
+    st.lists(st.sampled_from(["tower", "bridge", "river", "stone", "iron", "arch"]), min_size=1, max_size=6).map(" ".join),
+    min_size=1,
+    max_size=9,
 )
 
 
@@ -35,7 +37,9 @@ def test_every_step_takes_the_greatest_value(texts: list[str], relevance: float,
     taken: list[int] = []
     for hit in ranked:
         left = [n for n in range(len(hits)) if n not in taken]
-        values = {n: relevance * own[n] - (1 - relevance) * max([0.0, *(float(matrix[n] @ matrix[t]) for t in taken)]) for n in left}
+        values = {
+            n: relevance * own[n] - (1 - relevance) * max([0.0, *(float(matrix[n] @ matrix[t]) for t in taken)]) for n in left
+        }
         (number,) = numbers_in([hit], hits)
         assert values[number] == pytest.approx(max(values.values()), abs=1e-6)
         assert hit.score == pytest.approx(values[number], abs=1e-6)

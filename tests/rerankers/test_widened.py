@@ -20,7 +20,8 @@ def letters(name: str, number: int, headings: str = "", overlap: int = 0) -> tup
     spans = [Span(max(0, 4 * n - overlap), 4 * n + 3) for n in range(number)]
     metas = [{"headings": [headings[n]]} if headings[n : n + 1].strip() else {} for n in range(number)]
     return document, [
-        Chunk.of(document, span, f"at {n}", {"page": n // 3 + 1, **meta}) for n, (span, meta) in enumerate(zip(spans, metas, strict=True))
+        Chunk.of(document, span, f"at {n}", {"page": n // 3 + 1, **meta})
+        for n, (span, meta) in enumerate(zip(spans, metas, strict=True))
     ]
 
 
@@ -51,6 +52,25 @@ def test_as_many_as_asked_for_on_each_side() -> None:
     alone = NeighboursSelector(corpus, before=0, after=0).rerank("q", hits_at(chunks, 2, 8))
     assert [hit.chunk for hit in alone] == [chunks[2], chunks[8]]
     assert texts(NeighboursSelector(corpus, k=1).rerank("q", hits_at(chunks, 4, 8))) == ["ddeeff"]
+
+
+def test_a_budget_takes_hits_first_then_the_nearest_neighbours_of_the_best() -> None:
+    document, chunks = letters("d", 12)
+    corpus = ListCorpus([document], chunks)
+    given = hits_at(chunks, 8, 2)
+    for max_tokens, expected in {
+        1: ["ii"],  # a chunk has two tokens, its context two
+        5: ["ii"],
+        7: ["iijj"],
+        8: ["ii", "cc"],
+        10: ["iijj", "cc"],
+        12: ["hhiijj", "cc"],
+        14: ["hhiijj", "ccdd"],
+        16: ["hhiijj", "bbccdd"],
+        18: ["hhiijjkk", "bbccdd"],
+    }.items():
+        found = NeighboursSelector(corpus, WordTokenizer(), 2, 2, max_tokens=max_tokens).rerank("q", given)
+        assert texts(found) == expected, max_tokens
 
 
 def test_chunks_that_overlap() -> None:
@@ -126,8 +146,8 @@ def test_every_hit_is_covered_once_and_nothing_comes_from_elsewhere(
     corpus = ListCorpus([document for document, _ in made], [chunk for _, chunks in made for chunk in chunks])
     given_ = [Hit(made[doc][1][number], 1.0 - rank / 10) for rank, (doc, number) in enumerate(places)]
     for selector in (
-        NeighboursSelector(corpus, before, after, k=8),
-        ParentsSelector(WordTokenizer(), corpus, min_share, group_size=3, k=8),
+        NeighboursSelector(corpus, before=before, after=after, k=8),
+        ParentsSelector(WordTokenizer(), corpus, min_share=min_share, group_size=3, k=8),
     ):
         corpus.reads.clear()
         found = selector.rerank("q", given_)
@@ -137,6 +157,9 @@ def test_every_hit_is_covered_once_and_nothing_comes_from_elsewhere(
             assert len(over) == 1 and over[0].score >= hit.score
         assert all(hit.chunk.text == hit.chunk.span.of(corpus.texts[hit.chunk.doc_id]) for hit in found)
         assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+    tight = NeighboursSelector(corpus, WordTokenizer(), before, after, k=8, max_tokens=17).rerank("q", given_)
+    assert _holds(tight[0].chunk.span, given_[0].chunk.span)
+    assert sum(WordTokenizer().count(hit.chunk.indexed_text) for hit in tight) <= 17
 
 
 def _holds(outer: Span, inner: Span) -> bool:
@@ -145,7 +168,12 @@ def _holds(outer: Span, inner: Span) -> bool:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"min_share": 0.0}, "min_share=0.0"), ({"max_tokens": 0}, "max_tokens=0"), ({"group_size": 0}, "group_size=0"), ({"k": 0}, "k=0")],
+    [
+        ({"min_share": 0.0}, "min_share=0.0"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"group_size": 0}, "group_size=0"),
+        ({"k": 0}, "k=0"),
+    ],
 )
 def test_bad_options_of_parents_are_named(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -156,4 +184,4 @@ def test_bad_options_of_parents_are_named(options: dict[str, float], message: st
 def test_bad_options_of_neighbours_are_named(options: dict[str, int]) -> None:
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
-        NeighboursSelector(ListCorpus([], []), **options)
+        NeighboursSelector(ListCorpus([], []), **options)  # type: ignore[arg-type]
