@@ -233,7 +233,7 @@ def check_options(kind: str, key: str, block: Block) -> dict[str, Any]:
 
 
 def _inside(options: Mapping[str, Any]) -> list[tuple[str, str, Block]]:
-    """(registry kind, name, block) of the blocks among checked options; the name of one in a list has its number: ``steps[0]``."""
+    """(registry kind, name, block) of the blocks among checked options; the name of one in a list has its number: ``selectors[0]``."""
     found = [(kind, name, options[name]) for name, kind in registry.NESTED_KINDS.items() if name in options]
     for name, kind in registry.NESTED_LISTS.items():
         found += [(kind, f"{name}[{number}]", block) for number, block in enumerate(options.get(name, ()))]
@@ -308,7 +308,11 @@ class Assembly:
                 arguments[name] = self.model(name)
             elif required:
                 raise ConfigError(f"{key} ({block.use}) needs a model: add `models: {{{name}: {{use: ...}}}}` to the configuration")
-        arguments.update({name: self._given[name] for name in registry.given(cls) if name in self._given})
+        for name, required in registry.given(cls).items():
+            if name in self._given:
+                arguments[name] = self._given[name]
+            elif required:
+                raise ConfigError(f"{key} ({block.use}) needs the {name} of an open index: build it with Rag.open")
         try:
             return cls(**arguments)
         except ConfigError:

@@ -118,7 +118,7 @@ NESTED_KINDS: Mapping[str, str] = {
 """Parameters that take another component, written as a block inside the block -> its registry kind."""
 
 
-NESTED_LISTS: Mapping[str, str] = {"steps": "selector"}
+NESTED_LISTS: Mapping[str, str] = {"selectors": "selector"}
 """Parameters that take several components, written as a list of blocks inside the block -> their registry kind."""
 
 
@@ -162,9 +162,9 @@ def wanted_models(cls: type[Any]) -> dict[str, bool]:
     }
 
 
-def given(cls: type[Any]) -> list[str]:
-    """Which of ``GIVEN`` the class takes."""
-    return [name for name in _parameters(cls) if name in GIVEN]
+def given(cls: type[Any]) -> dict[str, bool]:
+    """Which of ``GIVEN`` the class takes -> whether it cannot do without."""
+    return {name: parameter.default is inspect.Parameter.empty for name, parameter in _parameters(cls).items() if name in GIVEN}
 
 
 def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:

@@ -73,7 +73,7 @@ def test_only_documents_that_were_found_for_the_asker_are_widened(tmp_path: Path
 
 def test_pieces_and_joined_chunks_are_cited_exactly(tmp_path: Path) -> None:
     steps = [{"use": "neighbours"}, {"use": "compress", "max_tokens": 5}, {"use": "budget"}, {"use": "order", "by": "document"}]
-    rag = opened(tmp_path, {"use": "steps", "steps": steps})
+    rag = opened(tmp_path, {"use": "steps", "selectors": steps})
     answer = rag.ask("iron tower")
     (citation,) = answer.citations
     assert TEXT[citation.start : citation.end] == citation.quote == "The iron tower."

@@ -39,7 +39,8 @@ BUILT: Mapping[str, Callable[[Corpus], Reranker]] = {
     "parents": lambda corpus: make("parents", tokenizer=TOKENIZER, corpus=corpus, min_share=0.25),
     "order": lambda corpus: make("order"),
     "steps": lambda corpus: make(
-        "steps", steps=[make("mmr", k=10), make("budget", tokenizer=TOKENIZER, max_tokens=MAX_TOKENS), make("order", by="document")]
+        "steps",
+        selectors=[make("mmr", k=10), make("budget", tokenizer=TOKENIZER, max_tokens=MAX_TOKENS), make("order", by="document")],
     ),
 }
 

@@ -57,5 +57,5 @@ def test_steps_follow_one_another() -> None:
     found = steps.rerank("q", hits)
     assert numbers_in(found, hits) == [0, 2, 4]
     assert set(found[0].why) == {"top", "order", "steps"} and found[2].why["steps"] == (found[2].score, 3)
-    with pytest.raises(ValueError, match="steps is empty"):
+    with pytest.raises(ValueError, match="selectors is empty"):
         StepsSelector([])
