@@ -49,14 +49,10 @@ class ParentsSelector:
         num_hits = Counter(hit.chunk.doc_id for _, hit in ranked)
         for rank, hit in ranked:
             doc_id = hit.chunk.doc_id
-            # A section that is longer than this has too few hits, however they lie; so its ends need not be known.
-            reach = max(self.group_size, int(num_hits[doc_id] / self.min_share))
-            stretch = self.corpus.near(doc_id, hit.chunk.span, reach, reach)
-            if not stretch.chunks:  # the document is gone
+            number, section = self._section(hit, num_hits[doc_id] / self.min_share)
+            if not section:  # the document is gone
                 found.append((rank, hit))
                 continue
-            number = number_of(hit, stretch)
-            section = self._section(stretch, number)
             key = (doc_id, min(section))
             members.setdefault(key, section)
             inside.setdefault(key, {}).setdefault(number, []).append((rank, hit))
@@ -65,7 +61,25 @@ class ParentsSelector:
             found += self._joined(section, len(inside[key]), own)
         return placed("parents", found)
 
-    def _section(self, stretch: Stretch, number: int) -> dict[int, Chunk]:
+    def _section(self, hit: Hit, max_chunks: float) -> tuple[int, dict[int, Chunk]]:
+        """The number of the chunk in which ``hit`` starts, and the section around it: number -> chunk.
+
+        Of a section with more than ``max_chunks`` chunks, of which too few can have been found, it may be a part.
+        """
+        reach = self.group_size
+        while True:
+            stretch = self.corpus.near(hit.chunk.doc_id, hit.chunk.span, reach, reach)
+            if not stretch.chunks:
+                return 0, {}
+            number = number_of(hit, stretch)
+            section = self._around(stretch, number)
+            goes_on_before = min(section) == stretch.first > 0
+            goes_on_behind = max(section) == stretch.first + len(stretch.chunks) - 1 >= number + reach
+            if len(section) > max_chunks or not (goes_on_before or goes_on_behind):
+                return number, section
+            reach *= 2
+
+    def _around(self, stretch: Stretch, number: int) -> dict[int, Chunk]:
         """The chunks of the section around chunk ``number`` by their numbers, as far as ``stretch`` reaches."""
         numbered = dict(enumerate(stretch.chunks, start=stretch.first))
         names = {n: chunk.meta.get("headings") or n // self.group_size for n, chunk in numbered.items()}

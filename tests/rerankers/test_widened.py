@@ -101,6 +101,15 @@ def test_a_section_is_shown_whole_when_enough_of_it_was_found() -> None:
     assert texts(strict.rerank("q", hits_at(chunks, 1, 2, 7, 8))) == ["bb", "cc", "hhii"]
 
 
+def test_a_section_is_found_however_far_it_reaches() -> None:
+    document, chunks = letters("d", 24, headings="A" * 20 + "BBBB")
+    selector = ParentsSelector(WordTokenizer(), ListCorpus([document], chunks), group_size=1, min_share=0.2, k=10)
+    found = selector.rerank("q", hits_at(chunks, 9, 0, 19, 10))
+    assert [(hit.chunk.span.start, hit.chunk.span.end) for hit in found] == [(0, chunks[19].span.end)]
+    assert len(selector.rerank("q", hits_at(chunks, 9, 0, 19))) == 3
+    assert len(selector.rerank("q", hits_at(chunks, 21, 22))) == 1
+
+
 def test_a_long_section_stays_in_pieces() -> None:
     document, chunks = letters("d", 4, headings="AAAA")
     given = hits_at(chunks, 0, 1, 2)
