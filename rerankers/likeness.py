@@ -7,6 +7,7 @@ Nothing is kept between two calls.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -77,8 +78,10 @@ def _by_words(query: str, texts: Sequence[str]) -> Vectors:
     columns = {term: number for number, term in enumerate(term for term, number in shared.items() if number > 1)}
     matrix = np.zeros((len(counted), len(columns)), dtype=np.float32)
     for row, counts in enumerate(counted):
-        weights = {term: (1 + np.log(count)) * (np.log((1 + num_texts) / (1 + held[term])) + 1) for term, count in counts.items()}
-        length = np.sqrt(sum(weight * weight for weight in weights.values())) or 1.0
+        weights = {
+            term: (1 + math.log(count)) * (math.log((1 + num_texts) / (1 + held[term])) + 1) for term, count in counts.items()
+        }
+        length = math.sqrt(sum(weight * weight for weight in weights.values())) or 1.0
         for term, weight in weights.items():
             if term in columns:
                 matrix[row, columns[term]] = weight / length

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.core import Hit
@@ -30,6 +30,7 @@ def test_the_best_is_kept_alone_if_none_fits() -> None:
     assert kept.chunk == hits[0].chunk and kept.why["budget"] == (1.0, 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 60))
 def test_within_the_budget_and_none_that_would_still_fit_is_left_out(sizes: list[int], max_tokens: int) -> None:
     hits = hits_of(*map(words, sizes))
@@ -51,6 +52,7 @@ def test_bad_options_are_named(options: dict[str, int]) -> None:
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=20), st.integers(1, 64), st.integers(-1000, 1000))
 def test_unit_scores_do_not_see_scale_and_origin(values: list[int], factor: int, shift: int) -> None:
     plain = hits_of(*["x"] * len(values), scores=[float(value) for value in values])

@@ -48,6 +48,15 @@ def test_one_gap_is_closed_and_wider_ones_part_the_pieces() -> None:
     assert whole.chunk == tower_hit().chunk
 
 
+@pytest.mark.parametrize(("max_gap", "num_pieces"), [(0, 3), (1, 2), (2, 1)])
+def test_runs_across_gaps_of_one_and_two(max_gap: int, num_pieces: int) -> None:
+    text = "Iron one. River. Iron two. River. River. Iron three."
+    pieces = CompressSelector(WordTokenizer(), max_tokens=99, min_share=0.5, hit_weight=0.0, max_gap=max_gap).rerank(
+        "iron", hits_of(text)
+    )
+    assert len(pieces) == num_pieces and pieces[0].chunk.text.startswith("Iron one.") and pieces[-1].chunk.text.endswith("three.")
+
+
 def test_contexts_count() -> None:
     plain = CompressSelector(WordTokenizer(), max_tokens=14).rerank("tower metres tall", [tower_hit()])
     titled = CompressSelector(WordTokenizer(), max_tokens=14).rerank("tower metres tall", [tower_hit("A long title of six words")])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.rerankers.likeness import check_by, cosines, terms, vectors_of
@@ -32,6 +32,7 @@ def reference(texts: list[str]) -> list[list[float]]:
 WORDS = st.lists(st.sampled_from(["tower", "bridge", "river", "stone", "330", "東京都", "京都"]), max_size=8).map(" ".join)
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=6), WORDS)
 def test_cosines_by_words_equal_the_plain_sums(texts: list[str], query: str) -> None:
     vectors = vectors_of(query, texts)

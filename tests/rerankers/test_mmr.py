@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.rerankers.likeness import vectors_of
@@ -27,6 +27,7 @@ def test_a_repetition_comes_after_something_new() -> None:
     assert numbers_in(MMRSelector(relevance=1.0).rerank("tower", hits), hits) == [0, 1, 2]
 
 
+@settings(deadline=None)
 @given(TEXTS, st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.randoms(use_true_random=False))
 def test_every_step_takes_the_greatest_value(texts: list[str], relevance: float, drawn: object) -> None:
     scores = [drawn.uniform(-3, 3) for _ in texts]  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.core import Chunk, Document, Hit, Span
@@ -31,6 +31,7 @@ def test_documents_by_their_best_hit_each_in_the_order_of_reading() -> None:
     assert [(DOCUMENTS[1].id == hit.chunk.doc_id, hit.chunk.span.start) for hit in ordered] == [(1, 2), (1, 5), (0, 1), (0, 3)]
 
 
+@settings(deadline=None)
 @given(st.permutations(range(6)))
 def test_a_stable_order_does_not_see_the_ranks(order: list[int]) -> None:
     hits = [at(n % 2, n) for n in range(6)]
@@ -38,6 +39,7 @@ def test_a_stable_order_does_not_see_the_ranks(order: list[int]) -> None:
     assert [h.chunk for h in stable.rerank("q", [hits[n] for n in order])] == [h.chunk for h in stable.rerank("q", hits)]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 12), st.sampled_from(["best-ends", "document", "stable"]))
 def test_every_hit_once_with_its_score(number: int, by: str) -> None:
     hits = hits_of(*(str(n) for n in range(number)))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.rerankers.score_drop import ScoreDropSelector
@@ -30,6 +30,7 @@ def test_logits_below_zero_are_cut_like_probabilities() -> None:
     assert number_kept([3.0, 1.0]) == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-50, 50), max_size=15), st.integers(1, 16), st.integers(-100, 100))
 def test_scale_and_origin_do_not_matter_and_limits_hold(values: list[int], factor: int, shift: int) -> None:
     scores = sorted((float(value) for value in values), reverse=True)
