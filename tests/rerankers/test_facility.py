@@ -99,6 +99,14 @@ def test_a_cheap_trifle_does_not_shut_out_what_is_worth_more() -> None:
     assert numbers_in(roomy, hits) == [0, 1]
 
 
+def test_one_large_hit_does_not_shut_out_many_small_ones() -> None:
+    """By gain alone the large one comes first and fills the budget: the run by gain per token is then the better one."""
+    small = [" ".join([name] * 10) for name in ("ann", "bob", "cid", "dan", "eve", "fay")]
+    hits = hits_of("one " * 60, *small, "other " * 61, scores=[1.0, *[0.5] * 6, 0.0])
+    selected = FacilitySelector(WordTokenizer(), k=None, max_tokens=60, relevance=1.0).rerank("q", hits)
+    assert numbers_in(selected, hits) == [1, 2, 3, 4, 5, 6]
+
+
 def test_scores_that_say_nothing_are_no_reason_to_fail() -> None:
     hits = hits_of("a tower", "a river", scores=[math.nan, math.nan])
     assert len(FacilitySelector().rerank("q", hits)) == 2
