@@ -146,6 +146,11 @@ class Read:
         """The chunks of a document with their keys, by position."""
         return [self._chunk(row) for row in self._rows("SELECT * FROM chunks WHERE doc_id = ? ORDER BY start, key", (doc_id,))]
 
+    def places_of(self, doc_id: str) -> list[tuple[int, Span]]:
+        """Key and characters of every chunk of a document, by position; the rows are not compared with their seals."""
+        sql = 'SELECT key, start, "end" FROM chunks WHERE doc_id = ? ORDER BY start, key'
+        return [(key, Span(start, end)) for key, start, end in self._rows(sql, (doc_id,))]
+
     def _document_row(self, row: tuple[Any, ...]) -> DocumentRow:
         *columns, seal = row
         self._check(f"document {columns[1]!r}", seal, *columns)
@@ -170,6 +175,13 @@ class Read:
                 self._check(f"the text of {row.source!r}", seal, doc_id, text, elements)
                 return Document(doc_id, row.source, text, tuple(map(_element, json.loads(elements))), row.meta, row.principals)
             raise DamagedIndex(self._path, f"the text of {row.source!r} is missing")
+        raise KeyError(doc_id)
+
+    def text(self, doc_id: str) -> str:
+        """The text of a document. Raises ``KeyError`` if it is not there, ``DamagedIndex`` if it is not what was stored."""
+        for text, elements, seal in self._rows("SELECT text, elements, seal FROM texts WHERE doc_id = ?", (doc_id,)):
+            self._check(f"the text of document {doc_id}", seal, doc_id, text, elements)
+            return str(text)
         raise KeyError(doc_id)
 
     def under(self, folder: str) -> Iterator[DocumentRow]:

@@ -211,7 +211,10 @@ def options_model(cls: type[Any]) -> type[BaseModel]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ConfigError(f"{cls.__name__}.__init__ takes *{name}: a component names its options")
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (Block if name in registry.NESTED_KINDS else parameter.annotation, default)
+        annotation = parameter.annotation
+        if name in registry.NESTED_KINDS or name in registry.NESTED_LISTS:
+            annotation = list[Block] if name in registry.NESTED_LISTS else Block
+        fields[name] = (annotation, default)
     settings = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     return create_model(cls.__name__, __config__=settings, __module__=cls.__module__, **fields)
 
@@ -225,9 +228,17 @@ def check_options(kind: str, key: str, block: Block) -> dict[str, Any]:
     except ValidationError as error:
         raise ConfigError(f"{key} ({block.use}): {_explain(error, model)}") from None
     found = {name: getattr(checked, name) for name in checked.model_fields_set}
-    for name in registry.NESTED_KINDS.keys() & found.keys():
-        check_word(registry.NESTED_KINDS[name], f"{key}.{name}", found[name])
-        check_options(registry.NESTED_KINDS[name], f"{key}.{name}", found[name])
+    for inner_kind, name, inner in _inside(found):
+        check_word(inner_kind, f"{key}.{name}", inner)
+        check_options(inner_kind, f"{key}.{name}", inner)
+    return found
+
+
+def _inside(options: Mapping[str, Any]) -> list[tuple[str, str, Block]]:
+    """(registry kind, name, block) of the blocks among checked options; the name of one in a list has its number: ``selectors[0]``."""
+    found = [(kind, name, options[name]) for name, kind in registry.NESTED_KINDS.items() if name in options]
+    for name, kind in registry.NESTED_LISTS.items():
+        found += [(kind, f"{name}[{number}]", block) for number, block in enumerate(options.get(name, ()))]
     return found
 
 
@@ -247,8 +258,7 @@ def models_of(config: Config, kind: str, block: Block) -> dict[str, Block]:
             if name in config.models and name not in found:
                 found[name] = config.models[name]
                 waiting.append((registry.MODEL_KINDS[name], found[name]))
-        nested = check_options(kind, kind, block)
-        waiting += [(registry.NESTED_KINDS[name], nested[name]) for name in registry.NESTED_KINDS.keys() & nested.keys()]
+        waiting += [(inner_kind, inner) for inner_kind, _, inner in _inside(check_options(kind, kind, block))]
     return found
 
 
@@ -290,14 +300,21 @@ class Assembly:
     def _make(self, kind: str, key: str, block: Block) -> Any:
         cls = registry.component(kind, block.use)
         arguments = check_options(kind, key, block)
+        inside = {name: self._make(inner_kind, f"{key}.{name}", inner) for inner_kind, name, inner in _inside(arguments)}
         for name in registry.NESTED_KINDS.keys() & arguments.keys():
-            arguments[name] = self._make(registry.NESTED_KINDS[name], f"{key}.{name}", arguments[name])
+            arguments[name] = inside[name]
+        for name in registry.NESTED_LISTS.keys() & arguments.keys():
+            arguments[name] = [inside[f"{name}[{number}]"] for number in range(len(arguments[name]))]
         for name, required in registry.wanted_models(cls).items():
             if name in self.config.models or name in self._overrides:
                 arguments[name] = self.model(name)
             elif required:
                 raise ConfigError(f"{key} ({block.use}) needs a model: add `models: {{{name}: {{use: ...}}}}` to the configuration")
-        arguments.update({name: self._given[name] for name in registry.given(cls) if name in self._given})
+        for name, required in registry.given(cls).items():
+            if name in self._given:
+                arguments[name] = self._given[name]
+            elif required:
+                raise ConfigError(f"{key} ({block.use}) needs the {name} of an open index: build it with Rag.open")
         try:
             return cls(**arguments)
         except ConfigError:
@@ -325,6 +342,10 @@ def schema() -> dict[str, Any]:
         for described in definitions.values():
             if name in described.get("properties", {}):
                 described["properties"][name] = {"oneOf": by_kind[kind]}
+    for name, kind in registry.NESTED_LISTS.items():
+        for described in definitions.values():
+            if name in described.get("properties", {}):
+                described["properties"][name] = {"type": "array", "items": {"oneOf": by_kind[kind]}}
     properties = whole["properties"]
     properties["models"] = {
         "type": "object",

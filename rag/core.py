@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
+from rag.core_corpus import Corpus as Corpus
+from rag.core_corpus import Stretch as Stretch
 from rag.core_encoders import Encoder as Encoder
 from rag.core_encoders import MultiVectorEncoder as MultiVectorEncoder
 from rag.core_encoders import SparseEncoder as SparseEncoder
@@ -142,9 +144,27 @@ class Chunk:
             raise ValueError(
                 f"span {tuple(span)} is empty or outside the text of {document.source!r} ({len(document.text)} characters)"
             )
-        text = span.of(document.text)
-        name = digest("chunk", document.id, text, f"{span.start}:{span.end}", context)
-        return cls(name, document.id, span, text, context, dict(meta or {}))
+        return cls.at(document.id, span, span.of(document.text), context, meta)
+
+    @classmethod
+    def at(cls, doc_id: str, span: Span, text: str, context: str = "", meta: Mapping[str, Any] | None = None) -> Chunk:
+        """The chunk of a document that reads ``text`` at ``span``. Raises ``ValueError`` if that is not as long as the span."""
+        if len(text) != len(span):
+            raise ValueError(f"span {tuple(span)} has {len(span)} characters, its text has {len(text)}")
+        name = digest("chunk", doc_id, text, f"{span.start}:{span.end}", context)
+        return cls(name, doc_id, span, text, context, dict(meta or {}))
+
+    def part(self, span: Span) -> Chunk:
+        """The characters ``span`` of the document as a chunk of their own, with ``parent_chunk``, the id of this one, in its meta.
+
+        The whole chunk is its own part. Raises ``ValueError`` if the span is empty or not inside this chunk.
+        """
+        if span == self.span:
+            return self
+        if not self.span.start <= span.start < span.end <= self.span.end:
+            raise ValueError(f"span {tuple(span)} is empty or outside the chunk at {tuple(self.span)}")
+        text = self.text[span.start - self.span.start : span.end - self.span.start]
+        return Chunk.at(self.doc_id, span, text, self.context, {**self.meta, "parent_chunk": self.id})
 
     @property
     def indexed_text(self) -> str:

@@ -25,6 +25,7 @@ from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow
 from rag.config import Assembly, Config
 from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, QueryStage, Reranker, StageEvent, digest
+from rag.corpus import CatalogCorpus
 from rag.errors import IndexNotFound
 from rag.filter import Filter
 from rag.ingest import Change, Ingestion, IngestReport, Progress, Tally
@@ -82,7 +83,8 @@ class Rag(AsyncTwins):
         if config is None and catalog is not None:
             with catalog.reading() as read:
                 raw = json.loads(read.meta("config"))
-        rag = cls(folder, Assembly(configuration.load(raw), components, {"index_folder": folder}), raw)
+        given = {"index_folder": folder, "corpus": CatalogCorpus(lambda: rag.catalog)}
+        rag = cls(folder, Assembly(configuration.load(raw), components, given), raw)
         rag._catalog = catalog
         if catalog is not None:
             maintain.check_small_catalog(catalog)

@@ -87,6 +87,17 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     },
     "selector": {
         "top": "rag.rerankers.top:TopSelector",
+        "budget": "rag.rerankers.budget:BudgetSelector",
+        "mmr": "rag.rerankers.mmr:MMRSelector",
+        "facility": "rag.rerankers.facility:FacilitySelector",
+        "score-drop": "rag.rerankers.score_drop:ScoreDropSelector",
+        "chunkrag": "rag.rerankers.chunk_filter:ChunkFilterSelector",
+        "corag": "rag.rerankers.corag:CoragSelector",
+        "compress": "rag.rerankers.compress:CompressSelector",
+        "neighbours": "rag.rerankers.neighbours:NeighboursSelector",
+        "parents": "rag.rerankers.parents:ParentsSelector",
+        "order": "rag.rerankers.order:OrderSelector",
+        "steps": "rag.rerankers.steps:StepsSelector",
     },
     "generator": {
         "extractive": "rag.extractive:ExtractiveGenerator",
@@ -120,12 +131,17 @@ NESTED_KINDS: Mapping[str, str] = {
     "simple": "query",
     "complex": "query",
     "generator": "generator",
+    "reranker": "reranker",
 }
 """Parameters that take another component, written as a block inside the block -> its registry kind."""
 
 
-GIVEN = ("index_folder",)
-"""Parameters that are neither options nor models: the pipeline hands in what it knows itself (the folder of its index)."""
+NESTED_LISTS: Mapping[str, str] = {"selectors": "selector"}
+"""Parameters that take several components, written as a list of blocks inside the block -> their registry kind."""
+
+
+GIVEN = ("index_folder", "corpus")
+"""Parameters that are neither options nor models: the pipeline hands in what it knows itself (the folder of its index, what it stores)."""
 
 
 @cache
@@ -164,9 +180,9 @@ def wanted_models(cls: type[Any]) -> dict[str, bool]:
     }
 
 
-def given(cls: type[Any]) -> list[str]:
-    """Which of ``GIVEN`` the class takes."""
-    return [name for name in _parameters(cls) if name in GIVEN]
+def given(cls: type[Any]) -> dict[str, bool]:
+    """Which of ``GIVEN`` the class takes -> whether it cannot do without."""
+    return {name: parameter.default is inspect.Parameter.empty for name, parameter in _parameters(cls).items() if name in GIVEN}
 
 
 def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:

@@ -30,6 +30,7 @@ from rag.core import (
     Segment,
     Span,
     SparseVectors,
+    Stretch,
     TextEvent,
     TokenLogprobs,
     Usage,
@@ -336,6 +337,31 @@ class ToyLM:
         finish: Literal["stop", "length"] = "length" if len(tokens) > max_tokens else "stop"
         tokens = tokens[:max_tokens]
         return Completion("".join(tokens), len(prompt) // 4, len(tokens), finish)
+
+
+class ListCorpus:
+    """Documents in memory with their chunks, as ``rag.core.Corpus``; ``reads`` lists the documents that were asked for."""
+
+    def __init__(self, documents: Sequence[Document], chunks: Sequence[Chunk]) -> None:
+        self.texts = {each.id: each.text for each in documents}
+        self._chunks: dict[str, list[Chunk]] = {}
+        for chunk in sorted(chunks, key=lambda chunk: chunk.span):
+            self._chunks.setdefault(chunk.doc_id, []).append(chunk)
+        self.reads: list[str] = []
+
+    def near(self, doc_id: str, span: Span, before: int, after: int) -> Stretch:
+        self.reads.append(doc_id)
+        chunks = self._chunks.get(doc_id, [])
+        if not chunks:
+            return Stretch(0, ())
+        first = max([number for number, chunk in enumerate(chunks) if chunk.span.start <= span.start], default=0)
+        last = max([number for number, chunk in enumerate(chunks) if chunk.span.end <= span.end], default=0)
+        begin = max(0, first - before)
+        return Stretch(begin, tuple(chunks[begin : max(first, last) + after + 1]))
+
+    def text(self, doc_id: str, span: Span) -> str:
+        self.reads.append(doc_id)
+        return span.of(self.texts.get(doc_id, ""))
 
 
 _TOKEN = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")

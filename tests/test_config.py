@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rag import config, registry
 from rag.core import Chunker
@@ -66,8 +67,6 @@ def test_models_are_laid_over_the_defaults() -> None:
 
 
 def test_dump_and_load_are_inverse() -> None:
-    import yaml
-
     loaded = config.load({"chunker": {"use": "fixed", "max_tokens": 99}})
     assert config.load(yaml.safe_load(config.dump(loaded))) == loaded
 
@@ -196,3 +195,63 @@ def test_models_are_handed_to_models_each_built_once(monkeypatch: pytest.MonkeyP
     for _ in range(2):  # a failed attempt leaves nothing behind
         with pytest.raises(ConfigError, match=r"models\.token_encoder needs itself: token_encoder -> encoder -> token_encoder"):
             assembly.model("token_encoder")
+
+
+def test_a_list_of_blocks_inside_a_block_is_built_in_its_order() -> None:
+    steps = [{"use": "mmr", "k": 20}, {"use": "steps", "selectors": [{"use": "budget", "max_tokens": 99}]}, {"use": "order"}]
+    given = config.load({"models": {"tokenizer": {"use": "words"}}, "select": {"use": "steps", "selectors": steps}})
+    config.check(given)
+    built = config.Assembly(given).build("selector", "select", given.select)
+    assert [type(step).__name__ for step in built.selectors] == ["MMRSelector", "StepsSelector", "OrderSelector"]
+    assert built.selectors[0].k == 20 and built.selectors[1].selectors[0].max_tokens == 99
+    assert set(config.models_of(given, "selector", given.select)) == {"encoder", "tokenizer"}
+    described = config.schema()["$defs"]["selector.steps"]["properties"]["selectors"]
+    assert described["type"] == "array" and {"$ref": "#/$defs/selector.mmr"} in described["items"]["oneOf"]
+    assert config.load(yaml.safe_load(config.dump(given))) == given
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"use": "mmr"}, {"use": "budgt"}], r"select\.selectors\[1\]\.use: unknown selector 'budgt' \(did you mean 'budget'\?\)"),
+        ([{"use": "mmr", "kk": 3}], r"select\.selectors\[0\] \(mmr\): kk: unknown key"),
+        (
+            [{"use": "steps", "selectors": [{"use": "mmr", "k": 0}]}],
+            r"select\.selectors\[0\]\.selectors\[0\] \(mmr\): k=0: must be at least 1",
+        ),
+        ([], r"select \(steps\): selectors is empty"),
+        ({"use": "mmr"}, r"select \(steps\): selectors: "),
+        (["mmr"], r"select \(steps\): selectors\.0: "),
+    ],
+)
+def test_a_bad_block_in_a_list_is_named_with_its_number(steps: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loaded = config.load({"select": {"use": "steps", "selectors": steps}})
+        config.Assembly(loaded).build("selector", "select", loaded.select)
+
+
+def test_a_reranker_inside_a_selector() -> None:
+    block = {"use": "corag", "reward": "reranker", "reranker": {"use": "pointwise", "max_words": 9}}
+    given = config.load({"models": {"lm": {"use": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}}, "select": block})
+    built = config.Assembly(given).build("selector", "select", given.select)
+    assert built.reranker.max_words == 9
+    assert "lm" in config.models_of(given, "selector", given.select)
+
+
+def test_a_name_that_holds_blocks_is_no_plain_option_of_another_word() -> None:
+    """Such names hold for all kinds, so one that some class uses for a number would take that option away."""
+    for kind, words in registry.TABLE.items():
+        for word in words:
+            for name, parameter in registry.options(registry.component(kind, word)).items():
+                if name in registry.NESTED_KINDS or name in registry.NESTED_LISTS:
+                    assert not any(plain in str(parameter.annotation) for plain in ("int", "float", "str", "bool")), (
+                        f"{kind} {word} {name}"
+                    )
+
+
+def test_what_works_on_an_open_index_only_says_so() -> None:
+    given = config.load({"select": {"use": "neighbours"}})
+    with pytest.raises(ConfigError, match=r"select \(neighbours\) needs the corpus of an open index"):
+        config.Assembly(given).build("selector", "select", given.select)
+    corpus = object()
+    assert config.Assembly(given, given={"corpus": corpus}).build("selector", "select", given.select).corpus is corpus
