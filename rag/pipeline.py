@@ -312,9 +312,9 @@ class Rag(AsyncTwins):
             fusion = self._component("fusion", "fuse", self.config.fuse)
             batch = [fusion.fuse(retrieved.of(number), partial(retrieved.vectors, number)) for number in range(len(queries))]
             yield "fuse", batch, time.perf_counter() - started
-        for stage, reranker in self.rerankers:
+        for block, (stage, reranker) in zip(self.config.rerankers, self.rerankers, strict=True):
             started = time.perf_counter()
-            depth = self.config.search.rerank
+            depth = block.depth or self.config.search.rerank
             batch = [reranker.rerank(query, hits[:depth]) for query, hits in zip(queries, batch, strict=True)]
             yield stage, batch, time.perf_counter() - started
 
