@@ -1,4 +1,4 @@
-"""Asks a language model for the best of a few passages. Knows one prompt and two ways to sort with it."""
+"""Asks a language model for the best of a few passages. Knows one prompt and three ways to sort with it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rag.core import LM, Hit
 from rag.rerankers.asking import LETTERS, Asking, Task
 from rag.rerankers.lm_reranker import LMReranker, by_place
 from rag.rerankers.report import Reranked, RerankReport, at_least, one_of
-from rag.rerankers.sorting import bubble_top, heap_top
+from rag.rerankers.sorting import Best, bubble_top, heap_top, insertion_top
 
-Method = Literal["heapsort", "bubble"]
+Method = Literal["heapsort", "bubble", "insertion"]
 
 
 class SetwiseReranker(LMReranker):
@@ -20,7 +20,8 @@ class SetwiseReranker(LMReranker):
     Zhuang et al., "A Setwise Approach for Effective and Highly Efficient Zero-shot Ranking with Large Language Models" (SIGIR 2024).
 
     ``num_candidates``: challengers beside the best so far, so a prompt shows one passage more. ``method``: ``heapsort`` with that many
-    children per node, or ``bubble``: ``top_k`` passes from back to front. ``both_orders``: each group is also asked in reverse and the
+    children per node, ``bubble``: ``top_k`` passes from back to front, or ``insertion``: fewest prompts where the order that came
+    is good. ``both_orders``: each group is also asked in reverse and the
     log-probabilities are averaged, for twice the prompts. The rest follows in the order in which it came; equal letters too.
     """
 
@@ -52,12 +53,14 @@ class SetwiseReranker(LMReranker):
             return Reranked([], RerankReport())
         asking = self._asking(_task(self.num_candidates + 1), query, hits)
         judge = _Judge(asking, both_orders=self.both_orders)
-        order = (
-            heap_top(len(hits), self.top_k, self.num_candidates, judge.best)
-            if self.method == "heapsort"
-            else bubble_top(len(hits), self.top_k, self.num_candidates + 1, judge.best)
-        )
+        order = self._sorted(len(hits), judge.best)
         return by_place(self.stage, hits, order, asking, {"comparisons": judge.num_comparisons})
+
+    def _sorted(self, num_hits: int, best: Best) -> list[int]:
+        if self.method == "bubble":
+            return bubble_top(num_hits, self.top_k, self.num_candidates + 1, best)
+        sort = heap_top if self.method == "heapsort" else insertion_top
+        return sort(num_hits, self.top_k, self.num_candidates, best)
 
 
 class _Judge:

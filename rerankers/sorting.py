@@ -1,7 +1,7 @@
 """Finds the best of a list when all one can do is to ask for the best of a few. Knows numbers and a question; no model, no text.
 
 ``best(group)`` names the best item of a group of two or more; it must be a pure function of the group. Items are 0, 1, ... in
-the order in which they came. Both functions return the k best, best first, then the rest in the order in which it came.
+the order in which they came. All functions return the k best, best first, then the rest in the order in which it came.
 """
 
 from __future__ import annotations
@@ -55,6 +55,30 @@ def bubble_top(num_items: int, k: int, group_size: int, best: Best) -> list[int]
             order.insert(start, order.pop(place))  # the others keep their order
             end = start + 1
     return _then_the_rest(order[:k], num_items)
+
+
+def insertion_top(num_items: int, k: int, num_children: int, best: Best) -> list[int]:
+    """Trusts the order that came: sorts the first ``k`` by a heap, then lets groups of the others challenge the last of them.
+
+    A challenger that wins takes its place by binary search, and the last one falls out. ``ceil((n - k) / num_children)`` groups if no
+    challenger wins. After the idea of setwise insertion (Podolak et al., SIGIR 2025).
+    """
+    top = heap_top(min(k, num_items), k, num_children, best)
+    waiting = list(range(len(top), num_items))
+    while waiting:
+        group = [top[-1], *waiting[:num_children]]
+        winner = best(group)
+        if winner == top[-1]:
+            del waiting[:num_children]
+            continue
+        waiting.remove(winner)
+        low, high = 0, len(top) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if best([top[middle], winner]) == winner else (middle + 1, high)
+        top.insert(low, winner)
+        top.pop()
+    return _then_the_rest(top, num_items)
 
 
 def _then_the_rest(chosen: Sequence[int], num_items: int) -> list[int]:

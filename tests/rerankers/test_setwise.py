@@ -40,6 +40,16 @@ def test_heapsort(num_candidates: int, top_k: int) -> None:
 
 
 @pytest.mark.parametrize("num_candidates", [1, 3])
+def test_insertion(num_candidates: int) -> None:
+    reranker = SetwiseReranker(OracleLM(), num_candidates, "insertion", top_k=5)
+    ranked, unsorted = reranker.rerank_with_report("q", hits(WORTHS))
+    best = sorted(WORTHS, reverse=True)[:5]
+    assert [worth_of(hit.chunk.text) for hit in ranked] == best + [worth for worth in WORTHS if worth not in best]
+    best_first = reranker.rerank_with_report("q", hits(sorted(WORTHS, reverse=True))).report
+    assert best_first.num_prompts < unsorted.num_prompts
+
+
+@pytest.mark.parametrize("num_candidates", [1, 3])
 def test_bubble(num_candidates: int) -> None:
     lm = OracleLM()
     ranked, report = SetwiseReranker(lm, num_candidates, "bubble", top_k=5).rerank_with_report("q", hits(WORTHS))
@@ -68,7 +78,7 @@ def test_both_orders_cancel_a_liking_for_early_places() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "insertion"}, "method='insertion': allowed are heapsort, bubble"),
+        ({"method": "quicksort"}, "method='quicksort': allowed are heapsort, bubble, insertion"),
         ({"num_candidates": 0}, "num_candidates=0: must be between 1 and 25"),
         ({"num_candidates": 26}, "num_candidates=26: must be between 1 and 25"),
         ({"top_k": 0}, "top_k=0"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.rerankers.sorting import bubble_top, heap_top
+from rag.rerankers.sorting import bubble_top, heap_top, insertion_top
 
 
 class Counting:
@@ -73,6 +73,27 @@ def test_bubbles_do_too_in_as_many_groups_as_the_formula_says(worths: list[int],
     assert bubble_top(len(worths), k, size, best) == ideal(worths, k)
     n = len(worths)
     assert len(best.groups) == sum(math.ceil((n - front - 1) / (size - 1)) for front in range(min(k, n - 1)))
+
+
+@given(WORTHS, st.integers(1, 45), st.integers(1, 6))
+def test_insertion_does_too(worths: list[int], k: int, arity: int) -> None:
+    best = Counting(worths)
+    assert insertion_top(len(worths), k, arity, best) == ideal(worths, k)
+    n, kept = len(worths), min(k, len(worths))
+    sorting = heap_groups(worths[:kept], kept, arity)
+    searching = math.ceil(math.log2(kept)) if kept > 1 else 0
+    assert len(best.groups) <= sorting + (n - kept) * (1 + searching)
+
+
+@pytest.mark.parametrize("arity", [1, 3, 4])
+def test_insertion_asks_once_per_group_where_the_order_is_right(arity: int) -> None:
+    worths = list(range(50, 0, -1))
+    best = Counting(worths)
+    assert insertion_top(50, 10, arity, best) == list(range(50))
+    assert len(best.groups) == heap_groups(worths[:10], 10, arity) + math.ceil(40 / arity)
+    heap = Counting(worths)
+    heap_top(50, 10, arity, heap)
+    assert len(best.groups) < len(heap.groups)
 
 
 def test_the_published_bounds_hold() -> None:
