@@ -34,6 +34,12 @@ class Block(BaseModel):
         return dict(self.model_extra or {})
 
 
+class RerankerBlock(Block):
+    """A stage of the cascade: a reranker, and how many of the hits before it are handed to it."""
+
+    depth: int | None = Field(None, ge=1, le=1_000, description="hits handed to this reranker; default: search.rerank")
+
+
 class ReadSettings(BaseModel):
     """Limits for one file; passing one costs that file alone."""
 
@@ -51,7 +57,7 @@ class SearchSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     candidates: int = Field(100, ge=1, le=10_000, description="hits taken from each index")
-    rerank: int = Field(30, ge=1, le=1_000, description="fused hits handed to the first reranker")
+    rerank: int = Field(30, ge=1, le=1_000, description="fused hits handed to rerankers that name no depth of their own")
 
 
 class ServeSettings(BaseModel):
@@ -81,7 +87,7 @@ class Config(BaseModel):
     indexes: dict[str, Block] = {"dense": Block(use="faiss"), "sparse": Block(use="bm25")}
     query: Block = Block(use="plain")
     fuse: Block = Block(use="convex")
-    rerankers: list[Block] = []
+    rerankers: list[RerankerBlock] = []
     select: Block = Block(use="top")
     generator: Block = Block(use="extractive")
     search: SearchSettings = SearchSettings()  # type: ignore[call-arg]
@@ -336,6 +342,8 @@ def schema() -> dict[str, Any]:
             described["properties"] = {"use": {"const": word}, **described.get("properties", {})}
             described["required"] = ["use", *described.get("required", [])]
             described["title"] = f"{kind}: {word}"
+            if kind == "reranker":
+                described["properties"]["depth"] = RerankerBlock.model_json_schema()["properties"]["depth"]
             definitions[f"{kind}.{word}"] = described
             by_kind.setdefault(kind, []).append({"$ref": f"#/$defs/{kind}.{word}"})
     for name, kind in registry.NESTED_KINDS.items():

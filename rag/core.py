@@ -198,6 +198,12 @@ def rescored(stage: str, ranked: Iterable[tuple[Hit, float]]) -> list[Hit]:
     return [hit.placed(stage, score, rank) for rank, (hit, score) in enumerate(ordered, start=1)]
 
 
+def reordered(stage: str, scored: Iterable[tuple[Hit, float]]) -> list[Hit]:
+    """``rescored`` for rerankers: ties keep the order in which they came, which is what the stages before thought of them."""
+    ordered = sorted(scored, key=lambda pair: -pair[1])
+    return [hit.placed(stage, score, rank) for rank, (hit, score) in enumerate(ordered, start=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Citation:
     """A checked quotation: ``document.text[start:end] == quote``. ``number`` is the ``[n]`` printed in the answer."""

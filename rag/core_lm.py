@@ -69,6 +69,14 @@ class LM(Protocol):
 
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]: ...
 
+    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
+        """Natural-log probability that prompt ``i`` is continued by ``continuations[i]``: the sum over its tokens, ``(prompts,)``.
+
+        As it is written: no other spellings, no end. Raises ``ValueError`` if there is not one continuation per prompt, ``ModelError``
+        if a server does not tell.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class OpenModel:

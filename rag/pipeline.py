@@ -350,9 +350,9 @@ class Rag(AsyncTwins):
 
     def _reranked(self, courses: Sequence[Course]) -> Iterator[tuple[str, list[list[Hit]], float]]:
         batch = [list(course.found.hits) for course in courses]
-        for stage, reranker in self.rerankers:
+        for block, (stage, reranker) in zip(self.config.rerankers, self.rerankers, strict=True):
             started = time.perf_counter()
-            depth = self.config.search.rerank
+            depth = block.depth or self.config.search.rerank
             batch = [reranker.rerank(course.found.question, hits[:depth]) for course, hits in zip(courses, batch, strict=True)]
             yield stage, batch, time.perf_counter() - started
 

@@ -83,7 +83,13 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     },
     "reranker": {
         "cross-encoder": "rag.rerankers.cross_encoder:CrossEncoderReranker",
+        "maxsim": "rag.rerankers.maxsim:MaxSimReranker",
         "pointwise": "rag.rerankers.pointwise:PointwiseReranker",
+        "likelihood": "rag.rerankers.likelihood:LikelihoodReranker",
+        "graded": "rag.rerankers.graded:GradedReranker",
+        "pairwise": "rag.rerankers.pairwise:PairwiseReranker",
+        "setwise": "rag.rerankers.setwise:SetwiseReranker",
+        "listwise": "rag.rerankers.listwise:ListwiseReranker",
     },
     "selector": {
         "top": "rag.rerankers.top:TopSelector",

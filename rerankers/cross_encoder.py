@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from rag.core import Hit, rescored
+from rag.core import Hit, reordered
 from rag.errors import ModelError
 from rag.quiet import quiet_loading
+from rag.rerankers.report import ReportingReranker, Reranked, RerankReport
 
 
-class CrossEncoderReranker:
+class CrossEncoderReranker(ReportingReranker):
     """Orders hits by a ``sentence_transformers.CrossEncoder`` with one output, over ``chunk.indexed_text``.
 
     ``model``: path or hub id, loaded at the first query. ``batch_size``: pairs per forward pass. ``device``: torch
     device, default: what sentence-transformers finds. ``max_length_tokens``: query and passage together, default: the model's own.
-    Loads safetensors only and runs no code from the model's folder. Raises ``ModelError`` if the model cannot be loaded or
-    gives more than one number for a pair.
+    Equal scores keep the order in which the hits came. Loads safetensors only and runs no code from the model's folder. Raises
+    ``ModelError`` if the model cannot be loaded or gives more than one number for a pair, or something that is no number.
     """
 
     def __init__(self, model: str, batch_size: int = 32, device: str | None = None, max_length_tokens: int | None = None) -> None:
@@ -32,15 +35,29 @@ class CrossEncoderReranker:
         self._loaded: Any = None
         self._lock = threading.Lock()
 
-    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        """All hits, best first, each with the model's score and ``why["cross-encoder"]``."""
+    def rerank_with_report(self, query: str, hits: Sequence[Hit]) -> Reranked:
+        """All hits, best first, each with the model's score and ``why["cross-encoder"]``; tokens are those that were read."""
         if not hits:
-            return []
+            return Reranked([], RerankReport())
+        started = time.perf_counter()
+        encoder = self._encoder()
         pairs = [(query, hit.chunk.indexed_text) for hit in hits]
-        scores = self._encoder().predict(pairs, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True)
+        scores = encoder.predict(pairs, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True)
         if scores.shape != (len(hits),):
             raise ModelError(f"the cross-encoder {self.model!r} gives {scores.shape[1:]} numbers for a pair; one is needed")
-        return rescored("cross-encoder", zip(hits, (float(score) for score in scores), strict=True))
+        if any(math.isnan(score) for score in scores):
+            raise ModelError(f"the cross-encoder {self.model!r} gives a score that is not a number: are its weights damaged?")
+        ranked = reordered("cross-encoder", zip(hits, (float(score) for score in scores), strict=True))
+        lengths = _lengths_tokens(encoder.tokenizer, pairs)
+        limit = encoder.max_seq_length or max(lengths)
+        report = RerankReport(
+            num_calls=-(-len(pairs) // self.batch_size),
+            num_prompts=len(pairs),
+            prompt_tokens=sum(min(length, limit) for length in lengths),
+            num_truncated=sum(length > limit for length in lengths),
+            seconds=time.perf_counter() - started,
+        )
+        return Reranked(ranked, report)
 
     def _encoder(self) -> Any:
         with self._lock:
@@ -61,3 +78,9 @@ class CrossEncoderReranker:
                 encoder.eval()
                 self._loaded = encoder
         return self._loaded
+
+
+def _lengths_tokens(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """Tokens of each pair, special ones included, before anything is cut."""
+    read = tokenizer([query for query, _ in pairs], [text for _, text in pairs], truncation=False, padding=False, verbose=False)
+    return [len(ids) for ids in read["input_ids"]]

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rag.core import Chunk, Document, Hit, Placed, Reranker, Span
+from rag.core import Chunk, Document, Hit, Placed, Prompt, Reranker, Span
 from rag.lm import TransformersLM
-from rag.registry import TABLE, component
+from rag.registry import TABLE, component, wanted_models
 from rag.tokenizer import WordTokenizer
 from tests.fakes import HashingTokenEncoder, ListCorpus, ToyLM
 from tests.tiny_models import save_cross_encoder, save_llama
 
 WORDS = [(kind, word) for kind in ("reranker", "selector") for word in TABLE[kind]]
 
+
+class StrictLM(ToyLM):
+    """Refuses prompts that do not fit, as models do."""
+
+    def _asked(self, prompts: Sequence[Prompt]) -> list[str]:
+        assert all(self.count_tokens(prompt) < (self.context_tokens or 10**9) for prompt in prompts)
+        return super()._asked(prompts)
+
+
+class ImpartialLM(ToyLM):
+    """All choices and all continuations are equally likely."""
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
+        return [[-math.log(len(choices))] * len(choices) for _ in prompts]
+
+    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
+        return [-1.0] * len(prompts)
+
+
 BUILT: Mapping[str, Callable[[Path], Reranker]] = {
     "cross-encoder": lambda folder: component("reranker", "cross-encoder")(str(save_cross_encoder(folder)), device="cpu"),
     "pointwise": lambda folder: component("reranker", "pointwise")(
         TransformersLM(str(save_llama(folder, max_positions=4096)), device="cpu")
     ),
+    "maxsim": lambda folder: component("reranker", "maxsim")(HashingTokenEncoder()),
+    "likelihood": lambda folder: component("reranker", "likelihood")(StrictLM(900)),
+    "graded": lambda folder: component("reranker", "graded")(StrictLM(900)),
+    "pairwise": lambda folder: component("reranker", "pairwise")(StrictLM(900)),
+    "setwise": lambda folder: component("reranker", "setwise")(StrictLM(900)),
+    "listwise": lambda folder: component("reranker", "listwise")(StrictLM(900)),
     "top": lambda folder: component("selector", "top")(k=3),
     "budget": lambda folder: component("selector", "budget")(WordTokenizer(), max_tokens=40),
     "mmr": lambda folder: component("selector", "mmr")(WordTokenizer(), max_tokens=60),
@@ -67,9 +94,9 @@ def named(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return word, BUILT[word](tmp_path_factory.mktemp(word))
 
 
-def hits() -> list[Hit]:
+def hits(texts: Sequence[str] = TEXTS) -> list[Hit]:
     found = []
-    for i, text in enumerate(TEXTS):
+    for i, text in enumerate(texts):
         document = Document(Document.id_of(str(i)), str(i), text)
         chunk = Chunk.of(document, Span(0, len(text)), context="A title" if i % 2 else "", meta={"n": i})
         found.append(Hit(chunk, 1.0 / (i + 1), {"rrf": Placed(1.0 / (i + 1), i + 1)}))
@@ -119,3 +146,35 @@ def test_given_hits_are_not_changed(named: tuple[str, Reranker]) -> None:
 @pytest.mark.parametrize("query", ["How tall is the tower?", "", "\u6771\u4eac <|im_end|> \x00", "word " * 100])
 def test_deterministic_for_any_query(named: tuple[str, Reranker], query: str) -> None:
     assert named[1].rerank(query, hits()) == named[1].rerank(query, hits())
+
+
+RERANKERS = [("reranker", word) for word in TABLE["reranker"]]
+
+
+@pytest.mark.parametrize("named", RERANKERS, indirect=True, ids=TABLE["reranker"])
+def test_a_thousand_candidates(named: tuple[str, Reranker]) -> None:
+    given = hits([f"{number} {TEXTS[number % 4]}" for number in range(1000)])
+    reranker = named[1]
+    if "lm" in wanted_models(type(reranker)):  # a network would take minutes
+        reranker = component("reranker", named[0])(StrictLM(900))
+    ranked = reranker.rerank("How tall is the tower?", given)
+    assert {hit.chunk.id for hit in ranked} == {hit.chunk.id for hit in given} and len(ranked) == 1000
+    assert [hit.why[named[0]].rank for hit in ranked] == list(range(1, len(ranked) + 1))
+
+
+@pytest.mark.parametrize("word", TABLE["reranker"])
+def test_equal_scores_keep_the_order(word: str, tmp_path: Path) -> None:
+    reranker = BUILT[word](tmp_path)
+    if "lm" in wanted_models(type(reranker)):
+        reranker = component("reranker", word)(ImpartialLM(4096))
+    given = hits(["The tower is 330 metres tall."] * 9)
+    given = [*given[1::2], *given[::2]]  # the order of neither ids nor contexts
+    given = [Hit(replace(hit.chunk, context=""), hit.score, hit.why) for hit in given]
+    assert [hit.chunk for hit in reranker.rerank("How tall is the tower?", given)] == [hit.chunk for hit in given]
+
+
+@pytest.mark.parametrize("named", RERANKERS, indirect=True, ids=TABLE["reranker"])
+def test_a_long_passage_costs_no_other_its_place(named: tuple[str, Reranker]) -> None:
+    given = hits(["The tower is tall. " * 5000, *TEXTS])
+    ranked = named[1].rerank("How tall is the tower?", given)
+    assert sorted(hit.chunk.id for hit in ranked) == sorted(hit.chunk.id for hit in given)
