@@ -171,14 +171,15 @@ def test_scores_in_a_batch_equal_one_at_a_time(lm: TransformersLM) -> None:
 
 def test_the_prompt_is_read_once_for_all_choices(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
-    forward = lm._network.forward
+    reader = lm._shared
+    assert (reader.refusal, reader._head is not None, bool(reader._accepts)) == ("", True, True)  # its probes are done
+    forward = lm._network.base_model.forward
 
     def counted(**named: Any) -> Any:
         seen.append(tuple(named["input_ids"].shape))
         return forward(**named)
 
-    monkeypatch.setattr(lm._network, "forward", counted)
-    monkeypatch.setitem(lm.__dict__, "_accepts", lm._accepts)
+    monkeypatch.setattr(lm._network.base_model, "forward", counted)
     lm.score(PROMPTS[:2], ("the river", "no"))
     longest = max(len(lm._tokenizer(prompt)["input_ids"]) for prompt in PROMPTS[:2])
     assert len(seen) == 2

@@ -1,0 +1,106 @@
+"""Trees of common beginnings, over small alphabets, where everything is shared with everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rag.lm_tree import MAX_LEVELS, NODE_TOKENS, Node, Plan, common_tokens, plan, verdict
+
+ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), max_size=25)
+
+
+def paths(nodes: list[Node], before: tuple[Node, ...] = ()) -> Iterator[tuple[Node, ...]]:
+    """From every root to every leaf."""
+    for node in nodes:
+        if node.children:
+            yield from paths(node.children, (*before, node))
+        else:
+            yield (*before, node)
+
+
+def check_reads_every_row(made: Plan, rows: list[list[int]]) -> None:
+    leaves = []
+    for path in paths(made.roots):
+        row = rows[path[-1].row]
+        leaves.append(path[-1].row)
+        assert sum((rows[node.row][node.begin : node.end] for node in path), []) == row
+        assert [node.begin for node in path] == [0, *(node.end for node in path[:-1])]
+        assert all(path[-1].row in node.members for node in path) and all(node.begin < node.end for node in path)
+        assert len(path) <= MAX_LEVELS + 1 and [node.level for node in path] == list(range(1, len(path) + 1))
+    assert sorted(leaves) == sorted(set(made.holder))
+    for row, holder in zip(rows, made.holder, strict=True):
+        assert rows[holder][: len(row)] == row
+
+
+@given(ROWS)
+def test_every_row_is_read_whole_once(rows: list[list[int]]) -> None:
+    check_reads_every_row(plan(rows), rows)
+    shared = plan(rows, always=True)
+    check_reads_every_row(shared, rows)
+    num_beginnings = len({tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)})
+    assert num_beginnings <= shared.num_tokens <= shared.num_given == sum(map(len, rows))
+    if all(node.level <= MAX_LEVELS for node in shared.nodes()):
+        assert shared.num_tokens == num_beginnings
+
+
+@given(ROWS)
+def test_whoever_may_not_share_reads_rows_alone(rows: list[list[int]]) -> None:
+    made = plan(rows, refusal="the cache is odd")
+    check_reads_every_row(made, rows)
+    assert not any(node.children for node in made.nodes())
+
+
+def test_pairs_of_passages_are_read_in_three_levels() -> None:
+    system, passages = [1] * 100, [[10 + number] * 60 for number in range(5)]
+    rows = [system + a + [2] + b + [3] for a in passages for b in passages if a != b]
+    made = plan(rows)
+    check_reads_every_row(made, rows)
+    (root,) = made.roots
+    assert (root.end, len(root.children)) == (100, 5)
+    assert {(node.begin, node.end, len(node.children)) for node in root.children} == {(100, 161, 4)}
+    assert made.num_tokens == 100 + 5 * 61 + 20 * 61
+    assert "20 rows share 100 tokens: 1900 saved" in made.why
+
+
+def test_equal_rows_and_beginnings_of_others_are_read_once() -> None:
+    made = plan([[1, 2], [1, 2, 3], [4], [1, 2, 3], [1]])
+    assert made.holder[2] == 2 and len({made.holder[i] for i in (0, 1, 3, 4)}) == 1
+    assert made.num_tokens == 4
+
+
+def test_what_saves_little_is_not_shared() -> None:
+    short, long = [[1] * 3 + [9 + n] * 5 for n in range(4)], [[1] * 30 + [9 + n] * 5 for n in range(4)]
+    assert plan(short).num_tokens == plan(short).num_given
+    assert plan(long).num_tokens == 30 + 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "pays", "why"),
+    [
+        ((2, NODE_TOKENS), False, "2 rows share 16 tokens: 16 saved"),
+        ((2, NODE_TOKENS + 3), True, "19 saved"),
+        ((2, 20, 3200), False, "117 spent"),
+        ((50, 500, 0, MAX_LEVELS + 1), False, "held at most"),
+        ((50, 500, 0, 1, "its cache is odd"), False, "its cache is odd"),
+    ],
+)
+def test_the_verdict_says_why(asked: tuple[int, int], pays: bool, why: str) -> None:
+    found = verdict(*asked)
+    assert found.pays is pays and why in found.why
+
+
+def test_thousands_of_beginnings_inside_one_another() -> None:
+    nested = [[7] * length for length in range(1, 1500)]
+    assert plan(nested).num_tokens == 1499
+    comb = [[7] * length + [8] for length in range(1, 1500)]
+    check_reads_every_row(plan(comb), comb)
+
+
+@given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))
+def test_common_tokens(one: list[int], other: list[int]) -> None:
+    expected = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    assert common_tokens(one, other) == expected
