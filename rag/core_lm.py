@@ -53,7 +53,7 @@ class LM(Protocol):
         ...
 
     def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
-        """Greedy continuation of each prompt; the text ends before the first stop string."""
+        """The continuation of each prompt, greedy unless the model was told to draw; the text ends before the first stop string."""
         ...
 
     def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:
@@ -68,6 +68,14 @@ class LM(Protocol):
         ...
 
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]: ...
+
+    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
+        """Natural-log probability that prompt ``i`` is continued by ``continuations[i]``: the sum over its tokens, ``(prompts,)``.
+
+        As it is written: no other spellings, no end. Raises ``ValueError`` if there is not one continuation per prompt, ``ModelError``
+        if a server does not tell.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

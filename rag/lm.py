@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from rag.core import Completion, Message, OpenModel, Prompt, Span, TokenLogprobs
 from rag.errors import ModelError
 from rag.lm_choices import check_paired, logsumexp, spellings, sums
 from rag.lm_nll import TokenReader
+from rag.lm_plain import PLAIN_STOP, plain_text, spaced
 from rag.lm_sampling import Sampling
 from rag.lm_shared import SharedReader
 from rag.quiet import quiet_loading
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-PLAIN_ROLES: Mapping[str, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
-PLAIN_STOP = "\nUser:"
 
 
 class TransformersLM:
@@ -167,6 +166,9 @@ class TransformersLM:
     def _has_template(self) -> bool:
         return self.chat_template and bool(self._tokenizer.chat_template)
 
+    def _is_plain(self, prompt: Prompt) -> bool:
+        return not isinstance(prompt, str) and not self._has_template
+
     def _ids(self, prompt: Prompt) -> list[int]:
         rendered = prompt if isinstance(prompt, str) else self._rendered(prompt)
         if not isinstance(prompt, str) and self._has_template:  # the template writes the special tokens itself
@@ -180,9 +182,9 @@ class TransformersLM:
         return [bos] if bos is not None and self._tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [bos] else []
 
     def _rendered(self, messages: Sequence[Message]) -> str:
-        turns = [{"role": role, "content": self._inert(content)} for role, content in messages]
         if not self._has_template:
-            return "\n\n".join(f"{PLAIN_ROLES[turn['role']]}: {turn['content']}" for turn in turns) + "\n\nAssistant:"
+            return plain_text([Message(role, self._inert(content)) for role, content in messages])
+        turns = [{"role": role, "content": self._inert(content)} for role, content in messages]
         from jinja2.exceptions import TemplateError
 
         try:
@@ -253,7 +255,7 @@ class TransformersLM:
         yield writer.completion()
 
     def _writer(self, prompt: Prompt, ids: Sequence[int], stop: Sequence[str], max_tokens: int) -> Writer:
-        plain = not isinstance(prompt, str) and not self._has_template
+        plain = self._is_plain(prompt)
         room = max_tokens if self.context_tokens is None else min(max_tokens, self.context_tokens - len(ids))
         return Writer(
             self._tokenizer, self._ends, [*stop, PLAIN_STOP] if plain else stop, len(ids), room, strip=not isinstance(prompt, str)
@@ -337,11 +339,13 @@ class TransformersLM:
     def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
         """Natural-log probability of ``continuations[i]``, its own tokens, after prompt ``i``; common beginnings are read once.
 
-        An empty continuation has 0. Raises ``ValueError`` if there is not one continuation per prompt.
+        After messages that are written without a template a blank stands before it. An empty continuation has 0. Raises ``ValueError``
+        if there is not one continuation per prompt.
         """
         check_paired(prompts, continuations)
         with self._lock:
-            pairs = [(prompt, self._continued(text)) for prompt, text in zip(prompts, continuations, strict=True)]
+            texts = [spaced(text) if self._is_plain(prompt) else text for prompt, text in zip(prompts, continuations, strict=True)]
+            pairs = [(prompt, self._continued(text)) for prompt, text in zip(prompts, texts, strict=True)]
             values = sums(self._shared, [(self._fitting(prompt, max(1, len(ids))), [ids]) for prompt, ids in pairs])
         return [row[ids] for row, (_, ids) in zip(values, pairs, strict=True)]
 

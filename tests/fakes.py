@@ -307,17 +307,27 @@ class ToyLM:
         return rows
 
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
-        found = []
-        for text in self._asked(texts):
-            counts: dict[str, int] = {}
-            spans, values = [], []
-            for place, match in enumerate(_TOKEN.finditer(text)):
-                word = match.group().strip().lower()
-                spans.append(Span(*match.span()))
-                values.append(math.log((counts.get(word, 0) + 1) / (place + 1000)) if place else math.nan)
-                counts[word] = counts.get(word, 0) + 1
-            found.append(TokenLogprobs(tuple(spans), tuple(values)))
-        return found
+        return [
+            TokenLogprobs(tuple(Span(*match.span()) for match in _TOKEN.finditer(text)), tuple(self._values(text)))
+            for text in self._asked(texts)
+        ]
+
+    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
+        sums = []
+        for text, more in zip(self._asked(prompts), continuations, strict=True):
+            before = len(_TOKEN.findall(text))
+            sums.append(math.fsum(self._values(text + " " + more)[before:]))
+        return sums
+
+    def _values(self, text: str) -> list[float]:
+        """The log-probability of each token; nan for the first."""
+        counts: Counter[str] = Counter()
+        values = []
+        for place, match in enumerate(_TOKEN.finditer(text)):
+            word = match.group().strip().lower()
+            values.append(math.log((counts[word] + 1) / (place + 1000)) if place else math.nan)
+            counts[word] += 1
+        return values
 
     def _asked(self, prompts: Sequence[Prompt]) -> list[str]:
         texts = [_as_text(prompt) for prompt in prompts]

@@ -64,6 +64,9 @@ class ScriptedLM:
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
         return [TokenLogprobs((), ()) for _ in texts]
 
+    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
+        return [0.0 for _ in prompts]
+
 
 def answer(text: str, size: int = 3, hits: Sequence[Hit] = HITS) -> tuple[str, list[Citation], UsageEvent]:
     *events, last = list(LMGenerator(ScriptedLM(text, size)).generate("How tall is the tower?", hits))

@@ -11,7 +11,8 @@ import pytest
 
 from rag.core import Completion, Message
 from rag.errors import ModelError
-from rag.lm import TransformersLM, spellings
+from rag.lm import TransformersLM
+from rag.lm_choices import spellings
 from rag.stops import StopCutter, Writer
 from tests.tiny_models import TEMPLATE, save_gpt2, save_llama
 
@@ -255,7 +256,52 @@ def test_the_fingerprint_follows_the_weights_and_the_settings(folder: Path, tmp_
     assert one.fingerprint != TransformersLM(str(other)).fingerprint
 
 
-@pytest.mark.parametrize("options", [{"dtype": "int3"}, {"batch_size": 0}, {"max_context_tokens": 1}])
+def test_continuations_equal_manual_forward_passes(lm: TransformersLM) -> None:
+    import torch
+
+    instruction = "The river flows through the city and the bridge was built in 1932. Where is the answer? "
+    prompts = [instruction + PROMPTS[0], instruction + PROMPTS[1], instruction + PROMPTS[0], PROMPTS[2], instruction]
+    texts = [" no, maybe", " yes", " the river and the city", "", " geese\u6771"]
+    for prompt, text, value in zip(prompts, texts, lm.continuation_logprobs(prompts, texts), strict=True):
+        ids, more = (lm._tokenizer(part)["input_ids"] for part in (prompt, text))
+        with torch.inference_mode():
+            logprobs = lm._network(torch.tensor([ids + more])).logits[0].log_softmax(-1)
+        assert value == pytest.approx(sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(more)), abs=1e-4)
+    assert lm.continuation_logprobs([], []) == []
+
+
+def test_a_continuation_of_messages_follows_the_rendered_prompt(folder: Path, lm: TransformersLM) -> None:
+    asked = [Message("user", "Where?")]
+    assert lm.continuation_logprobs([asked], ["in"]) == pytest.approx(lm.continuation_logprobs([lm._rendered(asked)], ["in"]))
+    plain = TransformersLM(str(folder), device="cpu", chat_template=False)
+    assert plain.continuation_logprobs([asked], ["in"]) == pytest.approx(
+        plain.continuation_logprobs(["User: Where?\n\nAssistant:"], [" in"])
+    )
+
+
+def test_continuations_must_be_paired_and_fit(folder: Path, lm: TransformersLM) -> None:
+    with pytest.raises(ValueError, match="1 continuations for 2 prompts"):
+        lm.continuation_logprobs(["a", "b"], ["c"])
+    short = TransformersLM(str(folder), device="cpu", max_context_tokens=8)
+    with pytest.raises(ModelError, match="takes 8"):
+        short.continuation_logprobs(["Ducks"], [" and geese and swans live by the water"])
+
+
+def test_prompts_with_a_common_beginning_are_completed_as_alone(folder: Path, lm: TransformersLM) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    prompts = ["The river flows through the city. " * 4 + prompt for prompt in PROMPTS]
+    assert lm._shared.begun([lm._ids(prompt) for prompt in prompts]) is not None
+    assert lm.complete(prompts, max_tokens=20) == [lm.complete([prompt], max_tokens=20)[0] for prompt in prompts]
+
+
+def test_batches_keep_to_their_tokens(folder: Path) -> None:
+    lm = TransformersLM(str(folder), device="cpu", batch_size=3, batch_tokens=20)
+    assert list(lm._batches([4, 30, 5, 6, 7, 1])) == [[5, 0, 2], [3, 4], [1]]
+
+
+@pytest.mark.parametrize("options", [{"dtype": "int3"}, {"batch_size": 0}, {"batch_tokens": 0}, {"max_context_tokens": 1}])
 def test_bad_options_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         TransformersLM("x", **options)

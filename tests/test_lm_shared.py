@@ -150,7 +150,7 @@ def test_fewer_tokens_are_read() -> None:
     net = network("Llama")
     system, passages = random_ids(25, 0), [random_ids(8, n) for n in range(1, 6)]
     rows = [system + a + b for a in passages for b in passages]
-    readers = [SharedReader(net, 32, 8192, how) for how in ("never", "auto")]  # type: ignore[arg-type]
+    readers = [SharedReader(net, 32, 8192, how) for how in ("never", "auto")]
     for reader in readers:
         reader.logprobs(rows, [[Target(len(row) - 1, 4)] for row in rows])
     never, auto = (reader.num_read for reader in readers)

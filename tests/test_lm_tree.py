@@ -27,7 +27,7 @@ def check_reads_every_row(made: Plan, rows: list[list[int]]) -> None:
     for path in paths(made.roots):
         row = rows[path[-1].row]
         leaves.append(path[-1].row)
-        assert sum((rows[node.row][node.begin : node.end] for node in path), []) == row
+        assert [token for node in path for token in rows[node.row][node.begin : node.end]] == row
         assert [node.begin for node in path] == [0, *(node.end for node in path[:-1])]
         assert all(path[-1].row in node.members for node in path) and all(node.begin < node.end for node in path)
         assert len(path) <= MAX_LEVELS + 1 and [node.level for node in path] == list(range(1, len(path) + 1))

@@ -47,6 +47,9 @@ class RulingLM:
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
         return []
 
+    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
+        return []
+
 
 def hits(*texts: str) -> list[Hit]:
     found = []
