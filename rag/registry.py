@@ -45,6 +45,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "lm": {
         "transformers": "rag.lm:TransformersLM",
         "openai": "rag.lm_openai:OpenAILM",
+        "cached": "rag.lm_cached:CachedLM",
+        "metered": "rag.lm_metered:MeteredLM",
     },
     "chunker": {
         "fixed": "rag.chunkers.fixed:FixedChunker",
@@ -98,7 +100,7 @@ MODEL_KINDS: Mapping[str, str] = {
 """Names under ``models:`` in a configuration (and of injected parameters) -> registry kind."""
 
 
-NESTED_KINDS: Mapping[str, str] = {"chunker": "chunker", "query_encoder": "encoder", "document_encoder": "encoder"}
+NESTED_KINDS: Mapping[str, str] = {"chunker": "chunker", "query_encoder": "encoder", "document_encoder": "encoder", "inner": "lm"}
 """Parameters that take another component, written as a block inside the block -> its registry kind."""
 
 
