@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rag.lm_nll import MAX_LOGITS, plain_head
-from rag.lm_tree import Node, Plan, Row, common_tokens, plan, verdict
+from rag.lm_tree import Node, Plan, Row, batches, common_tokens, plan, verdict
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +141,7 @@ class SharedReader:
             for node in nodes
         ]
         offsets = [sorted({target.position - node.begin for target in some}) for node, some in zip(nodes, wanted, strict=True)]
-        for batch in self._batches(nodes, offsets):
+        for batch in self._batches(nodes, offsets, state.num_slots if state else 0):
             picks = [(number, offset) for number, n in enumerate(batch) for offset in offsets[n]]
             place = {pick: at for at, pick in enumerate(picks)}
             states, below = self._pass(
@@ -158,25 +158,17 @@ class SharedReader:
             if children:
                 yield from self._walk(rows, [child for child, _ in children], below, [number for _, number in children], asked)
 
-    def _batches(self, nodes: Sequence[Node], offsets: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Nodes that are read together: shared beginnings apart from ends of rows, like lengths together."""
-        batch: list[int] = []
-        read: set[int] = set()
-        for n in sorted(range(len(nodes)), key=lambda n: (not nodes[n].children, nodes[n].end - nodes[n].begin, nodes[n].end)):
-            with_it = read.union(offsets[n])
-            num_tokens = (len(batch) + 1) * max(nodes[i].end for i in [*batch, n])
-            if batch and (
-                len(batch) == self._batch_size
-                or num_tokens > self._batch_tokens
-                or bool(nodes[n].children) != bool(nodes[batch[0]].children)
-                or (self._head is None and (len(batch) + 1) * len(with_it) * self._vocabulary > MAX_LOGITS)
-            ):
-                yield batch
-                batch, with_it = [], set(offsets[n])
-            batch.append(n)
-            read = with_it
-        if batch:
-            yield batch
+    def _batches(self, nodes: Sequence[Node], offsets: Sequence[Sequence[int]], num_cached: int) -> Iterator[list[int]]:
+        """Nodes that are read together after ``num_cached`` slots: shared beginnings first, apart from ends of rows."""
+
+        def fits(some: Sequence[int]) -> bool:
+            """Whether the logits are few that a network without a plain head has to make of all rows at all places."""
+            return len(some) * len({offset for n in some for offset in offsets[n]}) * self._vocabulary <= MAX_LOGITS
+
+        for is_shared in (True, False):
+            chosen = [n for n, node in enumerate(nodes) if bool(node.children) == is_shared]
+            lengths = {n: nodes[n].end - nodes[n].begin for n in chosen}
+            yield from batches(lengths, num_cached, self._batch_size, self._batch_tokens, fits if self._head is None else None)
 
     # One pass ------------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
-"""Which beginnings many rows of token ids share, and whether reading them once pays. Knows ids and counts; no network, no text."""
+"""Which beginnings rows of token ids share, whether reading them once pays, what is read together. Knows ids and counts, no network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,6 +12,9 @@ NODE_TOKENS = 16
 
 COPIES_PER_TOKEN = 32
 """Tokens whose keys and values are copied in the time in which one is read. Low on purpose: far more on most machines."""
+
+PASS_TOKENS = 128
+"""What one more batch costs, in tokens of padding that would be as dear."""
 
 MAX_LEVELS = 4
 """Beginnings inside one another: the keys and values of each level are held until the last row below is read."""
@@ -121,3 +124,38 @@ def common_tokens(one: Row, other: Row) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
     return low
+
+
+def batches(
+    lengths: Mapping[int, int],
+    num_cached: int,
+    batch_size: int,
+    batch_tokens: int,
+    fits: Callable[[Sequence[int]], bool] | None = None,
+) -> list[list[int]]:
+    """Rows, given by length, in the batches that cost least: padding included, and ``PASS_TOKENS`` for each batch.
+
+    A batch has at most ``batch_size`` rows, holds at most ``batch_tokens`` tokens (``num_cached`` of each row among them), and
+    ``fits``; a single row is always taken. Optimal by dynamic programming: in the best partition each batch is a run of the lengths
+    in order.
+    """
+    order = sorted(lengths, key=lambda row: lengths[row])
+    costs, begins = [0], [0]
+    for end in range(1, len(order) + 1):
+        width = lengths[order[end - 1]]
+        best, chosen = costs[end - 1] + width + PASS_TOKENS, end - 1
+        for begin in range(end - 2, max(end - batch_size, 0) - 1, -1):
+            num_rows = end - begin
+            if num_rows * (num_cached + width) > batch_tokens or (fits and not fits(order[begin:end])):
+                break
+            cost = costs[begin] + num_rows * width + PASS_TOKENS
+            if cost <= best:
+                best, chosen = cost, begin
+        costs.append(best)
+        begins.append(chosen)
+    found = []
+    end = len(order)
+    while end:
+        found.append(order[begins[end] : end])
+        end = begins[end]
+    return found[::-1]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.lm_tree import MAX_LEVELS, NODE_TOKENS, Node, Plan, common_tokens, plan, verdict
+from rag.lm_tree import MAX_LEVELS, NODE_TOKENS, PASS_TOKENS, Node, Plan, batches, common_tokens, plan, verdict
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), max_size=25)
 
@@ -104,3 +105,32 @@ def test_thousands_of_beginnings_inside_one_another() -> None:
 def test_common_tokens(one: list[int], other: list[int]) -> None:
     expected = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     assert common_tokens(one, other) == expected
+
+
+def cost(lengths: list[int], found: list[list[int]]) -> int:
+    return sum(len(batch) * max(lengths[i] for i in batch) + PASS_TOKENS for batch in found)
+
+
+@given(st.lists(st.integers(1, 200), max_size=9), st.integers(1, 5), st.integers(0, 100), st.integers(1, 900))
+def test_batches_are_the_cheapest_that_fit(lengths: list[int], batch_size: int, num_cached: int, batch_tokens: int) -> None:
+    def allowed(batch: list[int]) -> bool:
+        held = len(batch) * (num_cached + max(lengths[i] for i in batch))
+        return len(batch) == 1 or (len(batch) <= batch_size and held <= batch_tokens and sum(batch) % 7 < 6)
+
+    fits = lambda some: sum(some) % 7 < 6
+    found = batches(dict(enumerate(lengths)), num_cached, batch_size, batch_tokens, fits)
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    assert all(allowed(batch) for batch in found)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=8), st.integers(1, 5), st.integers(1, 900))
+def test_no_other_runs_of_the_lengths_cost_less(lengths: list[int], batch_size: int, batch_tokens: int) -> None:
+    found = batches(dict(enumerate(lengths)), 10, batch_size, batch_tokens)
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    cheapest = []
+    for cuts in range(1 << (len(order) - 1)):
+        edges = [0, *(at for at in range(1, len(order)) if cuts >> (at - 1) & 1), len(order)]
+        runs = [order[a:b] for a, b in pairwise(edges)]
+        if all(len(run) == 1 or (len(run) <= batch_size and len(run) * (10 + lengths[run[-1]]) <= batch_tokens) for run in runs):
+            cheapest.append(cost(lengths, runs))
+    assert cost(lengths, found) == min(cheapest)
