@@ -332,9 +332,14 @@ class TransformersLM:
         with self._lock:
             spelled = [self._continuations(choice) for choice in choices]
             sequences = sorted({ids for choice in spelled for ids in choice})
-            longest = max(map(len, sequences))
+            longest = max([1, *(len(ids) - 1 for ids in sequences)])
             values = sums(self._shared, [(ids, sequences) for ids in (self._fitting(prompt, longest) for prompt in prompts)])
         return [[logsumexp(row[ids] for ids in choice) for choice in spelled] for row in values]
+
+    def sharing(self, prompts: Sequence[Prompt]) -> str:
+        """What ``score`` would read once for several of ``prompts``, and why or why not, in words."""
+        with self._lock:
+            return self._shared.plan([self._fitting(prompt) for prompt in prompts]).why
 
     def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
         """Natural-log probability of ``continuations[i]``, its own tokens, after prompt ``i``; common beginnings are read once.

@@ -68,6 +68,7 @@ class Plan:
     holder: list[int]
     num_given: int
     num_tokens: int = 0
+    refusal: str = ""
 
     def nodes(self) -> Iterator[Node]:
         """All nodes, parents first."""
@@ -81,7 +82,8 @@ class Plan:
     def why(self) -> str:
         """What is shared, beginning by beginning, in words."""
         reasons = [node.why for node in self.nodes() if node.children]
-        return f"{self.num_tokens} of {self.num_given} tokens are read; " + ("; ".join(reasons) or "no beginning is shared")
+        why_not = self.refusal or "no common beginning is long enough to pay"
+        return f"{self.num_tokens} of {self.num_given} tokens are read; " + ("; ".join(reasons) or why_not)
 
 
 def plan(rows: Sequence[Row], refusal: str = "", always: bool = False) -> Plan:
@@ -96,7 +98,7 @@ def plan(rows: Sequence[Row], refusal: str = "", always: bool = False) -> Plan:
             holder[one] = holder[following]
     kept = [i for i in order if holder[i] == i]
     shared = [0, *(common_tokens(rows[a], rows[b]) for a, b in pairwise(kept))]
-    made = Plan([], holder, sum(map(len, rows)))
+    made = Plan([], holder, sum(map(len, rows)), refusal=refusal)
     waiting: list[tuple[int, int, Node | None]] = [(0, len(kept), None)] if kept else []
     while waiting:
         low, high, parent = waiting.pop()

@@ -296,6 +296,12 @@ def test_prompts_with_a_common_beginning_are_completed_as_alone(folder: Path, lm
     assert lm.complete(prompts, max_tokens=20) == [lm.complete([prompt], max_tokens=20)[0] for prompt in prompts]
 
 
+def test_a_model_says_what_it_would_share(lm: TransformersLM) -> None:
+    long = "The river flows through the city. " * 3
+    assert "2 rows share" in lm.sharing([long + "Ducks", long + "geese", "Where?"])
+    assert lm.sharing(["Ducks", "Where?"]).endswith("no common beginning is long enough to pay")
+
+
 def test_batches_keep_to_their_tokens(folder: Path) -> None:
     lm = TransformersLM(str(folder), device="cpu", batch_size=3, batch_tokens=20)
     assert list(lm._batches([4, 30, 5, 6, 7, 1])) == [[5, 0, 2], [3, 4], [1]]

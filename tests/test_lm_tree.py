@@ -52,7 +52,7 @@ def test_every_row_is_read_whole_once(rows: list[list[int]]) -> None:
 def test_whoever_may_not_share_reads_rows_alone(rows: list[list[int]]) -> None:
     made = plan(rows, refusal="the cache is odd")
     check_reads_every_row(made, rows)
-    assert not any(node.children for node in made.nodes())
+    assert not any(node.children for node in made.nodes()) and made.why.endswith("the cache is odd")
 
 
 def test_pairs_of_passages_are_read_in_three_levels() -> None:
