@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from rag.core import Completion, Message
+from rag.core import Completion, Message, Prompt
 from rag.errors import ModelError
 from rag.lm import TransformersLM
 from rag.lm_choices import spellings
 from rag.stops import StopCutter, Writer
-from tests.tiny_models import TEMPLATE, save_gpt2, save_llama
+from tests.tiny_models import FAMILIES, TEMPLATE, save_family, save_gpt2, save_llama
 
 PROMPTS = [
     "The tower is",
@@ -254,6 +254,25 @@ def test_the_fingerprint_follows_the_weights_and_the_settings(folder: Path, tmp_
     assert one.fingerprint != TransformersLM(str(folder), dtype="float32").fingerprint
     other = save_llama(tmp_path / folder.name, max_positions=256)
     assert one.fingerprint != TransformersLM(str(other)).fingerprint
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "GPT2"])
+def test_prompts_that_share_much_are_scored_as_alone(tmp_path: Path, family: str) -> None:
+    """An instruction shared by all, a first passage by some; prompts twice, and one that another continues."""
+    lm = TransformersLM(str(save_gpt2(tmp_path) if family == "GPT2" else save_family(tmp_path, family)), device="cpu")
+    instruction, passages = (
+        "Which of these says more of the river? ",
+        ["Ducks live by the water. ", "The bridge. ", "In 1932 it was built. "],
+    )
+    prompts: list[Prompt] = [f"{instruction}A: {a}B: {b}Answer:" for a in passages for b in passages if a != b]
+    prompts += [prompts[1], instruction, prompts[0][:-7], "Ducks", [Message("user", str(prompts[2]))]]
+    choices = ("A", "the river", "no, B")
+    assert lm._shared.plan([lm._ids(prompt) for prompt in prompts]).num_tokens < sum(map(lm.count_tokens, prompts)) / 2
+    for prompt, row in zip(prompts, lm.score(prompts, choices), strict=True):
+        assert row == pytest.approx([manual_score(lm, lm._ids(prompt), choice) for choice in choices], abs=1e-4)
+    together = lm.continuation_logprobs(prompts, [" the river"] * len(prompts))
+    assert together == pytest.approx([lm.continuation_logprobs([prompt], [" the river"])[0] for prompt in prompts], abs=1e-4)
+    assert lm.score([], choices) == [] and lm.continuation_logprobs([], []) == []
 
 
 def test_continuations_equal_manual_forward_passes(lm: TransformersLM) -> None:
