@@ -30,6 +30,13 @@ ENTRY_BYTES = 128
 BUSY_SECONDS = 30.0
 NUM_EVICTED = 64  # entries looked at together when room is made
 
+REMEDY = "delete it, or name another folder"
+_DELETE = "DELETE FROM answers WHERE key = ?"
+_TABLES = ("answers", "by_use", "total", "added", "removed")
+_PASSING = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR}
+)
+
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, used INTEGER NOT NULL, num_bytes INTEGER NOT NULL, checksum BLOB NOT NULL,
@@ -166,14 +173,6 @@ class AnswerStore:
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-
-
-REMEDY = "delete it, or name another folder"
-_DELETE = "DELETE FROM answers WHERE key = ?"
-_TABLES = ("answers", "by_use", "total", "added", "removed")
-_PASSING = frozenset(
-    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR}
-)
 
 
 def _checksum(key: bytes, text: bytes) -> bytes:

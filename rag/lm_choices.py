@@ -49,7 +49,7 @@ def sums(
             targets.append([Target(len(ids) - 1 + j, token) for sequence in some for j, token in enumerate(sequence)])
             places += [(number, sequence) for sequence in some]
     found = iter([value for row in reader.logprobs(rows, targets) for value in row])
-    sums = [dict.fromkeys(sequences, 0.0) for _, sequences in asked]
+    totals = [dict.fromkeys(sequences, 0.0) for _, sequences in asked]
     for number, sequence in places:
-        sums[number][sequence] = sum(next(found) for _ in sequence)
-    return sums
+        totals[number][sequence] = sum(next(found) for _ in sequence)
+    return totals
