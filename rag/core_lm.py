@@ -53,7 +53,7 @@ class LM(Protocol):
         ...
 
     def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
-        """Greedy continuation of each prompt; the text ends before the first stop string."""
+        """The continuation of each prompt, greedy unless the model was told to draw; the text ends before the first stop string."""
         ...
 
     def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:

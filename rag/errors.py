@@ -13,6 +13,7 @@ RagError
  +- IndexMismatch     the index was made with other models or a newer format
  +- DamagedIndex      a file of the index is missing, cut short or altered; ``path`` names it
  +- ModelError        a language model or its server did not answer
+ +- BudgetExceeded    a language model was not asked, because its budget of calls, tokens or seconds is used up
 """
 
 from __future__ import annotations
@@ -93,3 +94,14 @@ class DamagedIndex(RagError):
 
 class ModelError(RagError):
     """A language model or its server did not answer."""
+
+
+class BudgetExceeded(RagError):
+    """The budget of a language model is used up. ``limit_name`` says which (``max_calls``, ``max_tokens``, ``max_seconds``)."""
+
+    def __init__(self, limit_name: str, spent: float, limit: float) -> None:
+        super().__init__(limit_name, spent, limit)
+        self.limit_name, self.spent, self.limit = limit_name, spent, limit
+
+    def __str__(self) -> str:
+        return f"the budget of the language model is used up: {self.limit_name}={self.limit:g}, spent {self.spent:g}"

@@ -1,7 +1,7 @@
 """Any causal language model that transformers loads: completion, streaming, choice scores. Knows no prompt of ours.
 
-Everything is greedy and stepped by hand, with one key-value cache per batch: ``generate`` would follow whatever sampling,
-penalties and warnings a model's folder asks for, and could not share one pass over a prompt among many choices.
+Everything is stepped by hand, with one key-value cache per batch: ``generate`` would follow whatever sampling, penalties and
+warnings a model's folder asks for, and could not share one pass over a beginning among many prompts and choices.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import inspect
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag.core import Completion, Message, OpenModel, Prompt, Span, TokenLogprobs, digest
 from rag.errors import ModelError
+from rag.lm_choices import check_paired, logsumexp, spellings, sums
 from rag.lm_nll import TokenReader
+from rag.lm_plain import PLAIN_STOP, plain_text, spaced
+from rag.lm_sampling import Sampling
+from rag.lm_shared import SharedReader
 from rag.quiet import quiet_loading
 from rag.stops import Writer
 
@@ -24,8 +28,6 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-PLAIN_ROLES: Mapping[str, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
-PLAIN_STOP = "\nUser:"
 
 
 class TransformersLM:
@@ -36,7 +38,11 @@ class TransformersLM:
     configuration says. ``chat_template``: render messages with the tokenizer's template; without one (or with ``False``) they are
     written as ``System: ...``, ``User: ...``, ``Assistant:``, and ``\\nUser:`` ends the answer. In messages, strings of the
     tokenizer's special tokens are made inert (a blank after their first character), so quoted text cannot open a role; a prompt
-    that is a ``str`` is taken as it is. ``batch_size``: rows per forward pass.
+    that is a ``str`` is taken as it is.
+
+    ``batch_size``: the most rows, and ``batch_tokens``: the most tokens of them (read or cached, padding included), per forward pass;
+    a single row may be longer. ``temperature`` 0 writes the likeliest tokens; above it they are drawn, with ``top_p`` and ``seed`` as
+    ``rag.lm_sampling.Sampling`` says. Scores and log-probabilities know no temperature.
 
     Raises ``ModelError`` if the model cannot be loaded or a prompt does not fit its context.
     """
@@ -48,20 +54,27 @@ class TransformersLM:
         dtype: str = "auto",
         max_context_tokens: int | None = None,
         chat_template: bool = True,
-        batch_size: int = 8,
+        batch_size: int = 32,
+        batch_tokens: int = 8192,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r}: allowed are {', '.join(DTYPES)}")
         if max_context_tokens is not None and max_context_tokens < 2:
             raise ValueError(f"max_context_tokens={max_context_tokens}: must be at least 2")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
         self.model = model
         self.device = device
         self.dtype = dtype
         self.max_context_tokens = max_context_tokens
         self.chat_template = chat_template
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.sampling = Sampling(temperature, top_p, seed)
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -76,7 +89,10 @@ class TransformersLM:
             sizes = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
             config = folder / "config.json"
             stored = json.dumps(sizes) + (config.read_text("utf-8") if config.is_file() else "")
-        return "transformers:" + digest(self.model if not stored else folder.name, stored, self.dtype, str(self.chat_template))
+        more = [] if self.max_context_tokens is None else [f"context {self.max_context_tokens}"]
+        more += [self.sampling.fingerprint] if self.sampling.fingerprint else []
+        name = self.model if not stored else folder.name
+        return "transformers:" + digest(name, stored, self.dtype, str(self.chat_template), *more)
 
     def opened(self) -> OpenModel:
         """The network, the tokenizer and how text becomes ids, for those who work on keys and values."""
@@ -150,6 +166,9 @@ class TransformersLM:
     def _has_template(self) -> bool:
         return self.chat_template and bool(self._tokenizer.chat_template)
 
+    def _is_plain(self, prompt: Prompt) -> bool:
+        return not isinstance(prompt, str) and not self._has_template
+
     def _ids(self, prompt: Prompt) -> list[int]:
         rendered = prompt if isinstance(prompt, str) else self._rendered(prompt)
         if not isinstance(prompt, str) and self._has_template:  # the template writes the special tokens itself
@@ -163,9 +182,9 @@ class TransformersLM:
         return [bos] if bos is not None and self._tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [bos] else []
 
     def _rendered(self, messages: Sequence[Message]) -> str:
-        turns = [{"role": role, "content": self._inert(content)} for role, content in messages]
         if not self._has_template:
-            return "\n\n".join(f"{PLAIN_ROLES[turn['role']]}: {turn['content']}" for turn in turns) + "\n\nAssistant:"
+            return plain_text([Message(role, self._inert(content)) for role, content in messages])
+        turns = [{"role": role, "content": self._inert(content)} for role, content in messages]
         from jinja2.exceptions import TemplateError
 
         try:
@@ -196,19 +215,28 @@ class TransformersLM:
     # Completion ----------------------------------------------------------------------------------------------------------
 
     def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
-        """Greedy continuation of each prompt, ``batch_size`` prompts at a time; the text ends before the first stop string."""
+        """The continuation of each prompt, in batches; the text ends before the first stop string."""
         _check_max_tokens(max_tokens)
         done: dict[int, Completion] = {}
         with self._lock:
             encoded = [self._fitting(prompt) for prompt in prompts]
-            order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))  # like lengths together: less padding
-            for begin in range(0, len(order), self.batch_size):
-                rows = order[begin : begin + self.batch_size]
+            for rows in self._batches([len(ids) + max_tokens for ids in encoded]):
                 writers = [self._writer(prompts[i], encoded[i], stop, max_tokens) for i in rows]
                 for _ in self._steps([encoded[i] for i in rows], writers):
                     pass
                 done.update(zip(rows, (writer.completion() for writer in writers), strict=True))
         return [done[i] for i in range(len(prompts))]
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Rows that are read together; like lengths, so that there is less padding."""
+        batch: list[int] = []
+        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            if batch and (len(batch) == self.batch_size or (len(batch) + 1) * lengths[i] > self.batch_tokens):
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
 
     def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int = 256) -> Iterator[str | Completion]:
         """The text of ``complete([prompt])`` piece by piece, a piece as soon as its characters are whole; then the completion."""
@@ -227,28 +255,30 @@ class TransformersLM:
         yield writer.completion()
 
     def _writer(self, prompt: Prompt, ids: Sequence[int], stop: Sequence[str], max_tokens: int) -> Writer:
-        plain = not isinstance(prompt, str) and not self._has_template
+        plain = self._is_plain(prompt)
         room = max_tokens if self.context_tokens is None else min(max_tokens, self.context_tokens - len(ids))
         return Writer(
             self._tokenizer, self._ends, [*stop, PLAIN_STOP] if plain else stop, len(ids), room, strip=not isinstance(prompt, str)
         )
 
-    def _fitting(self, prompt: Prompt) -> list[int]:
+    def _fitting(self, prompt: Prompt, num_more: int = 1) -> list[int]:
+        """The ids of a prompt that leaves room for ``num_more`` tokens."""
         ids = self._ids(prompt)
         if not ids:
             raise ValueError("an empty prompt cannot be continued: the model needs at least one token")
-        if self.context_tokens is not None and len(ids) >= self.context_tokens:
+        if self.context_tokens is not None and len(ids) + num_more > self.context_tokens:
             raise ModelError(f"the prompt has {len(ids)} tokens; {self.model!r} takes {self.context_tokens} with the answer")
         return ids
 
-    def _steps(self, rows: Sequence[Sequence[int]], writers: Sequence[Writer]) -> Iterator[list[str]]:
-        """One greedy token per unfinished row and step; yields the new text of each row."""
+    def _steps(self, rows: Sequence[list[int]], writers: Sequence[Writer]) -> Iterator[list[str]]:
+        """One token per unfinished row and step; yields the new text of each row."""
         import torch
 
+        chosen = self.sampling.choosers(rows)
         with torch.inference_mode():
             logits, cache, mask = self._read(rows)
         while True:
-            tokens = logits.argmax(-1).tolist()
+            tokens = chosen(logits)
             yield [writer.push(token) for writer, token in zip(writers, tokens, strict=True)]
             if all(writer.finish for writer in writers):
                 yield [writer.rest() for writer in writers]
@@ -259,10 +289,12 @@ class TransformersLM:
                 logits, cache = self._forward(ids, mask, cache)
                 logits = logits[:, -1]
 
-    def _read(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """Left-pads and reads the prompts. Logits of the next token ``(rows, vocabulary)``, cache, mask ``(rows, tokens)``."""
+    def _read(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, Any, torch.Tensor]:
+        """Reads the prompts, a common beginning once. Logits of the next token ``(rows, vocabulary)``, cache, mask ``(rows, tokens)``."""
         import torch
 
+        if (begun := self._shared.begun(rows)) is not None:
+            return begun
         longest = max(map(len, rows))
         device = self._network.device
         ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
@@ -292,59 +324,49 @@ class TransformersLM:
     def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[list[float]]:
         """Natural-log probability of each choice, ``(prompts, choices)``: the log of the sum over ``spellings(choice)``.
 
-        Each prompt is read once. Choices of one token come from that pass; longer ones continue its cache together. Raises
-        ``ValueError`` for no or empty choices.
+        Each prompt is read once for all choices, and what prompts have in common is read once for all of them where that pays
+        (``rag.lm_tree.verdict``). Raises ``ValueError`` for no or empty choices.
         """
         if not choices or not all(choice.strip() for choice in choices):
             raise ValueError(f"choices={list(choices)!r}: at least one is needed and none may be empty")
-        rows: list[list[float]] = []
         with self._lock:
-            continuations = [self._continuations(choice) for choice in choices]
-            encoded = [self._fitting(prompt) for prompt in prompts]
-            order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-            for begin in range(0, len(order), self.batch_size):
-                rows += self._score_batch([encoded[i] for i in order[begin : begin + self.batch_size]], continuations)
-        placed = dict(zip(order, rows, strict=True))
-        return [placed[i] for i in range(len(prompts))]
+            spelled = [self._continuations(choice) for choice in choices]
+            sequences = sorted({ids for choice in spelled for ids in choice})
+            longest = max([1, *(len(ids) - 1 for ids in sequences)])
+            values = sums(self._shared, [(ids, sequences) for ids in (self._fitting(prompt, longest) for prompt in prompts)])
+        return [[logsumexp(row[ids] for ids in choice) for choice in spelled] for row in values]
+
+    def sharing(self, prompts: Sequence[Prompt]) -> str:
+        """What ``score`` would read once for several of ``prompts``, and why or why not, in words."""
+        with self._lock:
+            return self._shared.plan([self._fitting(prompt) for prompt in prompts]).why
+
+    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
+        """Natural-log probability of ``continuations[i]``, its own tokens, after prompt ``i``; common beginnings are read once.
+
+        After messages that are written without a template a blank stands before it. An empty continuation has 0. Raises ``ValueError``
+        if there is not one continuation per prompt.
+        """
+        check_paired(prompts, continuations)
+        with self._lock:
+            texts = [spaced(text) if self._is_plain(prompt) else text for prompt, text in zip(prompts, continuations, strict=True)]
+            pairs = [(prompt, self._continued(text)) for prompt, text in zip(prompts, texts, strict=True)]
+            values = sums(self._shared, [(self._fitting(prompt, max(1, len(ids))), [ids]) for prompt, ids in pairs])
+        return [row[ids] for row, (_, ids) in zip(values, pairs, strict=True)]
 
     def _continuations(self, choice: str) -> list[tuple[int, ...]]:
         """The distinct token sequences of the choice's spellings; none extends another, so their probabilities add."""
+        found = {ids for ids in map(self._continued, spellings(choice)) if ids}
+        return sorted(ids for ids in found if not any(ids != other and ids[: len(other)] == other for other in found))
+
+    def _continued(self, text: str) -> tuple[int, ...]:
+        """The ids of a text that continues another. Some tokenizers put a blank before whatever begins a text, so an anchor begins it."""
         anchor = "\n"
         anchored = self._tokenizer(anchor, add_special_tokens=False)["input_ids"]
-        found: set[tuple[int, ...]] = set()
-        for spelling in spellings(choice):
-            # after an anchor: some tokenizers put a blank before whatever begins a text
-            ids = self._tokenizer(anchor + spelling, add_special_tokens=False)["input_ids"]
-            found.add(
-                tuple(
-                    ids[len(anchored) :]
-                    if ids[: len(anchored)] == anchored
-                    else self._tokenizer(spelling, add_special_tokens=False)["input_ids"]
-                )
-            )
-        return sorted(ids for ids in found if ids and not any(ids != other and ids[: len(other)] == other for other in found))
-
-    def _score_batch(self, rows: Sequence[Sequence[int]], continuations: Sequence[Sequence[tuple[int, ...]]]) -> list[list[float]]:
-        import torch
-
-        with torch.inference_mode():
-            logits, cache, mask = self._read(rows)
-            first = logits.log_softmax(-1)  # (rows, vocabulary)
-            sequences = sorted({ids for choice in continuations for ids in choice})
-            logprob = {ids: first[:, ids[0]] for ids in sequences}
-            long = [ids for ids in sequences if len(ids) > 1]
-            if long:
-                width = max(map(len, long)) - 1
-                tail = torch.tensor([list(ids[:-1]) + [0] * (width - len(ids) + 1) for ids in long], device=mask.device)
-                tail = tail.repeat(len(rows), 1)  # row-major: all sequences of a prompt stand together, as the cache repeats
-                cache.batch_repeat_interleave(len(long))
-                wide = torch.cat([mask.repeat_interleave(len(long), 0), mask.new_ones(len(tail), width)], dim=1)
-                after = self._forward(tail, wide, cache)[0].log_softmax(-1).view(len(rows), len(long), width, -1)
-                for j, ids in enumerate(long):
-                    for position, token in enumerate(ids[1:]):
-                        logprob[ids] = logprob[ids] + after[:, j, position, token]
-            scores = [torch.stack([logprob[ids] for ids in choice]).logsumexp(0) for choice in continuations]
-            return torch.stack(scores, dim=1).tolist()
+        ids = self._tokenizer(anchor + text, add_special_tokens=False, verbose=False)["input_ids"]
+        if ids[: len(anchored)] == anchored:
+            return tuple(ids[len(anchored) :])
+        return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
         """Sum of natural-log probabilities of each continuation after its prompt. Raises ``ModelError`` if both do not fit."""
@@ -382,16 +404,9 @@ class TransformersLM:
     def _reader(self) -> TokenReader:
         return TokenReader(self._network, self._starts, self.context_tokens, self.batch_size)
 
-
-def spellings(choice: str) -> list[str]:
-    """The ways a model may write ``choice``: as given, lower case, capitalised, upper case; each with and without a leading blank.
-
-    >>> spellings("yes")
-    ['yes', 'Yes', 'YES', ' yes', ' Yes', ' YES']
-    """
-    bare = choice.strip()
-    cased = dict.fromkeys([bare, bare.lower(), bare[:1].upper() + bare[1:], bare.upper()])
-    return [blank + word for blank in ("", " ") for word in cased]
+    @cached_property
+    def _shared(self) -> SharedReader:
+        return SharedReader(self._network, self.batch_size, self.batch_tokens)
 
 
 def _check_max_tokens(max_tokens: int) -> None:

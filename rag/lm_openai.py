@@ -12,6 +12,9 @@ from typing import Any, Literal, TypeVar
 from rag.core import Completion, Message, Prompt, Span, TokenLogprobs, digest
 from rag.endpoint import Endpoint, Refused, without_login
 from rag.errors import ModelError
+from rag.lm_choices import check_paired
+from rag.lm_plain import plain_text, spaced
+from rag.lm_sampling import Sampling
 from rag.prompt import estimated_tokens
 from rag.stops import StopCutter
 
@@ -25,12 +28,14 @@ PARSED_SURE = 0.98
 
 
 class OpenAILM:
-    """``model`` on the server at ``base_url`` (with its ``/v1``), greedy (temperature 0).
+    """``model`` on the server at ``base_url`` (with its ``/v1``).
 
     ``timeout_seconds``: to connect, and between two reads. ``retries``: further tries after a refused or broken connection, a
     time-out, or a status 408, 409, 425, 429 or 5xx, after ``backoff_seconds * 2**n`` (half of it random) or what Retry-After asks
     for, at most ``max_wait_seconds``; a stream that has begun is not tried again. ``parallel``: requests at a time.
     ``max_context_tokens``: tells the generator how long prompts may be. ``extra``: further fields for the body of chat requests.
+    ``temperature`` 0 asks for the likeliest tokens; above it the server draws, and is sent ``top_p`` and ``seed`` too (whether a seed
+    repeats a text is the server's affair). Scores are always asked for at temperature 0.
 
     A prompt that is a ``str`` is sent as one user message. Token counts are the server's; where it sends none they are
     estimated. The key is sent to ``base_url`` alone (redirects are not followed) and appears in no message and no ``repr``.
@@ -49,6 +54,9 @@ class OpenAILM:
         backoff_seconds: float = 0.5,
         max_wait_seconds: float = 30.0,
         extra: Mapping[str, Any] | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
     ) -> None:
         if parallel < 1:
             raise ValueError(f"parallel={parallel}: must be at least 1")
@@ -56,6 +64,7 @@ class OpenAILM:
         self.parallel = parallel
         self.max_context_tokens = max_context_tokens
         self.extra = dict(extra or {})
+        self.sampling = Sampling(temperature, top_p, seed)
         self._url = without_login(base_url)
         self._endpoint = Endpoint(base_url, api_key, timeout_seconds, retries, backoff_seconds, max_wait_seconds)
 
@@ -64,8 +73,9 @@ class OpenAILM:
 
     @property
     def fingerprint(self) -> str:
-        """Names the server, the model and the extra fields; not the key."""
-        return "openai:" + digest(self._url, self.model, json.dumps(self.extra, sort_keys=True, default=str))
+        """Names the server, the model, the extra fields and how tokens are drawn; not the key."""
+        more = [self.sampling.fingerprint] if self.sampling.fingerprint else []
+        return "openai:" + digest(self._url, self.model, json.dumps(self.extra, sort_keys=True, default=str), *more)
 
     @property
     def context_tokens(self) -> int | None:
@@ -128,10 +138,19 @@ class OpenAILM:
         """From ``/completions`` with ``echo``, which vLLM offers. Raises ``ModelError`` if the server does not echo log-probabilities."""
         return self._mapped(self._logprobs, texts)
 
+    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
+        """From ``/completions`` with ``echo``: the sum over the tokens that end after the prompt. Raises ``ModelError`` without it.
+
+        No chat template applies there: messages are written as ``System: ...``, ``User: ...``, ``Assistant:``, with a blank before the
+        continuation. An empty continuation has 0.
+        """
+        check_paired(prompts, continuations)
+        return self._mapped(lambda pair: self._continuation(*pair), list(zip(prompts, continuations, strict=True)))
+
     # One prompt each -----------------------------------------------------------------------------------------------------
 
-    def _complete(self, prompt: Prompt, stop: Sequence[str], max_tokens: int) -> Completion:
-        reply = self._endpoint.post("chat/completions", self._chat(prompt, stop, max_tokens))
+    def _complete(self, prompt: Prompt, stop: Sequence[str], max_tokens: int, draws: bool = True) -> Completion:
+        reply = self._endpoint.post("chat/completions", self._chat(prompt, stop, max_tokens, draws))
         choice = self._choice(reply, "chat/completions")
         cutter = StopCutter(stop)
         text = cutter.push(str((choice.get("message") or {}).get("content") or ""))
@@ -141,7 +160,7 @@ class OpenAILM:
         )
 
     def _score(self, prompt: Prompt, choices: Sequence[str]) -> list[float]:
-        body = self._chat(prompt, (), 1) | {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        body = self._chat(prompt, (), 1, draws=False) | {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         try:
             content = (self._choice(self._endpoint.post("chat/completions", body), "chat/completions").get("logprobs") or {}).get(
                 "content"
@@ -153,7 +172,7 @@ class OpenAILM:
         if content and content[0].get("top_logprobs"):
             return _listed({str(top["token"]): float(top["logprob"]) for top in content[0]["top_logprobs"]}, choices)
         asked = [*_messages(prompt), Message("user", f"Reply with exactly one of these, and nothing else: {', '.join(choices)}.")]
-        return _named(self._complete(asked, (), 16).text, choices)
+        return _named(self._complete(asked, (), 16, draws=False).text, choices)
 
     def _logprobs(self, text: str) -> TokenLogprobs:
         if not text:
@@ -167,11 +186,25 @@ class OpenAILM:
         spans = tuple(Span(start, end) for start, end in zip(starts, [*starts[1:], len(text)], strict=True))
         return TokenLogprobs(spans, tuple(math.nan if value is None else float(value) for value in values[: len(starts)]))
 
-    def _chat(self, prompt: Prompt, stop: Sequence[str], max_tokens: int) -> dict[str, Any]:
+    def _continuation(self, prompt: Prompt, continuation: str) -> float:
+        before, after = (prompt, continuation) if isinstance(prompt, str) else (plain_text(prompt), spaced(continuation))
+        if not before:
+            raise ValueError("an empty prompt cannot be continued: the model needs at least one token")
+        if not after:
+            return 0.0
+        found = self._logprobs(before + after)
+        values = [value for span, value in zip(found.spans, found.logprobs, strict=True) if span.end > len(before)]
+        if any(math.isnan(value) for value in values):
+            raise ModelError(self._endpoint.said("completions", "made one token of the prompt and what continues it"))
+        return math.fsum(values)
+
+    def _chat(self, prompt: Prompt, stop: Sequence[str], max_tokens: int, draws: bool = True) -> dict[str, Any]:
         if max_tokens < 1:
             raise ValueError(f"max_tokens={max_tokens}: must be at least 1")
         messages = [{"role": role, "content": content} for role, content in _messages(prompt)]
         body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+        if draws and self.sampling.temperature:
+            body |= {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "seed": self.sampling.seed}
         return body | ({"stop": list(stop[:MAX_STOPS])} if stop else {}) | self.extra
 
     def _completion(self, prompt: Prompt, text: str, finish: str, usage: Mapping[str, Any]) -> Completion:

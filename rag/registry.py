@@ -45,6 +45,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "lm": {
         "transformers": "rag.lm:TransformersLM",
         "openai": "rag.lm_openai:OpenAILM",
+        "cached": "rag.lm_cached:CachedLM",
+        "metered": "rag.lm_metered:MeteredLM",
     },
     "chunker": {
         "fixed": "rag.chunkers.fixed:FixedChunker",
@@ -138,6 +140,7 @@ NESTED_KINDS: Mapping[str, str] = {
     "complex": "query",
     "generator": "generator",
     "reranker": "reranker",
+    "inner": "lm",
 }
 """Parameters that take another component, written as a block inside the block -> its registry kind."""
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from rag.core import Completion, Message
+from rag.core import Completion, Message, Prompt
 from rag.errors import ModelError
-from rag.lm import TransformersLM, spellings
+from rag.lm import TransformersLM
+from rag.lm_choices import spellings
 from rag.stops import StopCutter, Writer
-from tests.tiny_models import TEMPLATE, save_gpt2, save_llama
+from tests.tiny_models import FAMILIES, TEMPLATE, save_family, save_gpt2, save_llama
 
 PROMPTS = [
     "The tower is",
@@ -171,14 +172,15 @@ def test_scores_in_a_batch_equal_one_at_a_time(lm: TransformersLM) -> None:
 
 def test_the_prompt_is_read_once_for_all_choices(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
-    forward = lm._network.forward
+    reader = lm._shared
+    assert (reader.refusal, reader._head is not None, bool(reader._accepts)) == ("", True, True)  # its probes are done
+    forward = lm._network.base_model.forward
 
     def counted(**named: Any) -> Any:
         seen.append(tuple(named["input_ids"].shape))
         return forward(**named)
 
-    monkeypatch.setattr(lm._network, "forward", counted)
-    monkeypatch.setitem(lm.__dict__, "_accepts", lm._accepts)
+    monkeypatch.setattr(lm._network.base_model, "forward", counted)
     lm.score(PROMPTS[:2], ("the river", "no"))
     longest = max(len(lm._tokenizer(prompt)["input_ids"]) for prompt in PROMPTS[:2])
     assert len(seen) == 2
@@ -254,7 +256,77 @@ def test_the_fingerprint_follows_the_weights_and_the_settings(folder: Path, tmp_
     assert one.fingerprint != TransformersLM(str(other)).fingerprint
 
 
-@pytest.mark.parametrize("options", [{"dtype": "int3"}, {"batch_size": 0}, {"max_context_tokens": 1}])
+@pytest.mark.parametrize("family", [*FAMILIES, "GPT2"])
+def test_prompts_that_share_much_are_scored_as_alone(tmp_path: Path, family: str) -> None:
+    """An instruction shared by all, a first passage by some; prompts twice, and one that another continues."""
+    lm = TransformersLM(str(save_gpt2(tmp_path) if family == "GPT2" else save_family(tmp_path, family)), device="cpu")
+    instruction, passages = (
+        "Which of these says more of the river? ",
+        ["Ducks live by the water. ", "The bridge. ", "In 1932 it was built. "],
+    )
+    prompts: list[Prompt] = [f"{instruction}A: {a}B: {b}Answer:" for a in passages for b in passages if a != b]
+    prompts += [prompts[1], instruction, prompts[0][:-7], "Ducks", [Message("user", str(prompts[2]))]]
+    choices = ("A", "the river", "no, B")
+    assert lm._shared.plan([lm._ids(prompt) for prompt in prompts]).num_tokens < sum(map(lm.count_tokens, prompts)) / 2
+    for prompt, row in zip(prompts, lm.score(prompts, choices), strict=True):
+        assert row == pytest.approx([manual_score(lm, lm._ids(prompt), choice) for choice in choices], abs=1e-4)
+    together = lm.continuation_logprobs(prompts, [" the river"] * len(prompts))
+    assert together == pytest.approx([lm.continuation_logprobs([prompt], [" the river"])[0] for prompt in prompts], abs=1e-4)
+    assert lm.score([], choices) == [] and lm.continuation_logprobs([], []) == []
+
+
+def test_continuations_equal_manual_forward_passes(lm: TransformersLM) -> None:
+    import torch
+
+    instruction = "The river flows through the city and the bridge was built in 1932. Where is the answer? "
+    prompts = [instruction + PROMPTS[0], instruction + PROMPTS[1], instruction + PROMPTS[0], PROMPTS[2], instruction]
+    texts = [" no, maybe", " yes", " the river and the city", "", " geese\u6771"]
+    for prompt, text, value in zip(prompts, texts, lm.continuation_logprobs(prompts, texts), strict=True):
+        ids, more = (lm._tokenizer(part)["input_ids"] for part in (prompt, text))
+        with torch.inference_mode():
+            logprobs = lm._network(torch.tensor([ids + more])).logits[0].log_softmax(-1)
+        assert value == pytest.approx(sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(more)), abs=1e-4)
+    assert lm.continuation_logprobs([], []) == []
+
+
+def test_a_continuation_of_messages_follows_the_rendered_prompt(folder: Path, lm: TransformersLM) -> None:
+    asked = [Message("user", "Where?")]
+    assert lm.continuation_logprobs([asked], ["in"]) == pytest.approx(lm.continuation_logprobs([lm._rendered(asked)], ["in"]))
+    plain = TransformersLM(str(folder), device="cpu", chat_template=False)
+    assert plain.continuation_logprobs([asked], ["in"]) == pytest.approx(
+        plain.continuation_logprobs(["User: Where?\n\nAssistant:"], [" in"])
+    )
+
+
+def test_continuations_must_be_paired_and_fit(folder: Path, lm: TransformersLM) -> None:
+    with pytest.raises(ValueError, match="1 continuations for 2 prompts"):
+        lm.continuation_logprobs(["a", "b"], ["c"])
+    short = TransformersLM(str(folder), device="cpu", max_context_tokens=8)
+    with pytest.raises(ModelError, match="takes 8"):
+        short.continuation_logprobs(["Ducks"], [" and geese and swans live by the water"])
+
+
+def test_prompts_with_a_common_beginning_are_completed_as_alone(folder: Path, lm: TransformersLM) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    prompts = ["The river flows through the city. " * 4 + prompt for prompt in PROMPTS]
+    assert lm._shared.begun([lm._ids(prompt) for prompt in prompts]) is not None
+    assert lm.complete(prompts, max_tokens=20) == [lm.complete([prompt], max_tokens=20)[0] for prompt in prompts]
+
+
+def test_a_model_says_what_it_would_share(lm: TransformersLM) -> None:
+    long = "The river flows through the city. " * 3
+    assert "2 rows share" in lm.sharing([long + "Ducks", long + "geese", "Where?"])
+    assert lm.sharing(["Ducks", "Where?"]).endswith("no common beginning is long enough to pay")
+
+
+def test_batches_keep_to_their_tokens(folder: Path) -> None:
+    lm = TransformersLM(str(folder), device="cpu", batch_size=3, batch_tokens=20)
+    assert list(lm._batches([4, 30, 5, 6, 7, 1])) == [[5, 0, 2], [3, 4], [1]]
+
+
+@pytest.mark.parametrize("options", [{"dtype": "int3"}, {"batch_size": 0}, {"batch_tokens": 0}, {"max_context_tokens": 1}])
 def test_bad_options_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         TransformersLM("x", **options)

@@ -326,3 +326,52 @@ def test_a_server_that_does_not_echo_says_so(server: Server, reply: Reply) -> No
 def test_bad_options_are_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
         OpenAILM(**{"model": "m", "base_url": "http://x", name: value})  # type: ignore[arg-type]
+
+
+def echoes(offsets: list[int], logprobs: list[float | None]) -> Reply:
+    listed = {"token_logprobs": logprobs, "text_offset": offsets}
+    return lambda handler, _: handler.send(200, json.dumps({"choices": [{"text": "", "logprobs": listed}]}).encode())
+
+
+def test_log_probability_of_a_continuation(server: Server) -> None:
+    server.script = [echoes([0, 5, 10, 14, 18], [None, -2.0, -0.5, -0.25, -9.0])]
+    assert client(server).continuation_logprobs(["Ducks swim"], [" far off"]) == pytest.approx([-0.75])
+    assert server.bodies[0]["prompt"] == "Ducks swim far off" and server.paths == ["/v1/completions"]
+    server.script = [echoes([0, 3, 8], [None, -2.0, -0.5])]  # the token from 3 to 8 holds the end of the prompt and more
+    assert client(server).continuation_logprobs(["Ducks"], ["swim!"]) == pytest.approx([-2.5])
+
+
+def test_messages_are_written_out_before_a_continuation(server: Server) -> None:
+    server.script = [echoes([0], [None])]
+    asked = [Message("system", "Be brief."), Message("user", "Which question?")]
+    with pytest.raises(ModelError, match="one token of the prompt"):
+        client(server).continuation_logprobs([asked], ["What?"])
+    assert server.bodies[0]["prompt"] == "System: Be brief.\n\nUser: Which question?\n\nAssistant: What?"
+    server.script = [echoes([0, 52], [None, -1.0])]
+    assert client(server).continuation_logprobs([asked, "x"], ["What?", ""]) == [-1.0, 0.0]
+
+
+def test_continuations_without_echo_or_without_a_partner_are_errors(server: Server) -> None:
+    server.script = [says("no echo")]
+    with pytest.raises(ModelError, match="echo is not supported"):
+        client(server).continuation_logprobs(["Ducks"], [" swim"])
+    with pytest.raises(ValueError, match="2 continuations for 1 prompts"):
+        client(server).continuation_logprobs(["Ducks"], ["a", "b"])
+    with pytest.raises(ValueError, match="empty prompt"):
+        client(server).continuation_logprobs([""], ["a"])
+
+
+def test_sampling_is_asked_for_in_answers_and_not_in_scores(server: Server) -> None:
+    server.script = [says("ok")]
+    lm = client(server, temperature=0.7, top_p=0.9, seed=4)
+    lm.complete(["x"])
+    lm.score(["x"], ("yes", "no"))
+    drawn, scored, named = server.bodies
+    assert (drawn["temperature"], drawn["top_p"], drawn["seed"]) == (0.7, 0.9, 4)
+    for body in (scored, named):
+        assert body["temperature"] == 0 and not {"top_p", "seed"} & body.keys()
+    names = {client(server, **options).fingerprint for options in ({}, {"temperature": 0.7}, {"temperature": 0.7, "seed": 1})}
+    assert len(names) == 3
+    assert client(server, seed=5).fingerprint == client(server).fingerprint  # a seed says nothing where nothing is drawn
+    with pytest.raises(ValueError, match="top_p=0"):
+        client(server, top_p=0)

@@ -16,9 +16,9 @@ ALLOWED = {
     "kernels": set[str](),
     "chunkers": CORE | MODELS,
     "retrievers": CORE | MODELS | {"rag.kernels"},
-    "rerankers": CORE | MODELS | {"rag.kernels", "rag.prompt"},
+    "rerankers": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.lm_metered"},
     "kvcache": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.citations", "rag.generate", "rag.stops"},
-    "eval": CORE | {"rag.pipeline", "rag.config", "rag.ingest", "rag.sentences", "rag.citations", "rag.registry"},
+    "eval": CORE | {"rag.pipeline", "rag.config", "rag.ingest", "rag.lm_metered", "rag.sentences", "rag.citations", "rag.registry"},
     "rag/read": CORE | {"rag.read"},
     "rag/query": CORE | {"rag.sentences", "rag.prompt", "rag.forms"},
 }

@@ -59,6 +59,40 @@ def save_llama(folder: Path, *, chat_template: str | None = TEMPLATE, seed: int 
     return folder
 
 
+WINDOW = 8
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Qwen3": {"head_dim": 8},
+    "Mistral": {"sliding_window": WINDOW},
+    "Gemma3Text": {"head_dim": 8, "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]},
+}
+
+
+def save_family(folder: Path, family: str) -> Path:
+    """A random two-layer model of ``family``; where it attends through a window, that is ``WINDOW`` tokens wide."""
+    import torch
+    import transformers
+
+    tokenizer = _save_tokenizer(folder, TEMPLATE)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+        **FAMILIES[family],
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
 def save_gpt2(folder: Path) -> Path:
     """A random two-layer GPT-2: unlike Llama's, its positions are absolute, so padding in the wrong place shows."""
     import torch
