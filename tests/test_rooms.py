@@ -18,7 +18,7 @@ ALLOWED = {
     "retrievers": CORE | MODELS | {"rag.kernels"},
     "rerankers": CORE | MODELS | {"rag.kernels", "rag.prompt"},
     "kvcache": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.citations", "rag.generate", "rag.stops"},
-    "eval": CORE | {"rag.pipeline", "rag.config", "rag.ingest"},
+    "eval": CORE | {"rag.pipeline", "rag.config", "rag.ingest", "rag.prompt", "rag.sentences", "rag.citations"},
     "rag/read": CORE | {"rag.read"},
 }
 HEAVY = {"torch", "transformers", "sentence_transformers", "faiss", "numba", "triton", "langchain_core", "scipy", "pandas"}
