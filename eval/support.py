@@ -1,8 +1,10 @@
 """Support of an answer by its sources as an encoder sees it: **similarity, not entailment**. Knows vectors, no language model.
 
 Each sentence of the answer is compared with every sentence of the shown sources; its largest cosine becomes a chance by a logistic
-curve that was fitted to sentences with and without support. A stand-in where no judge is configured: it tells an answer about something
-else from one about the sources, and cannot tell a statement from its denial or 330 metres from 337 (``bench/support.py`` measures both).
+curve that was fitted to sentences with and without support. A stand-in where no judge is configured. Measured on MTRAG-UN with the
+embedded encoder (``bench/support.py``, conversations held out): AUC .98 between a reference answer's own passages and those of another
+conversation, 93 % and 95 % of sentences on the right side. But of sentences with a number changed it notices 5 %, of denied ones
+6 %: it tells an answer about something else from one about the sources, and not a true statement from a false one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Calibration:
         return 1.0 / (1.0 + math.exp(max(-700.0, min(700.0, -self.slope * (cosine - self.midpoint)))))
 
 
-MINILM = Calibration(slope=12.0, midpoint=0.5, encoder="all-MiniLM-L6-v2")
+MINILM = Calibration(slope=15.55, midpoint=0.520, encoder="all-MiniLM-L6-v2")
+"""Fitted to the embedded encoder; another encoder has another scale of cosines: fit it anew with ``fitted``."""
 
 
 def nearest_cosines(sentences: Sequence[str], sources: Sequence[str], encoder: Encoder) -> list[float]:
