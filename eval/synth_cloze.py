@@ -23,7 +23,8 @@ BLANK = "____"
 MIN_WORDS = 7  # of a sentence with a gap: fewer could be filled from many sources
 MAX_EVIDENCE_SENTENCES = 2
 
-_NAME_OR_NUMBER = re.compile(r"[^\W\d_][\w'\u2019-]*|\d+(?:[.,]\d+)*")
+_NAME_OR_NUMBER = re.compile(r"[^\W\d_][\w'\u2019-]*|(?<![\w.,])\d+(?:[.,]\d+)*")
+_BULLET = re.compile(r"^(?:[-*+\u2022]|\d{1,2}[.)])\s+")
 
 
 def document_frequency(found: Iterable[Passage]) -> Counter[str]:
@@ -63,7 +64,7 @@ def cloze_draft(passage: Passage, frequency: Counter[str]) -> Draft | Dropped:
         return Dropped("no name or number")
     _, start, word_start, word_end, end = best
     sentence = passage.text[start:end]
-    question = " ".join(f"{sentence[:word_start]}{BLANK}{sentence[word_end:]}".split())
+    question = _BULLET.sub("", " ".join(f"{sentence[:word_start]}{BLANK}{sentence[word_end:]}".split()))
     evidence = (_evidence(passage, start, end),)
     return Draft(
         f"Which word is missing: {question}", "cloze", (sentence[word_start:word_end],), evidence, points=_points(evidence)

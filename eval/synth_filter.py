@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rag.core import Encoder, Hit
 from rag.eval.overlap import common, intervals, size, union
 from rag.eval.question import Evidence
@@ -26,13 +29,14 @@ class SeenQuestions:
     def __init__(self, encoder: Encoder | None = None) -> None:
         self._encoder = encoder
         self._words: list[frozenset[str]] = []
-        self._vectors: list[object] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._last: tuple[str, NDArray[np.float32]] | None = None
 
     def add(self, question: str) -> None:
         """Remembers a question."""
         self._words.append(frozenset(content_words(question)))
         if self._encoder is not None:
-            self._vectors.append(self._encoder.encode_queries([question])[0])
+            self._vectors.append(self._vector(self._encoder, question))
 
     def is_repeated(self, question: str) -> bool:
         """Whether a remembered question shares four fifths of all content words, or has nearly the same vector."""
@@ -41,8 +45,14 @@ class SeenQuestions:
             return True
         if self._encoder is None or not self._vectors:
             return False
-        vector = self._encoder.encode_queries([question])[0]
+        vector = self._vector(self._encoder, question)
         return any(float(vector @ seen) > MAX_COSINE for seen in self._vectors)
+
+    def _vector(self, encoder: Encoder, question: str) -> NDArray[np.float32]:
+        """The vector of ``question``; it is asked for twice in a row where the question is kept."""
+        if self._last is None or self._last[0] != question:
+            self._last = (question, encoder.encode_queries([question])[0])
+        return self._last[1]
 
 
 def brought_back(rag: Rag, question: str, evidence: Sequence[Evidence], k: int) -> bool:
