@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rag.core import LM, Answer, Encoder
 from rag.errors import MissingExtra
 from rag.eval import abstention, support
-from rag.eval.answer_text import AnswerText, parsed_answer
+from rag.eval.answer_text import AnswerText, conversation, parsed_answer
 from rag.eval.bootstrap import NUM_RESAMPLES, interval
 from rag.eval.chain_report import Estimate, QuestionOutcome
 from rag.eval.citation_scores import NAMES as CITATION_NAMES
@@ -111,14 +111,15 @@ def _grounding(
 
 
 def _judge(found: Measured, judge: Judge, question: Question, answer: Answer, parsed: AnswerText, *, has_reference: bool) -> None:
+    asked = conversation(question)
     if has_reference:
-        found.judged(judge.correctness(question.question, answer.text, question.answers))
+        found.judged(judge.correctness(asked, answer.text, question.answers))
     if answer.abstained:
         return
-    found.judged(judge.relevance(question.question, answer.text))
+    found.judged(judge.relevance(asked, answer.text))
     if parsed.sentences:
         sources = [hit.chunk.indexed_text for hit in answer.hits]
-        found.judged(judge.faithfulness(question.question, answer.text, sources))
+        found.judged(judge.faithfulness(asked, answer.text, sources))
     else:
         found.failures["faithfulness"] = "the answer has no sentences"
 

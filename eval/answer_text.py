@@ -1,4 +1,4 @@
-"""An answer without its citation marks, cut into sentences, each with the numbers it cites. Knows no source and no measure."""
+"""The texts of question and answer as they are measured: with the turns before, without citation marks. Knows no source and no measure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from rag.citations import Mark, MarkParser
+from rag.eval.question import Question
 from rag.sentences import sentence_spans
 
 _LETTER = re.compile(r"[^\W_]")
@@ -49,3 +50,9 @@ def parsed_answer(text: str) -> AnswerText:
     whole = zip((span.of(plain) for span in spans), cited, strict=True)
     kept = tuple(Sentence(sentence, tuple(dict.fromkeys(numbers))) for sentence, numbers in whole if _LETTER.search(sentence))
     return AnswerText(plain.strip(), kept)
+
+
+def conversation(question: Question) -> str:
+    """The question; after the turns before it, a line each, if there are any: ``And how old is it?`` alone asks nothing."""
+    turns = [f"{turn.role}: {' '.join(turn.text.split())}" for turn in question.history]
+    return "\n".join([*turns, f"user: {question.question}"]) if turns else question.question

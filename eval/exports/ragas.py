@@ -1,8 +1,11 @@
 """Questions and answers as the records of RAGAS, and back. Knows that record's fields; needs no RAGAS.
 
 A record is one JSON object of a line: ``user_input``, ``response``, ``reference``, ``retrieved_contexts``, ``reference_contexts``,
-``retrieved_context_ids``, ``reference_context_ids``. A conversation has a list of messages as ``user_input``; its last turn of the user is the
-question. Fields that are not known here are kept. RAGAS has no character offsets, no points and no word for unanswerable: those are lost.
+``retrieved_context_ids``, ``reference_context_ids``. Fields that are not known here are kept. RAGAS has no character offsets, no points
+and no word for unanswerable: those are lost.
+
+A conversation is written as one text, its turns on lines, since RAGAS keeps no contexts of a ``user_input`` that is a list of messages, and
+takes no file that mixes both. ``as_messages`` writes the list; both are read, but only a list gives its turns back.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rag.core import Answer, digest
 from rag.errors import ReadError
+from rag.eval.answer_text import conversation
 from rag.eval.chain_report import QuestionOutcome
 from rag.eval.question import Evidence, Question, Turn
 
@@ -41,10 +45,10 @@ class RagasSample(BaseModel):
     reference: str | None = None
 
 
-def sample_of(question: Question, answer: Answer | None = None) -> RagasSample:
+def sample_of(question: Question, answer: Answer | None = None, *, as_messages: bool = False) -> RagasSample:
     """The record of a question, with what was shown and said if it was answered."""
-    said: str | list[Spoken] = question.question
-    if question.history:
+    said: str | list[Spoken] = conversation(question)
+    if question.history and as_messages:
         turns = [Spoken(content=turn.text, type="human" if turn.role == "user" else "ai") for turn in question.history]
         said = [*turns, Spoken(content=question.question, type="human")]
     return RagasSample(

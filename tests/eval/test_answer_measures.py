@@ -14,7 +14,7 @@ from rag.eval import abstention, judge_prompts
 from rag.eval.answer_measures import estimate, measure_answer, summarise
 from rag.eval.chain_report import AnswerOutcome, Passage, QuestionOutcome
 from rag.eval.judge import Judge
-from rag.eval.question import Evidence, Question
+from rag.eval.question import Evidence, Question, Turn
 from rag.eval.support import NAME as SUPPORT
 from tests.fakes import HashingEncoder, ToyLM
 
@@ -30,7 +30,7 @@ def answer(text: str = "The tower is 330 m tall. [1]", *, cited: bool = True, ab
 
 def question(**known: Any) -> Question:
     evidence = (Evidence(source="tower.md", text="330 m", start=13, end=18),)
-    return Question(id="1", question="How tall is it?", **{"answers": ("330 m",), "evidence": evidence, **known})
+    return Question(**{"id": "1", "question": "How tall is it?", "answers": ("330 m",), "evidence": evidence, **known})
 
 
 def honest(prompt: str) -> str:
@@ -73,6 +73,13 @@ def test_unanswerable_questions_have_no_right_wording() -> None:
     assert measures == {"declined/no": 1.0}
     measures, _ = measure_answer(unanswerable, answer(), TEXTS, ToyLM(answer=honest))
     assert measures.keys() == {"declined/no", "cited_sentences", "relevance", "faithfulness"}
+
+
+def test_the_judge_reads_the_turns_before_the_question() -> None:
+    lm = ToyLM(answer=honest)
+    measure_answer(question(question="And how tall?", history=(Turn(role="user", text="What is\nEiffel's?"),)), answer(), TEXTS, lm)
+    asked = [prompt for prompt in lm.prompts if "BEGIN QUESTION" in prompt]
+    assert len(asked) == 3 and all("user: And how tall?" in prompt and "What is Eiffel's?" in prompt for prompt in asked)
 
 
 def test_what_could_not_be_measured_has_a_reason() -> None:

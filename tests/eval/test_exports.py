@@ -124,11 +124,11 @@ def question(**known: Any) -> Question:
 def test_a_question_comes_back_from_ragas_but_for_what_ragas_has_no_word_for(tmp_path: Path) -> None:
     history = (Turn(role="user", text="Hello"), Turn(role="assistant", text="Yes?"))
     asked = question(history=history, relevant={"my tower.md": 1})
-    write_samples(tmp_path / "ragas.jsonl", [sample_of(asked), sample_of(question())])
+    write_samples(tmp_path / "ragas.jsonl", [sample_of(asked, as_messages=True), sample_of(asked)])
     first, second = read_samples(tmp_path / "ragas.jsonl")
     bare = tuple(each.model_copy(update={"start": None, "end": None}) for each in asked.evidence)
     assert question_of(first, "1") == asked.model_copy(update={"evidence": bare})
-    assert second.user_input == "How tall?"
+    assert second.user_input == "user: Hello\nassistant: Yes?\nuser: How tall?" and sample_of(question()).user_input == "How tall?"
 
 
 @settings(max_examples=40, deadline=None)

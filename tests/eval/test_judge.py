@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,9 @@ from rag.errors import ModelError
 from rag.eval import judge_prompts
 from rag.eval.judge import Judge, judge_of
 from rag.eval.judge_replies import Claims, Rating, Unusable, asked
+from rag.lm import TransformersLM
 from tests.fakes import ToyLM
+from tests.tiny_models import save_llama
 
 ANSWER = "The tower is 330 m tall [1]. It was built in 1850 [2]."
 SOURCES = ["The tower is 330 m tall.", "The tower was built in 1889."]
@@ -168,3 +171,15 @@ def test_misuse() -> None:
         Judge(ToyLM()).faithfulness("q", "[1]", SOURCES)
     with pytest.raises(ValueError, match="at least one text"):
         Judge(ToyLM()).correctness("q", "a", [])
+
+
+def test_a_real_model_that_knows_nothing(tmp_path: Path) -> None:
+    lm = TransformersLM(str(save_llama(tmp_path, max_positions=8192)), device="cpu")
+    for way in ("json", "score"):
+        judge = Judge(lm, way, max_tokens=8)
+        rated, faithful = judge.relevance("How tall?", ANSWER), judge.faithfulness("How tall?", ANSWER, SOURCES)
+        if way == "json":  # a random model writes no JSON
+            assert rated.value is None and rated.failure and faithful.value is None and faithful.failure
+        else:
+            assert rated.value is not None and 1 <= rated.value <= 5
+            assert faithful.value is not None and 0 <= faithful.value <= 1 and len(faithful.claims) == 2
