@@ -14,7 +14,7 @@ from rag.core import Citation, Span
 from rag.eval.answer_text import AnswerText
 from rag.eval.overlap import common, intervals, size, union
 from rag.eval.question import Evidence
-from rag.eval.verbatim import find_all, source_named
+from rag.eval.verbatim import find_all
 
 Placed = Mapping[str, Sequence[Span]]
 """Source of a document -> characters of its text."""
@@ -31,7 +31,7 @@ def located(evidence: Iterable[Evidence], texts: Mapping[str, str]) -> tuple[dic
     places: dict[str, list[Span]] = {}
     problems: list[str] = []
     for each in evidence:
-        source = source_named(each.source, texts)
+        source = document_named(each.source, texts)
         if source is None:
             problems.append(f"there is no document {each.source!r}")
             continue
@@ -41,6 +41,17 @@ def located(evidence: Iterable[Evidence], texts: Mapping[str, str]) -> tuple[dic
         else:
             places.setdefault(source, []).append(span)
     return places, problems
+
+
+def document_named(name: str, texts: Mapping[str, str]) -> str | None:
+    """The longest name in ``texts`` of the document that ``name`` is, or is the end of at a path separator.
+
+    One document may be there under several names. ``None`` if there is none, or several with other texts.
+    """
+    ends = [each for each in texts if each == name or each.endswith(("/" + name, "\\" + name))]
+    if len({texts[each] for each in ends}) == 1:
+        return max(ends, key=len)
+    return name if name in texts else None
 
 
 def _place(evidence: Evidence, text: str) -> Span | None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rag.core import Citation, Span
 from rag.eval.answer_text import parsed_answer
-from rag.eval.citation_scores import citation_scores, cited_sentences, cited_spans, located
+from rag.eval.citation_scores import citation_scores, cited_sentences, cited_spans, document_named, located
 from rag.eval.question import Evidence
 
 TEXTS = {"/files/tower.md": "The tower is 330 m tall. It is grey. It is grey.", "ducks.md": "Ducks swim."}
@@ -66,6 +66,13 @@ def test_evidence_is_placed_by_its_span_or_by_its_only_occurrence() -> None:
         "the evidence 'swans' is not in 'ducks.md', or more than once",
         "there is no document 'cats.md'",
     ]
+
+
+def test_a_document_under_two_names_goes_by_the_longer_one_that_citations_use() -> None:
+    assert document_named("tower.md", {"tower.md": "x", "/files/tower.md": "x"}) == "/files/tower.md"
+    assert document_named("tower.md", {"tower.md": "x", "/files/tower.md": "y"}) == "tower.md"
+    assert document_named("tower.md", {"/a/tower.md": "x", "/b/tower.md": "y"}) is None
+    assert document_named("tower.md", {"/a/old-tower.md": "x"}) is None
 
 
 @pytest.mark.parametrize(
