@@ -27,6 +27,9 @@ from rag.eval.question import Question
 from rag.eval.text_scores import NAMES as TEXT_NAMES
 from rag.eval.text_scores import bleu, exact_match, rouge_l, token_f1
 
+VERSION = "1"
+"""Changes when a measure of the same answer may come out otherwise."""
+
 DECLINED = "declined/"
 NEEDS_REFERENCE = (*TEXT_NAMES, "correctness")
 NEEDS_EVIDENCE = CITATION_NAMES
@@ -54,13 +57,13 @@ def measure_answer(
     judge: Judge | LM | None = None,
     encoder: Encoder | None = None,
     *,
-    calibration: support.Calibration = support.MINILM,
+    calibration: support.Calibration | None = None,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """(measure -> number, measure -> why it failed). ``texts``: source -> canonical text, of the documents with evidence at least.
 
     The sources that the answer is judged by are the texts of ``answer.hits``, what its generator was given. ``judge``: a
     ``Judge``, or a language model, which is asked for JSON; without one nothing is judged. ``encoder``: for the similarity stand-in
-    of faithfulness; ``calibration`` belongs to the encoder. See the module for which measures apply.
+    of faithfulness; ``calibration`` belongs to the encoder, and is known for the embedded one. See the module for which measures apply.
     """
     found = Measured()
     parsed = parsed_answer(answer.text)
@@ -94,7 +97,7 @@ def _citations(found: Measured, question: Question, answer: Answer, texts: Mappi
 
 
 def _grounding(
-    found: Measured, parsed: AnswerText, answer: Answer, encoder: Encoder | None, calibration: support.Calibration
+    found: Measured, parsed: AnswerText, answer: Answer, encoder: Encoder | None, calibration: support.Calibration | None
 ) -> None:
     share = cited_sentences(parsed, answer.citations)
     if share is None:
@@ -103,11 +106,11 @@ def _grounding(
         found.measures["cited_sentences"] = share
     if encoder is None:
         return
-    if parsed.sentences:
-        sentences, sources = [each.text for each in parsed.sentences], [hit.chunk.text for hit in answer.hits]
+    sentences, sources = [each.text for each in parsed.sentences], [hit.chunk.text for hit in answer.hits]
+    try:
         found.measures[support.NAME] = support.support(sentences, sources, encoder, calibration)
-    else:
-        found.failures[support.NAME] = "the answer has no sentences"
+    except ValueError as error:  # no sentences, or an encoder without calibration
+        found.failures[support.NAME] = str(error)
 
 
 def _judge(found: Measured, judge: Judge, question: Question, answer: Answer, parsed: AnswerText, *, has_reference: bool) -> None:
@@ -122,6 +125,16 @@ def _judge(found: Measured, judge: Judge, question: Question, answer: Answer, pa
         found.judged(judge.faithfulness(asked, answer.text, sources))
     else:
         found.failures["faithfulness"] = "the answer has no sentences"
+
+
+def versions(judge: Judge | LM | None = None, encoder: Encoder | None = None) -> dict[str, str]:
+    """What must be equal for two runs' measures to compare, for a report and for the key of a cache."""
+    told = {"answer measures": VERSION}
+    if judge is not None:
+        told["judge"] = judge_of(judge).version
+    if encoder is not None:
+        told[support.NAME] = encoder.fingerprint
+    return told
 
 
 def summarise(outcomes: Iterable[QuestionOutcome], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> dict[str, Estimate]:

@@ -35,9 +35,13 @@ class JudgedClaim:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the judge thinks: ``value`` (0 to 1 for faithfulness, 1 to 5 for ratings), or ``failure``: why it could not be told."""
+    """What the judge thinks: ``value`` (0 to 1 for faithfulness, 1 to 5 for ratings), or ``failure``: why it could not be told.
+
+    ``version``: of the judge; values of two versions do not compare.
+    """
 
     measure: str
+    version: str
     value: float | None
     failure: str | None = None
     claims: tuple[JudgedClaim, ...] = ()
@@ -77,13 +81,16 @@ class Judge:
             raise ValueError("the answer makes no claims")
         if not sources:
             return Judgement(
-                "faithfulness", 0.0, claims=tuple(JudgedClaim(each.text, 0.0, "no source") for each in parsed.sentences)
+                "faithfulness",
+                self.version,
+                0.0,
+                claims=tuple(JudgedClaim(each.text, 0.0, "no source") for each in parsed.sentences),
             )
         if self.way == "score":
             return self._scored_claims([sentence.text for sentence in parsed.sentences], sources)
         (split,) = asked(self.lm, [prompts.claims_prompt(question, parsed.plain)], Claims, max_tokens=2 * self.max_tokens)
         if isinstance(split, Unusable):
-            return Judgement("faithfulness", None, f"claims: {split.reason}")
+            return Judgement("faithfulness", self.version, None, f"claims: {split.reason}")
         asking = [prompts.verdict_prompt(claim, sources) for claim in split.claims]
         verdicts = asked(self.lm, asking, Verdict, max_tokens=self.max_tokens)
         claims, failures = list[JudgedClaim](), list[str]()
@@ -93,8 +100,10 @@ class Judge:
             else:
                 claims.append(JudgedClaim(claim, float(verdict.verdict == "supported"), verdict.reason or verdict.verdict))
         if failures:
-            return Judgement("faithfulness", None, f"{len(failures)} of {len(verdicts)} claims: {failures[0]}", tuple(claims))
-        return Judgement("faithfulness", sum(claim.support for claim in claims) / len(claims), claims=tuple(claims))
+            return Judgement(
+                "faithfulness", self.version, None, f"{len(failures)} of {len(verdicts)} claims: {failures[0]}", tuple(claims)
+            )
+        return Judgement("faithfulness", self.version, sum(claim.support for claim in claims) / len(claims), claims=tuple(claims))
 
     def relevance(self, question: str, answer: str) -> Judgement:
         """How well the answer addresses the question, 1 to 5, whether or not it is true."""
@@ -111,19 +120,19 @@ class Judge:
         if self.way == "json":
             (rating,) = asked(self.lm, [prompt], Rating, max_tokens=self.max_tokens)
             if isinstance(rating, Unusable):
-                return Judgement(measure, None, rating.reason)
-            return Judgement(measure, float(rating.score), reason=rating.reason)
+                return Judgement(measure, self.version, None, rating.reason)
+            return Judgement(measure, self.version, float(rating.score), reason=rating.reason)
         chances = self._chances([prompt], RATINGS)
         if isinstance(chances, Unusable):
-            return Judgement(measure, None, chances.reason)
-        return Judgement(measure, sum(place * chance for place, chance in enumerate(chances[0], start=1)))
+            return Judgement(measure, self.version, None, chances.reason)
+        return Judgement(measure, self.version, sum(place * chance for place, chance in enumerate(chances[0], start=1)))
 
     def _scored_claims(self, claims: Sequence[str], sources: Sequence[str]) -> Judgement:
         chances = self._chances([prompts.verdict_prompt(claim, sources, label=True) for claim in claims], ("yes", "no"))
         if isinstance(chances, Unusable):
-            return Judgement("faithfulness", None, chances.reason)
+            return Judgement("faithfulness", self.version, None, chances.reason)
         judged = tuple(JudgedClaim(claim, yes) for claim, (yes, _) in zip(claims, chances, strict=True))
-        return Judgement("faithfulness", sum(claim.support for claim in judged) / len(judged), claims=judged)
+        return Judgement("faithfulness", self.version, sum(claim.support for claim in judged) / len(judged), claims=judged)
 
     def _chances(self, asking: Sequence[list[Message]], labels: Sequence[str]) -> list[list[float]] | Unusable:
         """Per prompt the probabilities of the labels among themselves."""

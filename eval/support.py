@@ -22,7 +22,7 @@ MAX_CHARS = 600  # of a sentence that is encoded: tables and lists can be one en
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Cosine -> chance of support: ``1 / (1 + exp(-slope * (cosine - midpoint)))``. ``encoder``: words of its fingerprint, for people."""
+    """Cosine -> chance of support: ``1 / (1 + exp(-slope * (cosine - midpoint)))``. ``encoder``: the fingerprint it was fitted for."""
 
     slope: float
     midpoint: float
@@ -33,8 +33,15 @@ class Calibration:
         return 1.0 / (1.0 + math.exp(max(-700.0, min(700.0, -self.slope * (cosine - self.midpoint)))))
 
 
-MINILM = Calibration(slope=15.55, midpoint=0.520, encoder="all-MiniLM-L6-v2")
-"""Fitted to the embedded encoder; another encoder has another scale of cosines: fit it anew with ``fitted``."""
+MINILM = Calibration(slope=15.55, midpoint=0.520, encoder="01fdebef5afa45e3f7798eae59b468f0")
+"""Fitted to the embedded encoder."""
+
+
+def calibration_of(encoder: Encoder) -> Calibration:
+    """The curve that is known for ``encoder``. Raises ``ValueError`` for others: each has its own scale of cosines."""
+    if encoder.fingerprint != MINILM.encoder:
+        raise ValueError("this encoder has no calibration: the embedded one has, for others `rag.eval.support.fitted` makes one")
+    return MINILM
 
 
 def nearest_cosines(sentences: Sequence[str], sources: Sequence[str], encoder: Encoder) -> list[float]:
@@ -48,10 +55,14 @@ def nearest_cosines(sentences: Sequence[str], sources: Sequence[str], encoder: E
     return [float(cosine) for cosine in cosines.max(axis=1)]
 
 
-def support(sentences: Sequence[str], sources: Sequence[str], encoder: Encoder, calibration: Calibration = MINILM) -> float:
-    """Mean chance of support over the answer's ``sentences``. Raises ``ValueError`` if there are none."""
+def support(sentences: Sequence[str], sources: Sequence[str], encoder: Encoder, calibration: Calibration | None = None) -> float:
+    """Mean chance of support over the answer's ``sentences``; ``calibration``: by default the one known for the encoder.
+
+    Raises ``ValueError`` without sentences, and for an encoder without calibration.
+    """
     if not sentences:
         raise ValueError("the answer has no sentences that could be supported")
+    calibration = calibration or calibration_of(encoder)
     return sum(map(calibration, nearest_cosines(sentences, sources, encoder))) / len(sentences)
 
 

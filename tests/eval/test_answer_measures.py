@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from rag.core import Answer, Chunk, Citation, Document, Hit, Span, Usage
 from rag.eval import abstention, judge_prompts
-from rag.eval.answer_measures import estimate, measure_answer, summarise
+from rag.eval.answer_measures import estimate, measure_answer, summarise, versions
 from rag.eval.chain_report import AnswerOutcome, Passage, QuestionOutcome
 from rag.eval.judge import Judge
 from rag.eval.question import Evidence, Question, Turn
+from rag.eval.support import MINILM
 from rag.eval.support import NAME as SUPPORT
 from tests.fakes import HashingEncoder, ToyLM
 
@@ -40,7 +41,7 @@ def honest(prompt: str) -> str:
 
 
 def test_everything_that_is_known_is_measured() -> None:
-    measures, failures = measure_answer(question(), answer(), TEXTS, ToyLM(answer=honest), HashingEncoder())
+    measures, failures = measure_answer(question(), answer(), TEXTS, ToyLM(answer=honest), HashingEncoder(), calibration=MINILM)
     assert failures == {}
     assert {name: round(value, 4) for name, value in measures.items() if name not in ("bleu", SUPPORT)} == {
         "declined/yes": 0.0,
@@ -73,6 +74,16 @@ def test_unanswerable_questions_have_no_right_wording() -> None:
     assert measures == {"declined/no": 1.0}
     measures, _ = measure_answer(unanswerable, answer(), TEXTS, ToyLM(answer=honest))
     assert measures.keys() == {"declined/no", "cited_sentences", "relevance", "faithfulness"}
+
+
+def test_an_encoder_without_calibration_is_a_failure() -> None:
+    measures, failures = measure_answer(question(), answer(), TEXTS, encoder=HashingEncoder())
+    assert SUPPORT not in measures and "no calibration" in failures[SUPPORT]
+
+
+def test_versions_tell_what_two_runs_must_share() -> None:
+    assert versions() == {"answer measures": "1"}
+    assert versions(ToyLM(), HashingEncoder(8)) == {"answer measures": "1", "judge": Judge(ToyLM()).version, SUPPORT: "hashing-8"}
 
 
 def test_the_judge_reads_the_turns_before_the_question() -> None:

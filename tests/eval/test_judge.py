@@ -57,6 +57,7 @@ def scripted(replies: list[str]) -> ToyLM:
 def test_faithfulness_is_the_share_of_claims_that_are_borne_out() -> None:
     judged = Judge(ToyLM(answer=honest)).faithfulness("How tall is it?", ANSWER, SOURCES)
     assert (judged.value, judged.failure, judged.is_faithful) == (0.5, None, False)
+    assert judged.version == f"prompts {judge_prompts.VERSION}, json, toy"
     assert [(claim.text, claim.support) for claim in judged.claims] == [
         ("The tower is 330 m tall.", 1.0),
         ("It was built in 1850.", 0.0),

@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from rag.eval.support import MINILM, NAME, Calibration, fitted, nearest_cosines, support
+from rag.errors import MissingExtra
+from rag.eval.support import MINILM, NAME, Calibration, calibration_of, fitted, nearest_cosines, support
+from rag.retrievers.encoder import SentenceTransformersEncoder
 from tests.fakes import HashingEncoder
 
 SOURCES = ["The tower is tall. It is grey.", "Ducks swim on the pond."]
@@ -28,7 +30,7 @@ def test_it_is_the_largest_cosine_over_all_sentences_of_all_sources() -> None:
 def test_no_source_supports_nothing_and_no_sentence_is_an_error() -> None:
     assert nearest_cosines(["x"], [], HashingEncoder()) == [-1.0]
     assert nearest_cosines([], SOURCES, HashingEncoder()) == []
-    assert support(["x"], [" "], HashingEncoder()) < 0.01
+    assert support(["x"], [" "], HashingEncoder(), MINILM) < 0.01
     with pytest.raises(ValueError, match="no sentences"):
         support([], SOURCES, HashingEncoder())
 
@@ -51,3 +53,13 @@ def test_an_encoder_that_cannot_tell_them_apart_is_refused() -> None:
         fitted([0.1, 0.2], [0.8, 0.9])
     with pytest.raises(ValueError, match="0 supported and 1 unsupported"):
         fitted([], [0.5])
+
+
+def test_only_the_embedded_encoder_has_a_calibration() -> None:
+    with pytest.raises(ValueError, match="this encoder has no calibration"):
+        support(["x"], SOURCES, HashingEncoder())
+    embedded = SentenceTransformersEncoder()
+    try:
+        assert calibration_of(embedded) is MINILM
+    except MissingExtra as missing:
+        pytest.skip(str(missing))
