@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from rag.core import LM, Answer, Encoder
 from rag.errors import MissingExtra
 from rag.eval import abstention, support
@@ -25,12 +27,13 @@ from rag.eval.citation_scores import citation_scores, cited_sentences, cited_spa
 from rag.eval.judge import Judge, Judgement, judge_of
 from rag.eval.question import Question
 from rag.eval.text_scores import NAMES as TEXT_NAMES
-from rag.eval.text_scores import bleu, exact_match, rouge_l, token_f1
+from rag.eval.text_scores import bleu, bleu_counts, bleu_of, exact_match, rouge_l, token_f1
 
 VERSION = "1"
 """Changes when a measure of the same answer may come out otherwise."""
 
 DECLINED = "declined/"
+BLEU_RESAMPLES = 1000
 NEEDS_REFERENCE = (*TEXT_NAMES, "correctness")
 NEEDS_EVIDENCE = CITATION_NAMES
 
@@ -141,7 +144,7 @@ def summarise(outcomes: Iterable[QuestionOutcome], *, seed: int = 0, num_resampl
     """Measure -> mean over the questions that have it, with its bootstrap interval and the number that failed.
 
     A question whose chain broke off counts as failed in every measure that its answer would have had. ``abstention/...`` are those of
-    ``rag.eval.abstention``, and stand for ``declined/...``. A measure that failed everywhere has ``num_questions`` 0 and a mean of 0, which says nothing.
+    ``rag.eval.abstention``, and stand for ``declined/...``; ``bleu_corpus`` is no mean: it is BLEU of all answers together. A measure that failed everywhere has ``num_questions`` 0 and a mean of 0, which says nothing.
     """
     everything = list(outcomes)
     values: dict[str, list[float]] = {}
@@ -158,7 +161,25 @@ def summarise(outcomes: Iterable[QuestionOutcome], *, seed: int = 0, num_resampl
     found = {
         name: estimate(values.get(name, []), num_failed.get(name, 0), seed=seed, num_resamples=num_resamples) for name in names
     }
-    return {**found, **abstention.estimates(everything, seed=seed, num_resamples=num_resamples)}
+    return {**found, **_corpus_bleu(everything, seed), **abstention.estimates(everything, seed=seed, num_resamples=num_resamples)}
+
+
+def _corpus_bleu(outcomes: Sequence[QuestionOutcome], seed: int) -> dict[str, Estimate]:
+    """``bleu_corpus``: BLEU of all answers together against the first reference; nothing if none has one, or without sacrebleu."""
+    wanted = [each for each in outcomes if each.reference is not None and each.answerable != "no"]
+    pairs = [(parsed_answer(each.answer.text).plain, each.reference) for each in wanted if each.answer and each.reference]
+    if not pairs:
+        return {}
+    try:
+        counts = np.array(bleu_counts([said for said, _ in pairs], [reference for _, reference in pairs]))
+    except MissingExtra:
+        return {}
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=BLEU_RESAMPLES) @ counts
+    low, high = np.quantile([bleu_of(row.tolist()) for row in drawn], [0.025, 0.975])
+    mean = bleu_of(counts.sum(axis=0).tolist())
+    told = Estimate(mean=mean, low=float(low), high=float(high), num_questions=len(pairs), num_failed=len(wanted) - len(pairs))
+    return {"bleu_corpus": told}
 
 
 def estimate(values: Sequence[float], num_failed: int, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Estimate:

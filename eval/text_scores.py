@@ -95,6 +95,27 @@ def corpus_bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> 
     return float(scorer.corpus_score(list(answers), columns).score) / 100
 
 
+def bleu_counts(answers: Sequence[str], references: Sequence[str]) -> list[list[int]]:
+    """Per answer what corpus BLEU adds up: matches of 1 to 4 words, n-grams of 1 to 4 words, length of answer and of reference.
+
+    One reference per answer. Raises ``ValueError`` if they do not pair up, ``MissingExtra`` without sacrebleu.
+    """
+    if len(answers) != len(references):
+        raise ValueError(f"{len(answers)} answers cannot be paired with {len(references)} references")
+    scorer = _bleu("char" if is_unspaced(" ".join(references)) else "13a", sentence=True)
+    scores = [scorer.sentence_score(answer, [reference]) for answer, reference in zip(answers, references, strict=True)]
+    return [[*map(int, score.counts), *map(int, score.totals), int(score.sys_len), int(score.ref_len)] for score in scores]
+
+
+def bleu_of(counts: Sequence[int]) -> float:
+    """Corpus BLEU-4, 0 to 1, of added ``bleu_counts``."""
+    scorer = type(_bleu("13a", sentence=False))
+    found = scorer.compute_bleu(
+        correct=list(counts[:4]), total=list(counts[4:8]), sys_len=counts[8], ref_len=counts[9], smooth_method="exp"
+    )
+    return float(found.score) / 100
+
+
 def text_scores(answer: str, references: Sequence[str]) -> dict[str, float]:
     """All four by name. Raises ``ValueError`` without references, ``MissingExtra`` without the libraries."""
     return {

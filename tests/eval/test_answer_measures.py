@@ -133,6 +133,16 @@ def test_means_count_failures_and_broken_chains_apart() -> None:
     assert found["abstention/declined_answerable"].num_failed == 1 and "abstention/f1" not in found
 
 
+def test_corpus_bleu_is_no_mean_of_answers() -> None:
+    rows = [("the cat sat on the mat [1]", "the cat sat on a mat"), ("a b", "a b")]
+    outcomes = [
+        outcome(number).model_copy(update={"reference": reference, "answer": AnswerOutcome(text=text, abstained=False)})
+        for number, (text, reference) in enumerate(rows)
+    ]
+    found = summarise([*outcomes, outcome(3, abstained=None)])["bleu_corpus"]
+    assert (round(found.mean, 4), found.num_questions, found.num_failed) == (0.5584, 2, 1) and found.low <= found.mean <= found.high
+
+
 def test_a_measure_that_always_failed_is_no_number() -> None:
     found = summarise([outcome(1, failed=True)], num_resamples=50)["faithfulness"]
     assert (found.num_questions, found.num_failed, found.mean) == (0, 1, 0.0)

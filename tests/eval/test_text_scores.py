@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.errors import MissingExtra
-from rag.eval.text_scores import _bleu, bleu, corpus_bleu, exact_match, is_unspaced, rouge_l, text_scores, token_f1, words_of
+from rag.eval.text_scores import (
+    _bleu,
+    bleu,
+    bleu_counts,
+    bleu_of,
+    corpus_bleu,
+    exact_match,
+    is_unspaced,
+    rouge_l,
+    text_scores,
+    token_f1,
+    words_of,
+)
 
 TOKYO = "\u6771\u4eac\u306f\u5927\u304d\u3044"  # Tokyo is big
 
@@ -80,6 +92,14 @@ def test_sentence_bleu_by_hand(answer: str, references: list[str], expected: flo
 def test_corpus_bleu_by_hand() -> None:
     # (5 + 2)/(6 + 2), (3 + 1)/(5 + 1), 2/4, 1/3
     assert round(corpus_bleu(["the cat sat on the mat", "a b"], [["the cat sat on a mat"], ["a b", "a b c"]]), 4) == 0.5584
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.text(alphabet="ab .", max_size=20)] * 2), min_size=1, max_size=5))
+def test_counts_of_answers_add_up_to_corpus_bleu(pairs: list[tuple[str, str]]) -> None:
+    answers, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    added = [sum(column) for column in zip(*bleu_counts(answers, references), strict=True)]
+    assert bleu_of(added) == pytest.approx(corpus_bleu(answers, [[reference] for reference in references]), abs=1e-9)
 
 
 @settings(max_examples=100)
