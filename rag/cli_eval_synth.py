@@ -75,4 +75,6 @@ def _show(report: Any, out: Path, wanted: int, *, made_by: str) -> None:
     if report.num_questions < wanted:
         terminal.print(f"  fewer than {wanted}: the passages are used up", markup=False)
     if made_by == "none":
-        terminal.print("  These questions rank settings on your corpus; they are no measure of answers to people's questions.")
+        terminal.print(
+            "  These questions compare settings (heading ones better than cloze ones); they are no measure of answers to people's questions."
+        )
