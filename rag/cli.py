@@ -11,7 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rag import __version__, cli_bench, cli_chunk, cli_eval, cli_eval_chain, cli_eval_data, cli_kv
+from rag import (
+    __version__,
+    cli_bench,
+    cli_chunk,
+    cli_eval,
+    cli_eval_chain,
+    cli_eval_data,
+    cli_eval_judge,
+    cli_eval_synth,
+    cli_kv,
+)
 from rag.errors import ConfigError, RagError
 
 app = typer.Typer(
@@ -30,6 +40,8 @@ eval_app.command()(cli_eval.chunking)
 eval_app.command()(cli_eval.sections)
 eval_app.command()(cli_eval_chain.chain)
 eval_app.add_typer(cli_eval_data.data_app, name="data")
+eval_app.command()(cli_eval_judge.judge)
+eval_app.command()(cli_eval_synth.synth)
 app.command()(cli_chunk.chunk)
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]

@@ -18,7 +18,17 @@ ALLOWED = {
     "retrievers": CORE | MODELS | {"rag.kernels"},
     "rerankers": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.lm_metered"},
     "kvcache": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.citations", "rag.generate", "rag.stops"},
-    "eval": CORE | {"rag.pipeline", "rag.config", "rag.ingest", "rag.lm_metered", "rag.sentences", "rag.citations", "rag.registry"},
+    "eval": CORE
+    | {
+        "rag.pipeline",
+        "rag.config",
+        "rag.ingest",
+        "rag.lm_metered",
+        "rag.prompt",
+        "rag.sentences",
+        "rag.citations",
+        "rag.registry",
+    },
     "rag/read": CORE | {"rag.read"},
     "rag/query": CORE | {"rag.sentences", "rag.prompt", "rag.forms"},
 }
