@@ -95,19 +95,19 @@ def paired(first: Mapping[str, float], second: Mapping[str, float]) -> tuple[lis
 
 
 def check_measure(report: ChainReport, measure: str) -> None:
-    """Raises ``ValueError`` with the measures that there are unless one configuration has a value of ``measure``."""
-    if any(value_of(question, measure) is not None for config in report.configs for question in config.questions):
-        return
+    """Raises ``ValueError`` with the measures that there are unless ``measure`` is one of them."""
     known = measures_of(report.configs)
+    if measure in known:
+        return
     near = difflib.get_close_matches(measure, known, n=1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"no question has a value of the measure {measure!r}{meant}; there are: {', '.join(known) or '(none)'}")
+    raise ValueError(f"the report has no measure {measure!r}{meant}; there are: {', '.join(known) or '(none)'}")
 
 
 def measures_of(configs: Sequence[ConfigOutcome]) -> list[str]:
     """The names of all measures that some question has, those of the stages first."""
     questions = [question for config in configs for question in config.questions]
-    names = [f"{kind}@{stage}" for stage in stages_of(configs) for kind in _OF_POINTS[:2]]
+    names = [f"{kind}@{stage}" for kind in _OF_POINTS for stage in stages_of(configs)]
     names += sorted({name for question in questions for name in question.measures})
     return names + sorted({name for question in questions if question.answer for name in question.answer.measures})
 

@@ -10,7 +10,9 @@ from rag.eval.chain_report import ChainReport, Compared, ConfigOutcome, Estimate
 from rag.eval.report_values import SECONDS, default_measure, paired, total_cost, values_of
 
 _DRAWS = 4_000
-_SHARES = ("recall", "accuracy", "precision", "f1", "exact_match", "em", "ndcg", "mrr", "iou")
+_SHARES = (
+    "recall", "accuracy", "precision", "f1", "exact_match", "rouge", "ndcg", "mrr", "iou", "faithfulness", "support", "cited", "citation", "declined",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def said(measure: str) -> str:
     if at and "/" not in measure:
         return f"{kind.replace('_', ' ')} at the stage {stage}"
     stage, slash, name = measure.partition("/")
-    return f"{name} at the stage {stage}" if slash else measure.replace("_", " ")
+    return f"{name} at the stage {stage}".replace("_", " ") if slash else measure.replace("_", " ")
 
 
 def is_share(measure: str) -> bool:

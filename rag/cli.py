@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rag import __version__, cli_bench, cli_chunk, cli_eval, cli_kv
+from rag import __version__, cli_bench, cli_chunk, cli_eval, cli_eval_report, cli_kv, cli_tune
 from rag.errors import ConfigError, RagError
 
 app = typer.Typer(
@@ -28,7 +28,9 @@ app.add_typer(cli_bench.bench_app, name="bench")
 app.add_typer(cli_kv.kv_app, name="kv")
 eval_app.command()(cli_eval.chunking)
 eval_app.command()(cli_eval.sections)
+eval_app.command()(cli_eval_report.report)
 app.command()(cli_chunk.chunk)
+app.command()(cli_tune.tune)
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]
 ConfigOption = Annotated[

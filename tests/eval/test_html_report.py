@@ -287,7 +287,8 @@ def test_values_of_a_question() -> None:
 
 def test_measures_are_checked_with_the_names_there_are(report: ChainReport) -> None:
     assert default_measure(report) == "recall@answer"
-    check_measure(report, "token_f1")
+    for measure in ("token_f1", "recall_filtered@select", "fuse/ndcg@10"):
+        check_measure(report, measure)
     with pytest.raises(ValueError, match=r"'recall@anser' \(did you mean 'recall@answer'\?\); there are: recall@read"):
         check_measure(report, "recall@anser")
     assert list(values_of(report.configs[0], "recall@select")) == [
