@@ -14,8 +14,11 @@ from rag.eval.html_text import Safe, join, tag
 
 COLOURS = ("#0b5cad", "#b84300", "#00725a", "#7d3c98", "#7a5c00", "#3d4752")
 _DASHES = (None, "7 3", "2 3", "9 3 2 3", "4 2", "12 4")
-_LETTER = 6.4  # width of a letter at 12 px, on the safe side
+_LETTER = 7.0  # width of a letter at 12 px, on the safe side
 MAX_LINES = len(COLOURS)
+
+
+Box = tuple[float, float, float, float]
 
 
 class Line(NamedTuple):
@@ -53,9 +56,9 @@ def _haloed(x: float, y: float, said: str, weight: str | None) -> Safe:
     )
 
 
-def lines(title: str, x_title: str, y_title: str, drawn: Sequence[Line], width: float = 900, height: float = 360) -> Safe:
+def lines(title: str, x_title: str, y_title: str, drawn: Sequence[Line], width: float = 1070, height: float = 360) -> Safe:
     """Shares (0 to 1) against a number on a log scale, each line with its interval as a band and its name at its end."""
-    left, right, top, bottom = 52.0, 190.0, 26.0, 44.0
+    left, right, top, bottom = 52.0, 350.0, 26.0, 44.0
     every_x = sorted({point[0] for line in drawn for point in line.points})
     low, high = math.log(every_x[0]), math.log(every_x[-1])
 
@@ -90,7 +93,7 @@ def lines(title: str, x_title: str, y_title: str, drawn: Sequence[Line], width: 
                 stroke_width=0.7,
             )
         )
-        parts.append(label(label_x, ends[number] + 4, cut(line.label, 27), fill=_colour(number), weight="600"))
+        parts.append(label(label_x, ends[number] + 4, cut(line.label, 46), fill=_colour(number), weight="600"))
     return chart(width, height, title, *parts)
 
 
@@ -136,7 +139,7 @@ def shape(number: int, x: float, y: float, size: float = 4.0) -> Safe:
     return tag("polygon", points=" ".join(f"{across:.1f},{down:.1f}" for across, down in corners), fill=colour)
 
 
-def scatter(title: str, x_title: str, y_title: str, marks: Sequence[Mark], width: float = 900, height: float = 380) -> Safe:
+def scatter(title: str, x_title: str, y_title: str, marks: Sequence[Mark], width: float = 1070, height: float = 380) -> Safe:
     """Quality (shares) against cost, with intervals and the front of those that nothing beats. Full marks are on the front."""
     left, right, top, bottom = 52.0, 30.0, 26.0, 44.0
     x_high = max(mark.x for mark in marks) * 1.12 or 1.0
@@ -191,28 +194,30 @@ def _front(places: Sequence[tuple[float, float]]) -> Safe:
 
 
 def _labels(marks: Sequence[Mark], places: Sequence[tuple[float, float]], width: float) -> list[Safe]:
-    """Names beside the marks, where they cover neither each other nor a mark; a name without room is left to the table."""
+    """Names beside the marks, where they cover neither each other nor a mark; without room for a name, its first word (the key)."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     drawn = []
     for number in sorted(range(len(marks)), key=lambda number: not marks[number].on_front):
-        said = cut(marks[number].label, 30)
-        x, y = places[number]
-        long = len(said) * _LETTER
-        for start, down in (
-            (x + 8, y - 8),
-            (x - 8 - long, y - 8),
-            (x + 8, y + 17),
-            (x - 8 - long, y + 17),
-            (x + 9, y + 4),
-            (x - 9 - long, y + 4),
-        ):
-            box = (start, down - 11, start + long, down + 3)
-            if box[0] > 50 and box[2] < width - 2 and not any(_meet(box, other) for other in taken):
-                taken.append(box)
-                drawn.append(_haloed(start, down, said, "600" if marks[number].on_front else None))
+        label_of = marks[number].label
+        for said in (cut(label_of, 46), label_of.split(" ")[0]):
+            corner = _free_corner(places[number], len(said) * _LETTER, taken, width)
+            if corner is not None:
+                drawn.append(_haloed(*corner, said, "600" if marks[number].on_front else None))
                 break
     return drawn
 
 
-def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _free_corner(place: tuple[float, float], long: float, taken: list[Box], width: float) -> tuple[float, float] | None:
+    """Where a text of that length may begin, which is taken from then on; ``None`` if there is no room around ``place``."""
+    x, y = place
+    for across in (x + 8, x - 8 - long):
+        for down in (y - 8, y + 17, y + 4):
+            box = (across, down - 11, across + long, down + 3)
+            if box[0] > 50 and box[2] < width - 2 and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                return across, down
+    return None
+
+
+def _meet(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

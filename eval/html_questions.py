@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rag.eval.chain_report import AnswerOutcome, ChainReport, Passage, QuestionOutcome
-from rag.eval.report_values import stages_of
+from rag.eval.report_values import stages_of, unlocated_of
 from rag.eval.report_words import key_of
 
 MAX_BYTES = 7_000_000
@@ -88,7 +88,7 @@ class _Pool:
         runs = [None if outcome is None else self._run(outcome, stages, passages, kept, first.evidence) for outcome in outcomes]
         return {
             "id": first.id, "question": first.question, "type": first.type, "answerable": first.answerable, "reference": _head(first.reference, 1_000),
-            "points": [_head(point, 400) for point in first.points], "evidence": [self._evidence(each) for each in first.evidence],
+            "points": [_head(point, 400) for point in first.points], "evidence": [self._evidence(each) for each in first.evidence], "unlocated": [_head(point, 400) for point in unlocated_of(first)],
             "passages": kept, "runs": runs,
         }  # fmt: skip
 

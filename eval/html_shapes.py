@@ -110,7 +110,7 @@ def apart(wanted: Sequence[float], distance: float, low: float, high: float) -> 
 
 def interval_glyph(mean: float, low: float, high: float) -> Safe:
     """A small picture for a table: a share between 0 and 1 as a bar from zero, its interval as a line over the end of the bar."""
-    wide, tall = 84.0, 12.0
+    wide, tall = 64.0, 12.0
     low, mean, high = (min(max(value, 0.0), 1.0) * wide for value in (low, mean, high))
     return tag(
         "svg", tag("rect", x=0, y=0, width=wide, height=tall, fill="#eef1f4"), tag("rect", x=0, y=2, width=mean, height=tall - 4, fill=_KEPT),

@@ -12,7 +12,7 @@ from rag.eval.chain_report import ChainReport, ConfigOutcome, Estimate, Question
 from rag.eval.html_sections import charted, config_cell, named, section, share
 from rag.eval.html_shapes import cut
 from rag.eval.html_text import Cell, Safe, join, number, table, tag
-from rag.eval.report_values import SECONDS, default_measure, total_cost, value_of
+from rag.eval.report_values import SECONDS, default_measure, total_cost, unlocated_of, value_of
 from rag.eval.report_words import is_share, said, signed, verdict
 
 _DRAWS = 2_000
@@ -190,6 +190,8 @@ def _lost_word(outcome: QuestionOutcome | None) -> str:
         return "not asked"
     if outcome.lost_at:
         return outcome.lost_at
+    if unlocated_of(outcome) and not outcome.points:
+        return "not located"
     return "\u2013" if outcome.points else "no points"
 
 

@@ -82,6 +82,11 @@ def stage_of(question: QuestionOutcome, stage: str) -> StageOutcome | None:
     return next((outcome for outcome in question.stages if outcome.stage == stage), None)
 
 
+def unlocated_of(question: QuestionOutcome) -> list[str]:
+    """Information points that stand nowhere in the documents, as far as the report says so: no stage can be judged by them."""
+    return list(getattr(question, "unlocated", ()))
+
+
 def values_of(config: ConfigOutcome, measure: str) -> dict[str, float]:
     """Question id -> value, of the questions that have one."""
     found = ((question.id, value_of(question, measure)) for question in config.questions)

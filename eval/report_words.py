@@ -99,13 +99,33 @@ def headline(report: ChainReport) -> list[str]:
 
 
 def _against(report: ChainReport, measure: str, best: Standing, other: Standing, role: str) -> str:
-    found = difference_of(report, best.name, other.name, measure)
-    if found is None:
+    """The lead of the best over another one: as the report's comparisons have it, else by a difference that is not corrected."""
+    told = _compared(report, measure, best.name, other.name)
+    found = None if told else difference_of(report, best.name, other.name, measure)
+    if told:
+        mean, low, high, inside, num_questions = told.mean, told.low, told.high, told.inside_noise, told.num_questions
+    elif found:
+        mean, low, high, inside, num_questions = found.mean, found.low, found.high, found.inside_noise, found.num_queries
+    else:
         return ""
-    numbers = f"{signed(measure, found.mean)}, 95 % interval {signed(measure, found.low)} to {signed(measure, found.high)}, n = {found.num_queries:,}"
-    if found.inside_noise:
+    spread = f"{signed(measure, mean)}, 95 % interval {signed(measure, low)} to {signed(measure, high)}, n = {num_questions:,}"
+    numbers = (
+        f"{spread}, p = {told.p_adjusted:.2g} after correction" if told else f"{spread}, not corrected for several comparisons"
+    )
+    if inside:
         return f"Its lead over {role}{_called(other)} is inside the noise ({numbers}): these questions cannot tell the two apart."
     return f"Its lead over {role}{_called(other)} is outside the noise ({numbers})."
+
+
+def _compared(report: ChainReport, measure: str, best: str, other: str) -> Compared | None:
+    """The report's own comparison of the two, as ``best`` against ``other``."""
+    for each in report.comparisons:
+        if each.measure == measure and (each.config, each.baseline) == (best, other):
+            return each
+        if each.measure == measure and (each.config, each.baseline) == (other, best):
+            update = {"config": best, "baseline": other, "mean": -each.mean, "low": -each.high, "high": -each.low}
+            return each.model_copy(update=update)
+    return None
 
 
 def _cheaper(report: ChainReport, measure: str, ranked: Sequence[Standing]) -> list[str]:
@@ -115,8 +135,8 @@ def _cheaper(report: ChainReport, measure: str, ranked: Sequence[Standing]) -> l
         return []
     equals = []
     for other in ranked[1:]:
-        found = difference_of(report, best.name, other.name, measure)
-        if SECONDS in other.cost and found is not None and found.inside_noise:
+        told = _compared(report, measure, best.name, other.name) or difference_of(report, best.name, other.name, measure)
+        if SECONDS in other.cost and told is not None and told.inside_noise:
             equals.append(other)
     cheapest = min(equals, key=lambda each: each.cost[SECONDS], default=None)
     if cheapest is None or cheapest.cost[SECONDS] > 0.9 * best.cost[SECONDS]:

@@ -113,8 +113,9 @@ class _Race:
         clock: Callable[[], float],
     ) -> None:
         draw = random.Random(seed)
-        self._configs, self._evaluate, self._measure, self._plan = configs, evaluate, measure, made
+        self._configs, self._evaluate, self._plan = configs, evaluate, made
         self._budget, self._book, self._seed, self._say, self._clock = budget, budget.book, seed, on_progress, clock
+        self._measure = measure or self._book.measure
         self._order = draw.sample(list(questions), len(questions))
         begin = set(draw.sample(list(configs), made.num_configs))
         self._begun = [name for name in configs if name in begin]
@@ -166,6 +167,8 @@ class _Race:
             self._book.spend(cost, self._clock() - started)
             return self._after_failure(names, subset, error)
         self._book.spend(cost, self._clock() - started)
+        if not self._book.values:
+            check_measure(report, self._chosen(report))  # a slip of the pen ends the tuning before it has cost anything
         for name, (values, spent) in found.items():
             self._book.record(name, values, spent)
         self._reports.append(report)
@@ -184,12 +187,17 @@ class _Race:
         fitted = [self._call([name], subset) for name in names]
         return all(fitted)
 
+    def _chosen(self, report: ChainReport) -> str:
+        """The measure; if none was given, the default of the first report."""
+        if self._measure is None:
+            self._measure = default_measure(report)
+            self._book.name_measure(self._measure)
+        return self._measure
+
     def _values(
         self, report: ChainReport, names: Sequence[str], subset: Sequence[str]
     ) -> dict[str, tuple[dict[str, float | None], dict[str, float]]]:
-        if self._measure is None:
-            self._measure = default_measure(report)
-        check_measure(report, self._measure)
+        measure = self._chosen(report)
         by_name = {config.name: config for config in report.configs}
         found = {}
         for name in names:
@@ -200,7 +208,7 @@ class _Race:
             if lost:
                 raise ValueError(f"the report of {name!r} lacks {len(lost)} questions, {lost[0]!r} among them")
             found[name] = (
-                {question: value_of(outcomes[question], self._measure) for question in subset},
+                {question: value_of(outcomes[question], measure) for question in subset},
                 total_cost(by_name[name]),
             )
         return found

@@ -26,6 +26,7 @@ class Ledger:
         self.costs: dict[str, dict[str, float]] = {}
         self.failed: dict[str, str] = {}
         self.decisions: dict[int, tuple[list[str], list[str]]] = {}
+        self.measure: str | None = None
         self.num_evaluations = 0
         self.seconds = 0.0
         self._path = path
@@ -56,6 +57,10 @@ class Ledger:
         """Keeps that a configuration cannot be evaluated."""
         self._add({"config": name, "failed": why})
 
+    def name_measure(self, measure: str) -> None:
+        """Keeps which measure was chosen where none was given."""
+        self._add({"measure": measure})
+
     def decide(self, rung: int, kept: Sequence[str], for_noise: Sequence[str]) -> None:
         """Keeps who goes on after ``rung``, once."""
         if rung not in self.decisions:
@@ -73,6 +78,8 @@ class Ledger:
         if "spent" in line:
             self.num_evaluations += int(line["spent"])
             self.seconds += float(line["seconds"])
+        elif "measure" in line:
+            self.measure = str(line["measure"])
         elif "rung" in line:
             self.decisions[int(line["rung"])] = (list(line["kept"]), list(line["for_noise"]))
         elif "failed" in line:
@@ -82,13 +89,17 @@ class Ledger:
             self.costs[line["config"]] = dict(line["cost"])
 
     def _open(self, path: Path) -> None:
+        begin = json.dumps({"tuning": self._print}) + "\n"
         if not path.exists() or not path.stat().st_size:
-            path.write_text(json.dumps({"tuning": self._print}) + "\n", encoding="utf-8")
+            path.write_text(begin, encoding="utf-8")
             return
         text = path.read_text(encoding="utf-8", errors="replace")
         whole, _, torn = text.rpartition("\n")
         lines = [_parsed(path, number, line) for number, line in enumerate(whole.split("\n"), start=1)]
         if lines[0].get("tuning") != self._print:
+            if "tuning" in lines[0] and not any("values" in line for line in lines):  # nothing was measured, so nothing is lost
+                path.write_text(begin, encoding="utf-8")
+                return
             raise ValueError(
                 f"{path} holds a tuning of other configurations, questions or settings; choose another --out, or remove it"
             )

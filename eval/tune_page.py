@@ -91,9 +91,9 @@ def _rungs(tuning: Tuning) -> Safe:
     return table("Rungs", head, rows, sortable=False)
 
 
-def _race(tuning: Tuning, width: float = 900, height: float = 340) -> Safe:
+def _race(tuning: Tuning, width: float = 1070, height: float = 340) -> Safe:
     """Mean against number of questions, a line per configuration; the best one bold, with its name."""
-    left, right, top, bottom = 52.0, 250.0, 26.0, 44.0
+    left, right, top, bottom = 52.0, 360.0, 26.0, 44.0
     sizes = [rung.num_questions for rung in tuning.rungs]
     means = [mean for rung in tuning.rungs for mean in rung.means.values()]
     room = 0.06 * (max(means) - min(means)) or 0.05
@@ -125,7 +125,7 @@ def _race(tuning: Tuning, width: float = 900, height: float = 340) -> Safe:
         parts.append(tag("line", x1=width - right + 4, y1=end, x2=width - right + 12, y2=at, stroke=MUTED, stroke_width=0.7))
         weight = "600" if name == tuning.best else None
         parts.append(
-            label(width - right + 14, at + 4, cut(name, 36), fill=COLOURS[0] if name == tuning.best else INK, weight=weight)
+            label(width - right + 14, at + 4, cut(name, 50), fill=COLOURS[0] if name == tuning.best else INK, weight=weight)
         )
     return chart(width, height, f"{said(tuning.measure)} of every configuration, rung by rung", *parts)
 

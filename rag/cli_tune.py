@@ -62,15 +62,16 @@ def tune(
 
 def evaluation(data: Path, cache: Path, *, answers: bool, seed: int) -> tuple[list[str], Any]:
     """The ids of the questions in ``data``, and what evaluates configurations on some of them (``rag.eval.tune.Evaluate``)."""
-    from rag.eval.chain import evaluate_chain
-    from rag.eval.read_questions import read_questions
+    from rag.eval.chain import evaluate_chain  # type: ignore[import-not-found, unused-ignore]
+    from rag.eval.read_questions import read_questions  # type: ignore[import-not-found, unused-ignore]
 
     given = read_questions(data)
     by_id = {question.id: question for question in given.questions}
 
     def evaluate(configs: Mapping[str, Mapping[str, Any]], questions: Sequence[str]) -> ChainReport:
         some = given.some([by_id[name] for name in questions])
-        return evaluate_chain(some, configs, cache_folder=cache, seed=seed, answers=answers)
+        made: ChainReport = evaluate_chain(some, configs, cache_folder=cache, seed=seed, answers=answers)
+        return made
 
     return list(by_id), evaluate
 

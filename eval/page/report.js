@@ -104,8 +104,10 @@
     if (!run) return make("span", { className: "kept" }, "not asked");
     const lost = stageName(run);
     if (lost) return make("span", { className: "lost" }, run.error ? `${lost} (error)` : lost);
-    return make("span", { className: "kept" }, question.points.length ? "–" : "no points");
+    return make("span", { className: "kept" }, question.points.length ? "–" : pointless(question));
   }
+
+  const pointless = (question) => (question.unlocated.length ? "not located" : "no points");
 
   // The close-up view.
   const dialog = document.getElementById("close-up");
@@ -165,12 +167,15 @@
   function outcome(question, run) {
     if (!run) return "not asked";
     const lost = stageName(run);
-    return lost ? `lost at ${lost}` : question.points.length ? "came through" : "no points";
+    return lost ? `lost at ${lost}` : question.points.length ? "came through" : pointless(question);
   }
   function outcomeParts(question, run) {
     const parts = [];
     if (run.error) parts.push(make("p", { className: "error" }, make("b", {}, "The chain broke off: "), run.error));
     if (question.points.length) parts.push(make("h3", {}, "Information points, stage by stage"), pointMatrix(question, run), make("p", { className: "note" }, "✓ the stage has it, (✓) only in passages that the coarse filter drops, ✗ it has not."));
+    if (question.unlocated.length) {
+      parts.push(make("h3", {}, "Points that stand nowhere in the documents"), make("ul", {}, ...question.unlocated.map((point) => make("li", {}, point))));
+    }
     if (run.answer) parts.push(...answerParts(run.answer));
     parts.push(...evidenceParts(question), ...passageParts(question, run));
     const numbers = Object.entries({ ...run.measures, ...run.cost });

@@ -174,7 +174,7 @@ def _outcome(
     for stage in stages:
         now = had
         if stage in LOSSES:
-            kept = 1 - LOSSES[stage] * (1.6 if number == 1 else 1 - 0.12 * number)
+            kept = 1 - LOSSES[stage] * (1.6 if number == 1 else 1 - 0.12 * (number % 7))
             had = now = [point and draw.random() < kept for point in had]
         elif stage in ("dense", "sparse"):
             now = [point and draw.random() < 0.8 for point in had]

@@ -246,12 +246,22 @@ def test_the_headline_tells_noise_from_difference(report: ChainReport) -> None:
         "questions": [*questions[:right], worst[right], *questions[right + 1 :]],
     }
     twin = report.configs[0].model_copy(update=update)
-    said = " ".join(headline(report.model_copy(update={"configs": [report.configs[0], twin]})))
+    said = " ".join(headline(report.model_copy(update={"configs": [report.configs[0], twin], "comparisons": []})))
     assert "inside the noise" in said and "B (twin) is not told apart from it and takes 98% less time per question" in said
     said = " ".join(
         headline(report.model_copy(update={"configs": [report.configs[0], twin.model_copy(update={"questions": worst})]}))
     )
     assert "outside the noise" in said and said.startswith("A (structure 256, convex)")
+
+
+def test_the_headline_and_the_table_of_comparisons_say_the_same(report: ChainReport) -> None:
+    best = max(report.configs, key=lambda config: config.stages[-1].recall.mean).name
+    assert best != report.baseline
+    for inside in (True, False):
+        compared = [each.model_copy(update={"inside_noise": inside, "p_adjusted": 0.123}) for each in report.comparisons]
+        said = headline(report.model_copy(update={"comparisons": compared}))
+        (sentence,) = [sentence for sentence in said if "(structure 256, convex)" in sentence and "baseline" in sentence]
+        assert ("inside the noise" in sentence) is inside and "p = 0.12 after correction" in sentence
 
 
 def test_the_terminal_tables_hold_the_same_numbers(report: ChainReport) -> None:

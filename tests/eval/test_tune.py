@@ -92,7 +92,7 @@ def random_search(objective: Objective, evaluations: int, seed: int) -> str:
 
 
 def test_it_finds_the_best_far_more_often_than_random_search() -> None:
-    tolerance, rounds, found, by_chance = 0.03, 20, 0, 0
+    tolerance, rounds, found, by_chance = 0.03, 12, 0, 0
     for seed in range(rounds):
         objective = Objective(54, seed)
         budget = 9 * len(QUESTIONS)
@@ -147,7 +147,7 @@ def test_without_a_limit_the_last_rung_asks_everything() -> None:
         ({"minutes": 0}, "minutes: 0; allowed: more than 0"),
         (
             {"measure": "scor"},
-            r"no configuration could be evaluated: c0: ValueError: the report has no measure 'scor' \(did you mean 'score'\?\); there are: score",
+            r"the report has no measure 'scor' \(did you mean 'score'\?\); there are: score",
         ),
     ],
 )
@@ -278,3 +278,12 @@ def test_the_default_measure_and_plain_values() -> None:
     front = result.front()
     assert [each.cost["seconds"] for each in front] == sorted(each.cost["seconds"] for each in front)
     assert [each.mean for each in front] == sorted(each.mean or NO_DRAW for each in front)
+
+
+def test_a_slip_of_the_pen_leaves_nothing_behind(tmp_path: Path) -> None:
+    objective = Objective(6)
+    with pytest.raises(ValueError, match="did you mean 'score'"):
+        tune(objective.configs, QUESTIONS, objective, measure="scores", ledger=tmp_path / "ledger.jsonl")
+    assert len(objective.calls) == 1
+    result = tune(objective.configs, QUESTIONS, objective, measure="score", ledger=tmp_path / "ledger.jsonl")
+    assert result.num_evaluations == len(objective.asked)
