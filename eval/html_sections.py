@@ -83,11 +83,17 @@ def _stage_details(key: str, config: ConfigOutcome, *, is_open: bool) -> Safe:
                 number(f"{summary.recall.num_questions:,}", summary.recall.num_questions),
                 *(number(share(estimate, drawn=column < 2), estimate.mean) for column, estimate in enumerate(four)),
                 number(tag("b", f"{summary.num_lost:,}") if summary.num_lost else "0", summary.num_lost),
-                number("" if spent is None else f"{1000 * spent:,.1f}", spent),
+                number(_milliseconds(spent), spent),
             ]
         )
     title = join([tag("b", key, class_="key"), config.name, tag("span", said_lost, class_="aside")])
     return tag("details", tag("summary", title), table(f"Stages of {config.name}", head, rows, class_="stages"), open=is_open)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{1000 * seconds:,.1f}" if seconds >= 5e-5 or not seconds else "< 0.1"
 
 
 def share(estimate: Estimate, *, drawn: bool = False) -> Safe:

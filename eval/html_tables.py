@@ -77,9 +77,9 @@ def comparisons(report: ChainReport) -> Safe | None:
 
 def costs(report: ChainReport) -> Safe | None:
     """What a question costs, and what the index did."""
-    per_question = list(dict.fromkeys(name for config in report.configs for name in total_cost(config)))
+    per_question = list(dict.fromkeys(name for config in report.configs for name, spent in total_cost(config).items() if spent))
     by_stage = list(dict.fromkeys(name for config in report.configs for name in config.cost if name.startswith(f"{SECONDS}/")))
-    ingest = list(dict.fromkeys(name for config in report.configs for name in config.ingest))
+    ingest = list(dict.fromkeys(name for config in report.configs for name, spent in config.ingest.items() if spent))
     if not (per_question or ingest):
         return None
     head = [
@@ -120,7 +120,7 @@ def costs(report: ChainReport) -> Safe | None:
         "cost",
         "Cost",
         *parts,
-        note="Means over the n questions of a configuration. Times depend on the machine named at the end of the page.",
+        note="Means over the n questions of a configuration; what is 0 everywhere is left out. Times depend on the machine named at the end of the page.",
     )
 
 

@@ -2,7 +2,7 @@
 
 A measure is named ``recall@STAGE`` (share of the question's information points that the stage had), ``accuracy@STAGE`` (1 if it had all
 of them), each also as ``recall_filtered@STAGE`` and ``accuracy_filtered@STAGE`` (with the coarse filter); or ``STAGE/NAME``, a
-measure of a stage (``fuse/ndcg@10``); or a plain name, a measure of the answer (``token_f1``).
+measure of a stage (``fuse/ndcg@10``); or the name of a measure of the answer (``token_f1``).
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ def value_of(question: QuestionOutcome, measure: str) -> float | None:
     kind, at, stage = measure.partition("@")
     if at and kind in _OF_POINTS:
         return _of_points(question, kind, stage)
-    if "/" in measure:
-        found = question.measures.get(measure)
-        return 0.0 if found is None and question.error else found
+    if measure in question.measures:
+        return question.measures[measure]
     if question.answer is None:
         return 0.0 if question.error else None
     return question.answer.measures.get(measure)

@@ -11,7 +11,7 @@ from rag.eval.report_values import SECONDS, default_measure, paired, total_cost,
 
 _DRAWS = 4_000
 _SHARES = (
-    "recall", "accuracy", "precision", "f1", "exact_match", "rouge", "ndcg", "mrr", "iou", "faithfulness", "support", "cited", "citation", "declined",
+    "recall", "accuracy", "precision", "f1", "exact_match", "rouge", "ndcg", "mrr", "iou", "faithfulness", "support", "cited", "citation",
 )  # fmt: skip
 
 
@@ -83,15 +83,17 @@ def headline(report: ChainReport) -> list[str]:
     if not ranked:
         return [f"No question has a value of {said(measure)}: there is nothing to compare."]
     best = ranked[0]
-    sentences = [
-        f"{_called(best)} has the highest {said(measure)}: {amount(measure, best.mean)} over {best.num_questions:,} questions."
-        if len(ranked) > 1
-        else f"{_called(best)}: {said(measure)} {amount(measure, best.mean)} over {best.num_questions:,} questions."
-    ]
-    if len(ranked) > 1:
+    level = [each for each in ranked if each.mean == best.mean]
+    numbers = f"{said(measure)}: {amount(measure, best.mean)} over {best.num_questions:,} questions"
+    if len(level) > 1:
+        sentences = [f"{', '.join(map(_called, level[:-1]))} and {_called(level[-1])} have the same {numbers}."]
+    else:
+        sentences = [f"{_called(best)} has the highest {numbers}." if len(ranked) > 1 else f"{_called(best)}: {numbers}."]
+    if len(ranked) > len(level) == 1:
         sentences.append(_against(report, measure, best, ranked[1], "the runner-up "))
     by_name = {each.name: each for each in ranked}
-    if report.baseline in by_name and report.baseline not in (best.name, ranked[min(1, len(ranked) - 1)].name):
+    said_already = {*(each.name for each in level), *(each.name for each in ranked[1:2] if len(level) == 1)}
+    if report.baseline in by_name and report.baseline not in said_already:
         sentences.append(_against(report, measure, best, by_name[report.baseline], "the baseline "))
     sentences += _cheaper(report, measure, ranked)
     sentences.append(_worst_stage(report, best))
@@ -176,19 +178,23 @@ def said(measure: str) -> str:
     """A measure as a reader would say it.
 
     >>> said("recall@answer"), said("fuse/ndcg@10"), said("token_f1")
-    ('recall at the stage answer', 'ndcg@10 at the stage fuse', 'token f1')
+    ('recall at the stage answer', 'fuse: ndcg@10', 'token f1')
     """
     kind, at, stage = measure.partition("@")
     if at and "/" not in measure:
         return f"{kind.replace('_', ' ')} at the stage {stage}"
     stage, slash, name = measure.partition("/")
-    return f"{name} at the stage {stage}".replace("_", " ") if slash else measure.replace("_", " ")
+    return f"{stage}: {name}".replace("_", " ") if slash else measure.replace("_", " ")
 
 
 def is_share(measure: str) -> bool:
     """Whether a measure lies between 0 and 1 and reads best in per cent."""
     name = measure.rpartition("/")[2]
-    return name.startswith(_SHARES) or name.endswith(("_f1", "_recall", "_precision", "_rate", "_share"))
+    return (
+        measure.startswith("declined")
+        or name.startswith(_SHARES)
+        or name.endswith(("_f1", "_recall", "_precision", "_rate", "_share"))
+    )
 
 
 def amount(measure: str, value: float) -> str:
@@ -198,7 +204,8 @@ def amount(measure: str, value: float) -> str:
 
 def signed(measure: str, value: float) -> str:
     """A difference of two values, with its sign; shares in points of per cent."""
-    return (f"{100 * value:+.1f}" if is_share(measure) else f"{value:+.3f}").replace("-", "\u2212")
+    shown = f"{100 * value:+.1f}" if is_share(measure) else f"{value:+.3f}"
+    return shown.replace("-", "\u2212") if float(shown) else shown.lstrip("+-")
 
 
 def percent(estimate: Estimate) -> str:

@@ -23,7 +23,7 @@ from rag.eval.html_shapes import apart, ticks
 from rag.eval.html_text import clean, json_for_script, tag
 from rag.eval.report_tables import tables
 from rag.eval.report_values import check_measure, default_measure, stages_of, value_of, values_of
-from rag.eval.report_words import headline, num_with_points, pareto
+from rag.eval.report_words import headline, num_with_points, pareto, signed
 from tests.eval.generated_report import generated_report
 
 VOID = {"meta", "br", "input", "hr", "col"}
@@ -254,6 +254,14 @@ def test_the_headline_tells_noise_from_difference(report: ChainReport) -> None:
     assert "outside the noise" in said and said.startswith("A (structure 256, convex)")
 
 
+def test_what_is_level_is_called_level(report: ChainReport) -> None:
+    twin = report.configs[0].model_copy(update={"name": "twin"})
+    said = headline(report.model_copy(update={"configs": [report.configs[0], twin], "comparisons": []}))
+    assert said[0].startswith("A (structure 256, convex) and B (twin) have the same recall at the stage answer: ")
+    assert not any("lead" in sentence for sentence in said)
+    assert [signed("recall@answer", value) for value in (-0.0001, 0.0, -0.25, 0.5)] == ["0.0", "0.0", "\u221225.0", "+50.0"]
+
+
 def test_the_headline_and_the_table_of_comparisons_say_the_same(report: ChainReport) -> None:
     best = max(report.configs, key=lambda config: config.stages[-1].recall.mean).name
     assert best != report.baseline
@@ -293,6 +301,8 @@ def test_values_of_a_question() -> None:
     assert {measure: value_of(question, measure) for measure in wanted} == wanted
     broken = question.model_copy(update={"error": "it broke"})
     assert [value_of(broken, measure) for measure in ("recall@answer", "f1", "select/iou")] == [0.0, 0.0, 0.25]
+    answer = AnswerOutcome(text="", abstained=True, measures={"declined/yes": 1.0})
+    assert value_of(question.model_copy(update={"answer": answer}), "declined/yes") == 1.0
 
 
 def test_measures_are_checked_with_the_names_there_are(report: ChainReport) -> None:
