@@ -17,6 +17,7 @@ from rag.eval.report_values import stages_of, unlocated_of
 from rag.eval.report_words import key_of
 
 MAX_BYTES = 7_000_000
+_SAMPLE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +37,29 @@ LEVELS = (
 
 
 def question_data(report: ChainReport, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Any], list[str]]:
-    """Everything that the page's script shows, at most about ``max_bytes`` as JSON, and what was cut for that, in words."""
+    """Everything that the page's script shows, at most about ``max_bytes`` as JSON, and what was cut for that, in words.
+
+    Which level of detail fits is told from a sample of the questions.
+    """
     ids = list(dict.fromkeys(question.id for config in report.configs for question in config.questions))
+    sample = ids[:: max(1, len(ids) // _SAMPLE)]
+    size = 0.0
     for detail in LEVELS:
-        made = _Pool(report, detail).data(ids)
-        size = len(json.dumps(made, ensure_ascii=False).encode("utf-8", "replace"))
+        size = _num_bytes(_Pool(report, detail).data(sample)) * len(ids) / max(len(sample), 1)
         if size <= max_bytes:
-            return made, _cuts(report, detail)
+            made = _Pool(report, detail).data(ids)
+            size = _num_bytes(made)
+            if size <= 1.2 * max_bytes:
+                return made, _cuts(report, detail)
     fitting = max(1, int(len(ids) * max_bytes / size))
     remark = (
         f"The page would be too large with all questions: the list holds the first {fitting:,} of {len(ids):,}, without passages."
     )
     return _Pool(report, LEVELS[-1]).data(ids[:fitting]), [remark]
+
+
+def _num_bytes(made: dict[str, Any]) -> int:
+    return len(json.dumps(made["questions"], ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _cuts(report: ChainReport, detail: Detail) -> list[str]:
