@@ -1,6 +1,6 @@
 """Does tuning pay? Half of the questions are tuned on, the other half judges what was found, against random search at the same budget.
 
-    python bench/tune.py --data ../shared/data/xquad/derived_longdoc_en.jsonl --budgets 300 900
+    python bench/tune.py --data ../shared/data/chunking_evaluation --budgets 300 900
 
 Every configuration of the sweep is evaluated once on all questions (a cache keeps that), so each repetition costs nothing but its draws: in
 each one the questions are split anew, `rag tune` and random search spend the same number of evaluations on one half, and the values of
@@ -16,20 +16,19 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.record import write_result
 
-DATA = ROOT.parent / "shared" / "data" / "xquad" / "derived_longdoc_en.jsonl"
+DATA = ROOT.parent / "shared" / "data" / "chunking_evaluation"
 SWEPT: dict[str, Any] = {
     "indexes": {"words": {"use": "bm25"}},
     "sweep": {
-        "chunker": [{"use": "recursive"}, {"use": "sentence"}, {"use": "fixed"}],
-        "chunker.max_tokens": [48, 96, 192],
-        "select": [{"use": "top", "k": k} for k in (1, 2, 4)],
+        "chunker": [{"use": "structure"}, {"use": "recursive"}, {"use": "sentence"}, {"use": "fixed"}],
+        "chunker.max_tokens": [50, 100, 200, 400],
     },
 }
 BASE = {"indexes": SWEPT["indexes"]}
@@ -68,6 +67,14 @@ def random_search(
     return max(chosen, key=lambda name: measured(values, name, questions))
 
 
+class Repetition(NamedTuple):
+    """What each way of choosing chose on one half, and the means of these on the other."""
+
+    chosen: dict[str, str]
+    means: dict[str, float]
+    held_out: list[str]
+
+
 def repetition(
     known: Known,
     configs: Mapping[str, Any],
@@ -76,7 +83,7 @@ def repetition(
     measure: str,
     budget: int,
     seed: int,
-) -> dict[str, float]:
+) -> Repetition:
     """Values on the held-out half of what each way of choosing chose on the other one."""
     from rag.eval.tune import tune
 
@@ -93,57 +100,77 @@ def repetition(
         "best there was": max(swept, key=lambda name: measured(values, name, held_out)),
         STANDING: STANDING,
     }
-    return {way: measured(values, name, held_out) for way, name in chosen.items()} | {"evaluations": float(found.num_evaluations)}
+    means = {way: measured(values, name, held_out) for way, name in chosen.items()} | {"evaluations": float(found.num_evaluations)}
+    return Repetition(chosen, means, held_out)
 
 
-def main() -> None:
-    """Prints and records held-out means and paired differences over repetitions."""
+def evaluated(data: Path, limit: int, cache: Path | None, configs: Mapping[str, Any]) -> Any:
+    """The report of all configurations on ``limit`` questions drawn from ``data``."""
     from rag.eval.chain import evaluate_chain  # type: ignore[import-not-found, unused-ignore]
     from rag.eval.read_questions import read_questions  # type: ignore[import-not-found, unused-ignore]
 
+    given = read_questions(data)
+    drawn = random.Random(0).sample(list(given.questions), min(limit, len(given.questions)))
+    with tempfile.TemporaryDirectory() as temporary:
+        return evaluate_chain(given.some(drawn), configs, cache_folder=cache or Path(temporary), answers=False)
+
+
+def against(runs: Sequence[Repetition], values: Mapping[str, Mapping[str, float]], other: str) -> dict[str, Any]:
+    """Tuning minus another way, twice: over repetitions (the luck of splits and draws), and over the questions that the first one held out."""
+    from dataclasses import asdict
+
     from rag.eval.bootstrap import difference
+
+    over_runs = difference([run.means["tune"] for run in runs], [run.means[other] for run in runs])
+    first = runs[0]
+    mine, theirs = values[first.chosen["tune"]], values[first.chosen[other]]
+    both = [question for question in first.held_out if question in mine and question in theirs]
+    over_questions = difference([mine[question] for question in both], [theirs[question] for question in both])
+    return {"over_repetitions": asdict(over_runs), "over_held_out_questions_of_the_first": asdict(over_questions)}
+
+
+def main() -> None:
+    """Prints and records held-out means and paired differences."""
     from rag.eval.report_values import values_of
     from rag.sweep import expand
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--cache", type=Path, help="where to keep indexes and outcomes; default: a temporary folder")
-    parser.add_argument("--limit", type=int, default=400, help="questions, drawn by the seed")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[400, 800, 1600])
+    parser.add_argument("--limit", type=int, default=300, help="questions, drawn by a seed")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[300, 600, 1200])
     parser.add_argument("--repetitions", type=int, default=40)
-    parser.add_argument("--measure", default="recall_filtered@select")
+    parser.add_argument("--measure", default="ranking/recall@400_tokens", help="default: recall of the evidence at equal length")
     options = parser.parse_args()
-    given = read_questions(options.data)
-    drawn = random.Random(0).sample(list(given.questions), min(options.limit, len(given.questions)))
     configs: dict[str, Any] = {STANDING: BASE, **{each.name: each.raw for each in expand(SWEPT)}}
-    with tempfile.TemporaryDirectory() as temporary:
-        report = evaluate_chain(given.some(drawn), configs, cache_folder=options.cache or Path(temporary), answers=False)
+    report = evaluated(options.data, options.limit, options.cache, configs)
     values = {config.name: values_of(config, options.measure) for config in report.configs}
-    ids = [question.id for question in drawn]
+    ids = [question.id for question in report.configs[0].questions]
+    known = Known(report)
     rows = []
     for budget in options.budgets:
-        runs = [
-            repetition(Known(report), configs, values, ids, options.measure, budget, seed) for seed in range(options.repetitions)
-        ]
-        means = {way: statistics.mean(run[way] for run in runs) for way in runs[0]}
-        against = {}
-        for other in ("random", "exhaustive", STANDING):
-            found = difference([run["tune"] for run in runs], [run[other] for run in runs])
-            against[other] = {"mean": found.mean, "low": found.low, "high": found.high, "p": found.p}
-            print(
-                f"{budget} evaluations: tune - {other} = {100 * found.mean:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f}), p = {found.p:.4f}"
-            )
-        print("   held-out means:", {way: round(mean, 4) for way, mean in means.items()}, flush=True)
-        rows.append({"budget": budget, "held_out_means": means, "tune_minus": against})
-    settings = {
-        "set": given.name,
-        "num_questions": len(ids),
-        "num_configs": len(configs) - 1,
+        runs = [repetition(known, configs, values, ids, options.measure, budget, seed) for seed in range(options.repetitions)]
+        means = {way: statistics.mean(run.means[way] for run in runs) for way in runs[0].means}
+        found = {other: against(runs, values, other) for other in ("random", "exhaustive", STANDING)}
+        print(f"{budget} evaluations, held-out means:", {way: round(mean, 4) for way, mean in means.items()})
+        for other, told in found.items():
+            for over, each in told.items():
+                spread = f"{100 * each['mean']:+.2f} ({100 * each['low']:+.2f} to {100 * each['high']:+.2f})"
+                print(
+                    f"   tune - {other}, {over.replace('_', ' ')}: {spread}, p = {each['p']:.4f}, n = {each['num_queries']}",
+                    flush=True,
+                )
+        rows.append({"budget": budget, "held_out_means": means, "tune_minus": found})
+    settings = {"set": report.name, "num_questions": len(ids), "num_configs": len(configs) - 1, "measure": options.measure}
+    all_of_them = (len(configs) - 1) * (len(ids) // 2)
+    whole = {
+        **settings,
         "repetitions": options.repetitions,
-        "measure": options.measure,
+        "evaluations_of_all": all_of_them,
+        "sweep": SWEPT["sweep"],
+        "budgets": rows,
     }
-    full = (len(configs) - 1) * (len(ids) // 2)
-    write_result("tune", {**settings, "evaluations_of_all": full, "sweep": SWEPT["sweep"], "budgets": rows})
+    write_result("tune", whole)
 
 
 if __name__ == "__main__":
