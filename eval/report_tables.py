@@ -91,7 +91,7 @@ def _comparisons(report: ChainReport) -> Table | None:
 def _cost(report: ChainReport) -> Table | None:
     measure = default_measure(report)
     ranked = standings(report, measure)
-    names = list(dict.fromkeys(name for config in report.configs for name in total_cost(config)))
+    names = list(dict.fromkeys(name for config in report.configs for name, spent in total_cost(config).items() if spent))
     if not names or not ranked:
         return None
     known = [each for each in ranked if SECONDS in each.cost]

@@ -35,6 +35,8 @@ def tune(
     seed: Annotated[int, typer.Option("--seed", help="Of the order of the questions, and of the intervals.")] = 0,
 ) -> None:
     """Find the best values of a configuration's sweep: lists, within a budget, on your own questions."""
+    from rich.console import Console
+
     from rag import sweep, terminal
     from rag.eval.tune import tune as search
     from rag.eval.tune_page import tuning_table
@@ -54,7 +56,8 @@ def tune(
     except KeyboardInterrupt:
         raise RagError(f"interrupted; what was measured is kept in {out}, and the same command goes on from there") from None
     write(found, out)
-    terminal.out.print(tuning_table(found))
+    wide = Console(width=max(terminal.out.width, 160), highlight=False)  # a table that wraps cannot be read
+    wide.print(tuning_table(found), soft_wrap=True)
     for sentence in found.words():
         terminal.out.print(f"- {sentence}", markup=False)
     terminal.out.print(f"wrote {out / BEST}, {out / RESULT}, {out / REPORT} and {out / PAGE}", markup=False)
@@ -62,15 +65,22 @@ def tune(
 
 def evaluation(data: Path, cache: Path, *, answers: bool, seed: int) -> tuple[list[str], Any]:
     """The ids of the questions in ``data``, and what evaluates configurations on some of them (``rag.eval.tune.Evaluate``)."""
+    from rag import terminal
     from rag.eval.chain import evaluate_chain  # type: ignore[import-not-found, unused-ignore]
     from rag.eval.read_questions import read_questions  # type: ignore[import-not-found, unused-ignore]
 
     given = read_questions(data)
     by_id = {question.id: question for question in given.questions}
 
+    def step(progress: Any) -> None:
+        if terminal.err.is_terminal:
+            terminal.err.print(
+                f"{progress.config}: {progress.num_done} of {progress.num_questions}", style="dim", markup=False, end="\r"
+            )
+
     def evaluate(configs: Mapping[str, Mapping[str, Any]], questions: Sequence[str]) -> ChainReport:
         some = given.some([by_id[name] for name in questions])
-        made: ChainReport = evaluate_chain(some, configs, cache_folder=cache, seed=seed, answers=answers)
+        made: ChainReport = evaluate_chain(some, configs, on_progress=step, cache_folder=cache, seed=seed, answers=answers)
         return made
 
     return list(by_id), evaluate
