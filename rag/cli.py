@@ -19,8 +19,10 @@ from rag import (
     cli_eval_chain,
     cli_eval_data,
     cli_eval_judge,
+    cli_eval_report,
     cli_eval_synth,
     cli_kv,
+    cli_tune,
 )
 from rag.errors import ConfigError, RagError
 
@@ -42,7 +44,9 @@ eval_app.command()(cli_eval_chain.chain)
 eval_app.add_typer(cli_eval_data.data_app, name="data")
 eval_app.command()(cli_eval_judge.judge)
 eval_app.command()(cli_eval_synth.synth)
+eval_app.command()(cli_eval_report.report)
 app.command()(cli_chunk.chunk)
+app.command()(cli_tune.tune)
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]
 ConfigOption = Annotated[

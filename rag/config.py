@@ -112,7 +112,10 @@ def load(source: Path | str | Mapping[str, Any] | Config | None) -> Config:
     """
     if isinstance(source, Config):
         return source
-    given = _interpolate(raw(source), "")
+    given = raw(source)
+    if not isinstance(given.pop("sweep", {}), dict):  # values to try: `rag tune` alone reads them (rag.sweep)
+        raise ConfigError("sweep: must map dotted keys to lists of values")
+    given = _interpolate(given, "")
     if isinstance(given.get("models"), dict):
         defaults = Config().model_dump(mode="json")["models"]
         given["models"] = {**defaults, **given["models"]}
@@ -361,6 +364,11 @@ def schema() -> dict[str, Any]:
         "properties": {name: {"oneOf": by_kind[kind]} for name, kind in registry.MODEL_KINDS.items()},
     }
     properties["indexes"] = {"type": "object", "additionalProperties": {"oneOf": by_kind["index"]}}
+    properties["sweep"] = {
+        "type": "object",
+        "additionalProperties": {"type": "array", "minItems": 1},
+        "description": "for rag tune",
+    }
     properties["rerankers"] = {"type": "array", "items": {"oneOf": by_kind["reranker"]}}
     single = {"chunker": "chunker", "query": "query", "fuse": "fusion", "select": "selector", "generator": "generator"}
     for key, kind in single.items():

@@ -368,23 +368,6 @@ class TransformersLM:
             return tuple(ids[len(anchored) :])
         return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
-        """Sum of natural-log probabilities of each continuation after its prompt. Raises ``ModelError`` if both do not fit."""
-        import torch
-
-        sums = []
-        with self._lock, torch.inference_mode():
-            for prompt, continuation in zip(prompts, continuations, strict=True):
-                ids = self._fitting(prompt)
-                ending = list(self._tokenizer(continuation, add_special_tokens=False, verbose=False)["input_ids"])
-                if self.context_tokens is not None and len(ids) + len(ending) > self.context_tokens:
-                    raise ModelError(f"{len(ids)} + {len(ending)} tokens; {self.model!r} takes {self.context_tokens}")
-                row = torch.tensor([ids + ending], device=self._network.device)
-                logits, _ = self._forward(row, torch.ones_like(row), None)
-                found = logits[0, len(ids) - 1 : -1].log_softmax(-1)
-                sums.append(float(found.gather(1, row[0, len(ids) :, None]).sum()))
-        return sums
-
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
         """Per token its characters and log-probability given the text before it (after the model's own start token, if any).
 

@@ -125,15 +125,6 @@ class OpenAILM:
             raise ValueError(f"choices={list(choices)!r}: at least one is needed and none may be empty")
         return self._mapped(lambda prompt: self._score(prompt, choices), prompts)
 
-    def continuation_logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[float]:
-        """As ``logprobs``, of the prompt's turns as plain text and the continuation after them; counted are tokens that end in it."""
-        texts = ["\n\n".join(message.content for message in _messages(prompt)) + "\n\n" for prompt in prompts]
-        whole = self.logprobs([text + ending for text, ending in zip(texts, continuations, strict=True)])
-        return [
-            sum(value for span, value in zip(*found, strict=True) if span.end > len(text))
-            for text, found in zip(texts, whole, strict=True)
-        ]
-
     def logprobs(self, texts: Sequence[str]) -> list[TokenLogprobs]:
         """From ``/completions`` with ``echo``, which vLLM offers. Raises ``ModelError`` if the server does not echo log-probabilities."""
         return self._mapped(self._logprobs, texts)

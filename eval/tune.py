@@ -1,0 +1,299 @@
+"""Finds the best of many configurations with few evaluations. Knows measures and budgets; how a configuration is evaluated it is told.
+
+Successive halving over growing sets of questions (``tune_plan``). All sets are heads of one shuffled list, so configurations are always
+compared on the same questions. Who goes on: the best by mean, as many as the plan says; and then, as far as the budget reaches to the
+end of the plan, those whose paired difference to the leader is inside the noise. A low mean on few questions is weak evidence, so a
+configuration that may still be the best is dropped for want of budget only. Whether two weak ones can be told apart from each
+other decides nothing: neither is wanted.
+
+The mean of the winner on the questions it won on is too high, the more so the more configurations were tried and the fewer questions
+there were: measure it again on questions that the tuning did not see.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rag.eval.bootstrap import difference, interval
+from rag.eval.chain_report import ChainReport
+from rag.eval.report_values import check_measure, default_measure, paired, total_cost, value_of
+from rag.eval.tune_ledger import Ledger
+from rag.eval.tune_plan import MIN_KEPT, Plan, affordable, groups, plan
+from rag.eval.tune_result import Rung, Tried, Tuning
+
+Evaluate = Callable[[Mapping[str, Mapping[str, Any]], Sequence[str]], ChainReport]
+"""Configurations by name and question ids -> a report with exactly these. What it was asked before, it should answer from a cache."""
+
+_DRAWS = 2_000
+_INGEST_KEYS = ("models", "chunker", "indexes", "read")
+
+
+def tune(
+    configs: Mapping[str, Mapping[str, Any]],
+    questions: Sequence[str],
+    evaluate: Evaluate,
+    *,
+    measure: str | None = None,
+    evaluations: int | None = None,
+    minutes: float | None = None,
+    eta: int = 3,
+    min_questions: int = 10,
+    seed: int = 0,
+    ledger: Path | None = None,
+    on_progress: Callable[[str], None] = lambda said: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Tuning:
+    """The best configuration by ``measure`` (a name of ``report_values``; default: recall at ``answer``, else at ``select``).
+
+    ``evaluations``: at most so many questions are asked, over all configurations; never more. ``minutes``: nothing is begun that would,
+    at the pace so far, end later. Without either, twice what the plan needs. ``ledger``: a file that lets an interrupted tuning go
+    on; what it holds counts as spent. An evaluation that raises drops its configuration and is reported. Raises ``ValueError`` for
+    a budget that is too small, a measure that no question has, and if every configuration failed.
+    """
+    if not configs:
+        raise ValueError("there is no configuration to tune")
+    if len(set(questions)) < len(questions):
+        raise ValueError("a question id stands twice in the list")
+    if minutes is not None and minutes <= 0:
+        raise ValueError(f"minutes: {minutes}; allowed: more than 0")
+    made = plan(len(configs), len(questions), evaluations, eta=eta, min_questions=min_questions)
+    if evaluations is None and minutes is None:
+        evaluations = 2 * made.cost(made.num_configs)
+    settings = {
+        "configs": configs,
+        "questions": questions,
+        "measure": measure,
+        "eta": eta,
+        "min_questions": min_questions,
+        "seed": seed,
+    }
+    book = Ledger(ledger, settings)
+    budget = Budget(book, evaluations, None if minutes is None else 60 * minutes)
+    return _Race(configs, questions, evaluate, measure, made, budget, seed, on_progress, clock).run()
+
+
+class Budget:
+    """How many evaluations there still may be. Time is turned into evaluations at the pace so far."""
+
+    def __init__(self, book: Ledger, evaluations: int | None, seconds: float | None) -> None:
+        self.book = book
+        self._evaluations = evaluations
+        self._seconds = seconds
+
+    def left(self) -> float:
+        """Evaluations that may still be made; infinite before there is a pace to judge the time by."""
+        by_count = float("inf") if self._evaluations is None else self._evaluations - self.book.num_evaluations
+        if self._seconds is None:
+            return by_count
+        remaining = self._seconds - self.book.seconds
+        if remaining <= 0:
+            return 0.0
+        pace = self.book.seconds / self.book.num_evaluations if self.book.num_evaluations else 0.0
+        return min(by_count, remaining / pace if pace else float("inf"))
+
+
+class _Race:
+    """One tuning under way."""
+
+    def __init__(
+        self,
+        configs: Mapping[str, Mapping[str, Any]],
+        questions: Sequence[str],
+        evaluate: Evaluate,
+        measure: str | None,
+        made: Plan,
+        budget: Budget,
+        seed: int,
+        on_progress: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        draw = random.Random(seed)
+        self._configs, self._evaluate, self._plan = configs, evaluate, made
+        self._budget, self._book, self._seed, self._say, self._clock = budget, budget.book, seed, on_progress, clock
+        self._measure = measure or self._book.measure
+        self._order = draw.sample(list(questions), len(questions))
+        begin = set(draw.sample(list(configs), made.num_configs))
+        self._begun = [name for name in configs if name in begin]
+        self._reports: list[ChainReport] = []
+        self._rungs: list[Rung] = []
+
+    def run(self) -> Tuning:
+        active = self._begun
+        for number, size in enumerate(self._plan.sizes):
+            subset = self._order[:size]
+            self._say(f"rung {number + 1} of {len(self._plan.sizes)}: {len(active)} configurations, {size} questions")
+            self._reports = []
+            complete = self._ask(active, subset)
+            ranked = self._ranked(active, subset)
+            if not complete and self._rungs:
+                break
+            if not ranked:
+                raise ValueError(f"no configuration could be evaluated: {self._whys()}")
+            kept, for_noise = self._kept(ranked, subset, number) if complete else ([], [])
+            self._book.decide(number, kept, for_noise)
+            means = {name: self._mean(name, subset) for name in ranked}
+            self._rungs.append(Rung(size, means, tuple(kept), tuple(for_noise)))
+            active = kept
+            if not active:
+                break
+        return self._result()
+
+    # Asking ------------------------------------------------------------------------------------------------------------
+
+    def _ask(self, names: Sequence[str], subset: Sequence[str]) -> bool:
+        """Evaluates what is not known yet, configurations that ingest alike in one call. False: the budget ended before the rung did."""
+        keys = [json.dumps([self._configs[name].get(key) for key in _INGEST_KEYS], sort_keys=True, default=str) for name in names]
+        for group in groups(names, keys):
+            waiting = [name for name in group if name not in self._book.failed and self._book.missing(name, subset)]
+            if waiting and not self._call(waiting, subset):
+                return False
+        return True
+
+    def _call(self, names: Sequence[str], subset: Sequence[str]) -> bool:
+        new = {name: self._book.missing(name, subset) for name in names}
+        cost = sum(map(len, new.values()))
+        if cost > self._budget.left():
+            return len(names) > 1 and self._each(names, subset)
+        started = self._clock()
+        try:
+            report = self._evaluate({name: self._configs[name] for name in names}, subset)
+            found = self._values(report, names, subset)
+        except Exception as error:  # noqa: BLE001 - one configuration must not end the search for the others
+            self._book.spend(cost, self._clock() - started)
+            return self._after_failure(names, subset, error)
+        self._book.spend(cost, self._clock() - started)
+        if not self._book.values:
+            check_measure(report, self._chosen(report))  # a slip of the pen ends the tuning before it has cost anything
+        for name, (values, spent) in found.items():
+            self._book.record(name, values, spent)
+        self._reports.append(report)
+        return True
+
+    def _after_failure(self, names: Sequence[str], subset: Sequence[str], error: Exception) -> bool:
+        said = f"{type(error).__name__}: {error}"
+        if len(names) == 1:
+            self._book.fail(names[0], said)
+            self._say(f"dropped, since it cannot be evaluated: {names[0]} ({said})")
+            return True
+        return self._each(names, subset)
+
+    def _each(self, names: Sequence[str], subset: Sequence[str]) -> bool:
+        """One by one, past those that do not fit: a later one may."""
+        fitted = [self._call([name], subset) for name in names]
+        return all(fitted)
+
+    def _chosen(self, report: ChainReport) -> str:
+        """The measure; if none was given, the default of the first report."""
+        if self._measure is None:
+            self._measure = default_measure(report)
+            self._book.name_measure(self._measure)
+        return self._measure
+
+    def _values(
+        self, report: ChainReport, names: Sequence[str], subset: Sequence[str]
+    ) -> dict[str, tuple[dict[str, float | None], dict[str, float]]]:
+        measure = self._chosen(report)
+        by_name = {config.name: config for config in report.configs}
+        found = {}
+        for name in names:
+            if name not in by_name:
+                raise ValueError(f"the report has no configuration {name!r}")
+            outcomes = {question.id: question for question in by_name[name].questions}
+            lost = [question for question in subset if question not in outcomes]
+            if lost:
+                raise ValueError(f"the report of {name!r} lacks {len(lost)} questions, {lost[0]!r} among them")
+            found[name] = (
+                {question: value_of(outcomes[question], measure) for question in subset},
+                total_cost(by_name[name]),
+            )
+        return found
+
+    # Deciding ----------------------------------------------------------------------------------------------------------
+
+    def _mean(self, name: str, subset: Sequence[str]) -> float:
+        known = self._book.known(name, subset)
+        return sum(known.values()) / len(known)
+
+    def _ranked(self, names: Sequence[str], subset: Sequence[str]) -> list[str]:
+        """Those that were asked all of ``subset``, best first; of equal ones the cheaper first."""
+        ready = [
+            name
+            for name in names
+            if name not in self._book.failed and not self._book.missing(name, subset) and self._book.known(name, subset)
+        ]
+        return sorted(ready, key=lambda name: (-self._mean(name, subset), self._book.costs[name].get("seconds", 0.0)))
+
+    def _kept(self, ranked: Sequence[str], subset: Sequence[str], rung: int) -> tuple[list[str], list[str]]:
+        """Who begins the next rung, and which of them only because the noise hides whether they are best.
+
+        What was decided before an interruption stands, since the budget that it was decided by is spent in part.
+        """
+        if rung in self._book.decisions:
+            return self._book.decisions[rung]
+        if rung + 1 == len(self._plan.sizes) or len(ranked) < 2:
+            return [], []
+        quota = self._plan.num_kept(len(ranked))
+        leader = self._book.known(ranked[0], subset)
+        open_ones = [name for name in ranked[quota:] if self._may_be_best(leader, self._book.known(name, subset))]
+        most = affordable(self._plan, quota + len(open_ones), rung + 1, self._budget.left())
+        if most < min(MIN_KEPT, len(ranked)):
+            return [], []
+        extra = open_ones[: max(0, most - quota)]
+        return [*ranked[: min(quota, most)], *extra], extra
+
+    def _may_be_best(self, leader: Mapping[str, float], other: Mapping[str, float]) -> bool:
+        first, second = paired(leader, other)
+        return not first or difference(first, second, seed=self._seed, num_resamples=_DRAWS).inside_noise
+
+    # Telling -----------------------------------------------------------------------------------------------------------
+
+    def _result(self) -> Tuning:
+        last = self._rungs[-1]
+        finalists = list(last.means)
+        subset = self._order[: last.num_questions]
+        report = self._report(finalists, subset)
+        assert self._measure is not None
+        return Tuning(
+            measure=self._measure, best=finalists[0], configs={name: dict(raw) for name, raw in self._configs.items()}, rungs=tuple(self._rungs),
+            tried=tuple(self._tried(name) for name in self._configs), num_evaluations=self._book.num_evaluations, seconds=self._book.seconds,
+            seed=self._seed, report=report,
+        )  # fmt: skip
+
+    def _report(self, names: Sequence[str], subset: Sequence[str]) -> ChainReport:
+        for report in self._reports:
+            if {config.name for config in report.configs} == set(names) and report.num_questions == len(subset):
+                return report
+        return self._evaluate({name: self._configs[name] for name in names}, subset)  # all of it is known: it costs nothing
+
+    def _tried(self, name: str) -> Tried:
+        reached = [number for number, rung in enumerate(self._rungs) if name in rung.means]
+        if name in self._book.failed:
+            return Tried(name, 0, None, None, None, {}, f"failed: {self._book.failed[name]}")
+        if name not in self._begun:
+            return Tried(name, 0, None, None, None, {}, "not tried: the budget allows fewer configurations (drawn by the seed)")
+        if not reached and self._book.values.get(name):
+            return Tried(name, 0, None, None, None, self._book.costs[name], f"has no value of {self._measure}")
+        if not reached:
+            return Tried(name, 0, None, None, None, {}, "not reached: the budget ended")
+        rung = self._rungs[reached[-1]]
+        known = self._book.known(name, self._order[: rung.num_questions])
+        found = interval(list(known.values()), seed=self._seed, num_resamples=_DRAWS)
+        end = self._end(name, reached[-1])
+        return Tried(name, len(known), found.mean, found.low, found.high, self._book.costs[name], end)
+
+    def _end(self, name: str, rung: int) -> str:
+        if rung + 1 < len(self._rungs) or name not in self._rungs[-1].means:
+            leader = next(iter(self._rungs[rung].means))
+            subset = self._order[: self._rungs[rung].num_questions]
+            open_end = self._may_be_best(self._book.known(leader, subset), self._book.known(name, subset))
+            return f"dropped at rung {rung + 1}, {'inside the noise of the leader, for want of budget' if open_end else 'worse than the leader'}"
+        return "best" if name == next(iter(self._rungs[-1].means)) else "reached the last rung"
+
+    def _whys(self) -> str:
+        whys = [f"{name}: {why}" for name, why in list(self._book.failed.items())[:3]]
+        return "; ".join(whys) or "the budget ended before the first evaluation"
