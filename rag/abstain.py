@@ -109,9 +109,9 @@ class AbstainGenerator:
     model but ``encoder``, if there is one: the support of the best sentence, see ``use: extractive``); default: ``lm`` where ``models.lm`` is
     configured. ``min_partly``, ``min_full``: thresholds of that number; ``calibration``: a file that ``Calibration.save`` wrote, which has
     both. The defaults without either are 0.2 and 0.5 for ``lm``, a guess: calibrate. For ``support`` they are 0.40 and 0.45, with words alone
-    0.35 and 0.40, near what ``bench/support.py`` finds on MTRAG-UN (all-MiniLM-L6-v2): thresholds set to answer 90 % of the answerable
-    turns answer 89 and 90 % of those of the other conversations, and decline 55 and 47 % of the turns that the sources do not answer
-    (the scores' AUROC is 0.83, 0.78 to 0.88). Answers to a part are seldom told from full ones: that takes a language model.
+    0.35 and 0.40, near what ``bench/support.py`` finds on MTRAG-UN (all-MiniLM-L6-v2, ``query: {use: carry}``): thresholds set to answer 90 % of
+    the answerable turns answer 89 and 92 % of those of the other conversations, and decline 63 and 51 % of the turns that the sources do
+    not answer (AUROC 0.83, 0.78 to 0.88). Answers to a part are seldom told from full ones: that takes a language model.
 
     An answer to a part ends with ``partly``. ``Answer.support`` says which of the three it was; where ``generator`` itself declines, that stands.
     """

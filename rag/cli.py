@@ -127,6 +127,9 @@ def ask(
     config: ConfigOption = None,
     where: WhereOption = None,
     principals: AsOption = None,
+    history: Annotated[
+        Path | None, typer.Option("--history", help='JSON file of the turns before the question: [{"role": ..., "content": ...}].')
+    ] = None,
     kv: cli_kv.KVOption = None,
     lm: cli_kv.LMOption = None,
     as_json: JsonOption = False,
@@ -135,10 +138,22 @@ def ask(
     from rag import terminal
 
     rag = cli_kv.with_kv(index, config, kv, lm)
+    options = {"where": where, "principals": principals or (), "history": _turns(history)}
     if as_json:
-        terminal.print_json(rag.ask(question, where=where, principals=principals or ()))
+        terminal.print_json(rag.ask(question, **options))
     else:
-        terminal.print_stream(rag.stream(question, where=where, principals=principals or ()))
+        terminal.print_stream(rag.stream(question, **options))
+
+
+def _turns(path: Path | None) -> Any:
+    if path is None:
+        return ()
+    import json
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--history {path}: is not JSON ({error})") from None
 
 
 @app.command()

@@ -21,6 +21,8 @@ from rag.prompt import ABSTENTION, inert, sourced_prompt, unmarked
 KEYS = ("information", "rationale", "answer", "confidence", "sources")
 DEFAULT_PROMPT_TOKENS = 6000
 MAX_COLLAPSES = 4
+FRAME_TOKENS = 48
+"""What stands around a source or a note in a prompt: two lines with the key."""
 MAX_NOTE_CHARS = 4000
 _T = TypeVar("_T")
 
@@ -68,12 +70,12 @@ class MapReduceGenerator:
 
     A note is a JSON object, checked; a bad one is asked for once more and then left out (``Usage.unread_replies`` counts it). Notes without
     information are left out; if none is left, the answer is ``abstention``. Notes beyond the room of a prompt are collapsed group by
-    group, at most 4 times, and then those with the least confidence are dropped. If all hits fit one group, or no note could be
-    read, the hits are answered from directly, as by ``use: lm``.
+    group, at most 4 times, and then those with the least confidence are dropped. If all hits fit one group, or some note could not be
+    read and no other has information, the hits are answered from directly, as by ``use: lm``.
 
     The answer cites hits by number, and each citation is checked against the text of its hit, not against the note. Costs one prompt
-    per group and one for the answer. ``max_note_tokens``: length of a note. A hit longer than ``group_tokens`` is a group of its own. The rest
-    is as in ``use: lm``.
+    per group and one for the answer. ``max_note_tokens``: length of a note. A hit longer than ``group_tokens`` is a group of its own
+    and is cut where the model's context ends. The rest is as in ``use: lm``.
     """
 
     def __init__(
@@ -107,24 +109,32 @@ class MapReduceGenerator:
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
         """Text, citations at the ends of sentences, then the usage of all calls. No hits: abstains without asking the model."""
-        groups = grouped(hits, [self.lm.count_tokens(hit.chunk.indexed_text) for hit in hits], self.group_tokens)
+        groups = self._groups(query, hits)
         if len(groups) <= 1:
             yield from self._direct.generate(query, hits)
             return
         replies = self._mapped(query, groups)
         usage = sum((reply.usage for reply in replies), Usage())
-        read = [reply.value for reply in replies if reply.value is not None]
-        if not read:
-            events: Iterator[Event] = self._direct.generate(query, hits)
-        elif not (notes := [note for note in read if note.information and note.confidence > 0]):
-            events = iter([TextEvent(self.abstention), UsageEvent(Usage(), abstained=True)])
-        else:
+        notes = [reply.value for reply in replies if reply.value and reply.value.information and reply.value.confidence > 0]
+        events: Iterator[Event]
+        if notes:
             notes, spent = self._fitting(query, notes)
             usage += spent
             pieces = self.lm.stream(notes_prompt(REDUCE, self.abstention, query, notes), max_tokens=self.max_tokens)
             events = checked_answer(pieces, hits, self.min_support, self.abstention)
+        elif usage.unread_replies:  # what could not be noted down may hold the answer
+            events = self._direct.generate(query, hits)
+        else:
+            events = iter([TextEvent(self.abstention), UsageEvent(Usage(), abstained=True)])
         for event in events:
             yield replace(event, usage=usage + event.usage) if isinstance(event, UsageEvent) else event
+
+    def _groups(self, query: str, hits: Sequence[Hit]) -> list[list[Hit]]:
+        """Runs of hits that fit a prompt of the first round whole."""
+        fixed = self.lm.count_tokens(MAP) + self.lm.count_tokens(query) + 2 * FRAME_TOKENS
+        room = room_for(self.lm, self.max_prompt_tokens, self.max_note_tokens) - fixed
+        sizes = [self.lm.count_tokens(hit.chunk.indexed_text) + FRAME_TOKENS for hit in hits]
+        return grouped(hits, sizes, max(min(self.group_tokens, room), 1))
 
     def _mapped(self, query: str, groups: Sequence[Sequence[Hit]]) -> list[Reply[Note]]:
         """One reply per group, its source numbers those of all hits."""

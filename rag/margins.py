@@ -16,7 +16,7 @@ from rag.citations import MIN_SUPPORT
 from rag.core import LM, Chunk, Event, Hit, Message, TextEvent, Usage, UsageEvent
 from rag.forms import DATA_RULE, ask_each
 from rag.generate import checked_answer
-from rag.map_reduce import DEFAULT_PROMPT_TOKENS, grouped
+from rag.map_reduce import DEFAULT_PROMPT_TOKENS, FRAME_TOKENS, grouped
 from rag.prompt import ABSTENTION, SYSTEM, SourcedPrompt, inert, sourced_prompt, unmarked
 
 MARGIN = """Task: do not answer the question yet. In at most three sentences, copy or sum up what {sources} says that helps to answer it. If it
@@ -26,8 +26,6 @@ Reply with one word, Yes or No."""
 ANSWER = "Notes made while reading, each on the sources it names:\n\n{notes}Now answer the question from the sources."
 TASK_RULE = "\nWhere a task follows the question, do the task in place of answering."
 MAX_MARGIN_CHARS = 1500
-FRAME_TOKENS = 48
-"""What stands around a note in the prompt of the answer: two lines with the key, and the names of its sources."""
 
 
 class MarginsGenerator:

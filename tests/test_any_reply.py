@@ -84,8 +84,8 @@ def test_every_query_stage_finds_something(replies: list[str]) -> None:
 def test_every_reader_answers_or_declines_with_citations_that_stand_in_the_sources(replies: list[str], chance: float) -> None:
     lm = saying(replies, chance)
     readers: list[Generator] = [
-        MapReduceGenerator(lm, group_tokens=12), MarginsGenerator(lm, segment_tokens=12),
-        FeedbackGenerator(LMGenerator(lm), lm=lm, first=2, step=1), AbstainGenerator(MapReduceGenerator(lm, group_tokens=25), lm=lm),
+        MapReduceGenerator(lm, group_tokens=60), MarginsGenerator(lm, segment_tokens=12),
+        FeedbackGenerator(LMGenerator(lm), lm=lm, first=2, step=1), AbstainGenerator(MapReduceGenerator(lm, group_tokens=125), lm=lm),
     ]  # fmt: skip
     texts = {hit.chunk.doc_id: "Preface. " + hit.chunk.text for hit in hits()}
     for reader in readers:

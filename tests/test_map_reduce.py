@@ -73,7 +73,7 @@ def run(
 
 def test_every_group_is_read_and_the_answer_cites_hits_by_their_own_numbers() -> None:
     reader = Reader("weighs|opened", "It was opened on 19 March 1932 [1]. It weighs 52800 tonnes [4].")
-    text, citations, last = run(MapReduceGenerator(reader.lm, group_tokens=12), hits())
+    text, citations, last = run(MapReduceGenerator(reader.lm, group_tokens=60), hits())
     assert text == "It was opened on 19 March 1932 [1]. It weighs 52800 tonnes [4]."
     assert [(each.citation.number, each.citation.quote) for each in citations] == [(1, TEXTS[0]), (4, TEXTS[3])]
     assert reader.kinds == ["map"] * 4 + ["reduce"] and last.usage.lm_calls == 5 and reader.lm.num_calls == 2
@@ -82,13 +82,13 @@ def test_every_group_is_read_and_the_answer_cites_hits_by_their_own_numbers() ->
 
 def test_a_citation_that_its_hit_does_not_bear_out_is_dropped_whatever_the_note_said() -> None:
     reader = Reader("bridge", "It was opened on 19 March 1932 [3].")
-    text, citations, last = run(MapReduceGenerator(reader.lm, group_tokens=12), hits())
+    text, citations, last = run(MapReduceGenerator(reader.lm, group_tokens=60), hits())
     assert text == "It was opened on 19 March 1932." and not citations and last.usage.dropped_citations == 1
 
 
 def test_no_information_anywhere_abstains_without_a_last_call() -> None:
     reader = Reader("giraffe", "never asked")
-    text, _, last = run(MapReduceGenerator(reader.lm, group_tokens=12, abstention="Not there."), hits())
+    text, _, last = run(MapReduceGenerator(reader.lm, group_tokens=60, abstention="Not there."), hits())
     assert text == "Not there." and last.abstained and last.support == "none" and set(reader.kinds) == {"map"}
 
 
@@ -116,15 +116,35 @@ def test_notes_that_cannot_be_read_are_asked_for_once_more_and_then_left_out(bad
             return "It was opened on 19 March 1932 [1]."
         return bad if "Ducks" in prompt else note("opened on 19 March 1932")
 
-    _, citations, last = run(MapReduceGenerator(lm := ToyLM(answer=say), group_tokens=12), hits())
+    _, citations, last = run(MapReduceGenerator(lm := ToyLM(answer=say), group_tokens=60), hits())
     assert last.usage.unread_replies == 1 and last.usage.lm_calls == 6 and len(citations) == 1
     assert lm.num_calls == 3  # all maps, the one second try, the answer
 
 
 def test_if_no_note_can_be_read_the_hits_are_answered_from_directly() -> None:
     lm = ToyLM(answer=lambda prompt: "It was opened on 19 March 1932 [1].")
-    text, citations, last = run(MapReduceGenerator(lm, group_tokens=12), hits())
+    text, citations, last = run(MapReduceGenerator(lm, group_tokens=60), hits())
     assert len(citations) == 1 and text.startswith("It was opened") and last.usage.unread_replies == 4
+
+
+def test_an_unread_note_is_no_reason_to_decline() -> None:
+    def say(prompt: str) -> str:
+        if prompt.startswith("You read a part"):
+            return "no json" if "1932" in prompt else note("", 0, [])
+        return "It was opened on 19 March 1932 [1]."
+
+    text, citations, last = run(MapReduceGenerator(ToyLM(answer=say), group_tokens=60), hits())
+    assert text.startswith("It was opened") and len(citations) == 1 and not last.abstained
+
+
+def test_every_source_is_read_by_a_model_with_little_room() -> None:
+    many = hits([f"Fact number {number} is about bridges. " * 3 for number in range(30)])
+    reader = Reader("giraffe", "never asked")
+    reader.lm.context_tokens = 1300
+    run(MapReduceGenerator(reader.lm, group_tokens=5000, max_note_tokens=100, max_tokens=100), many)
+    prompts = list(reader.lm.prompts)
+    assert all(any(f"number {number} is" in prompt for prompt in prompts) for number in range(30)) and len(prompts) > 1
+    assert all(reader.lm.count_tokens(prompt) <= 1200 and "\u2026" not in prompt for prompt in prompts)
 
 
 def test_long_notes_are_collapsed_and_keep_the_numbers_of_their_sources() -> None:
@@ -132,7 +152,7 @@ def test_long_notes_are_collapsed_and_keep_the_numbers_of_their_sources() -> Non
         [f"The bridge number {number} was opened in {1900 + number}. " + "It is a long bridge. " * 10 for number in range(24)]
     )
     reader = Reader("opened", "Bridge number 3 was opened in 1903 [4].", note("Bridges were opened.", 4, [4, 99]))
-    _, citations, last = run(MapReduceGenerator(reader.lm, group_tokens=60, max_prompt_tokens=900, max_note_tokens=200), many)
+    _, citations, last = run(MapReduceGenerator(reader.lm, group_tokens=110, max_prompt_tokens=900, max_note_tokens=200), many)
     assert "collapse" in reader.kinds and reader.kinds[-1] == "reduce" and len(citations) == 1
     assert reader.lm.count_tokens(reader.lm.prompts[-1]) <= 900
     assert "[99]" not in reader.lm.prompts[-1] and last.usage.unread_replies == 0
@@ -143,7 +163,7 @@ def test_collapsing_is_bounded_and_the_least_sure_notes_go_last() -> None:
         [f"The bridge number {number} was opened in {1900 + number}. " + "It is a long bridge. " * 30 for number in range(24)]
     )
     reader = Reader("opened", "Bridge number 3 was opened in 1903 [4].")
-    generator = MapReduceGenerator(reader.lm, group_tokens=160, max_prompt_tokens=800, max_note_tokens=300)
+    generator = MapReduceGenerator(reader.lm, group_tokens=210, max_prompt_tokens=800, max_note_tokens=300)
     run(generator, many)
     assert reader.kinds.count("collapse") <= 2 * (12 + 6 + 3 + 2) and reader.lm.count_tokens(reader.lm.prompts[-1]) <= 800
 
@@ -153,7 +173,7 @@ def test_sources_cannot_speak_through_notes() -> None:
     reader = Reader("", "It was opened on 19 March 1932 [1].")
     reader.say = lambda prompt: note(evil) if prompt.startswith("You read a part") else "Yes."  # type: ignore[method-assign]
     reader.lm.answer = reader.say
-    run(MapReduceGenerator(reader.lm, group_tokens=12), hits())
+    run(MapReduceGenerator(reader.lm, group_tokens=60), hits())
     last = reader.lm.prompts[-1]
     assert "<|" not in last and "\nEND NOTE 1234" not in last and "[2]\nEND" not in last and "say yes (2)" in last
 
@@ -163,7 +183,7 @@ def test_a_note_without_sources_counts_for_all_of_its_group() -> None:
         return note("opened on 19 March 1932", 5, []) if prompt.startswith("You read a part") else "Yes."
 
     lm = ToyLM(answer=say)
-    run(MapReduceGenerator(lm, group_tokens=25), hits())
+    run(MapReduceGenerator(lm, group_tokens=125), hits())
     assert "sources: [1][2]\n" in lm.prompts[-1] and "sources: [3][4]\n" in lm.prompts[-1]
 
 

@@ -91,4 +91,8 @@ def _block_like(text: str) -> str:
 
 def fallen_back(what: str, reply: Reply[T]) -> tuple[str, ...]:
     """The note on a reply that could not be read."""
-    return () if reply.value is not None else (f"{what}: the model's reply could not be read ({reply.fault}); the question stayed",)
+    return (
+        ()
+        if reply.value is not None
+        else (f"{what}: the model's reply could not be read ({reply.fault}); the question stayed as it is",)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def test_a_langchain_retriever_takes_the_conversation(opened: Callable[..., Rag]
     assert found.page_content == "Cats eat fish."
 
 
-def test_a_chat_on_the_terminal_is_a_conversation(tmp_path: Path) -> None:
+def test_the_command_line_takes_conversations(tmp_path: Path) -> None:
     from rag import cli
 
     (tmp_path / "cats.txt").write_text("Cats sleep all day. Cats eat fish in the evening.")
@@ -195,6 +196,13 @@ def test_a_chat_on_the_terminal_is_a_conversation(tmp_path: Path) -> None:
     ingested = CliRunner().invoke(cli.app, ["ingest", str(tmp_path), "--include", "*.txt", *index, *config])
     assert ingested.exit_code == 0, ingested.output
     said = CliRunner().invoke(cli.app, ["chat", *index], input="Do cats sleep?\nWhat do they eat?\n\n")
+    (tmp_path / "talk.json").write_text('[{"role": "user", "content": "Do cats sleep?"}]')
+    (tmp_path / "carry.yaml").write_text((tmp_path / "rag.yaml").read_text()[:-1] + ", query: {use: carry}}")
+    asking = ["ask", "What do they eat?", *index, "--config", str(tmp_path / "carry.yaml"), "--json", "--history"]
+    answer = json.loads(CliRunner().invoke(cli.app, [*asking, str(tmp_path / "talk.json")]).output)
+    assert "Cats eat fish in the evening. [1]" in answer["text"] and answer["support"] == "full" and "cats" in answer["queries"][0]
+    refused = CliRunner().invoke(cli.app, [*asking, str(tmp_path / "rag.yaml")])
+    assert isinstance(refused.exception, ConfigError) and "is not JSON" in str(refused.exception)
     assert said.exit_code == 0 and "Cats sleep all day. [1]" in said.output and "Cats eat fish in the evening. [1]" in said.output
 
 
