@@ -105,6 +105,8 @@ def evaluate_chain(
         folder = Path(cache_folder or stack.enter_context(TemporaryDirectory(prefix="rag-eval-")))
         cache = stack.enter_context(outcome_cache(Path(cache_folder) if cache_folder else None))
         run = _Run(given, configs, components or {}, on_progress, folder, cache, seed, answers, measure, stack)
+        for name, config in loaded.items():
+            _check_parts(run, name, config)
         outcomes = [_configured(run, name, config) for name, config in loaded.items()]
         texts = _texts(run, outcomes)
     baseline = outcomes[0].name
@@ -140,14 +142,28 @@ def _check(given: QuestionSet, configs: Mapping[str, Source], components: Mappin
         raise ValueError(f"components for {unknown[0]!r}, which is no configuration; allowed: {', '.join(configs)}")
 
 
+def _check_parts(run: _Run, name: str, config: Config) -> None:
+    """Builds every part once: what cannot be built is a fault of the configuration, and better told before anything is asked."""
+    parts = _parts(run, name, config)
+    with Rag.open(run.folder / "none", configuration.raw(run.configs[name]), components=parts) as opened:
+        _ = opened.chunker, opened.indexes, opened.rerankers, opened.generator
+    assembly = Assembly(config, parts)
+    _ = assembly.build("fusion", "fuse", config.fuse), assembly.build("selector", "select", config.select)
+
+
+def _parts(run: _Run, name: str, config: Config) -> dict[str, Any]:
+    """Given objects, and the models that are built once for all configurations."""
+    own = run.components.get(name, {})
+    return {**run.models.of(config, own), **own}
+
+
 def _configured(run: _Run, name: str, config: Config) -> ConfigOutcome:
     """Ingests, asks every question and sums up."""
     own = dict(run.components.get(name, {}))
-    parts = {**run.models.of(config, own), **own}
+    parts = _parts(run, name, config)
     written = as_written(run.configs[name], config)
     index = _indexed(run, name, config, own, parts)
     with Rag.open(index.rag.folder, configuration.raw(run.configs[name]), components=parts) as opened:
-        _ = opened.rerankers, opened.generator  # what cannot be built is a fault of the configuration, not of a question
         judge = parts.get("judge") or (Assembly(config, parts).model("judge") if "judge" in config.models and run.answers else None)
         hook, measure = ("own", run.measure) if run.measure else answer_measure(judge, parts.get("encoder"))
         is_kept = run.measure is None and all(map(is_lasting, own.values()))

@@ -292,7 +292,15 @@ def test_bad_calls_are_refused_before_anything_is_asked() -> None:
         evaluate_chain(
             SET, {"one": WORDS, "bad": {**WORDS, "select": {"use": "top", "kk": 1}}}, components={"one": components(generator)}
         )
+    with pytest.raises(ConfigError, match="needs a model"):
+        evaluate_chain(SET, {"one": WORDS, "bad": {**WORDS, "generator": {"use": "lm"}}}, components={"one": components(generator)})
     assert generator.num_asked == 0
+
+
+def test_a_report_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
+    report = evaluate()
+    report.save(tmp_path / "report.json")
+    assert ChainReport.load(tmp_path / "report.json") == report
 
 
 def answer(text: str, *citations: Citation, abstained: bool = False) -> Answer:
