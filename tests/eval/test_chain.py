@@ -109,6 +109,7 @@ def test_what_matters_is_asked_anew(tmp_path: Path) -> None:
     assert asked(config=SMALL) == 12, "another configuration"
     assert asked(told="x") == 12, "another generator"
     assert asked(told="x") == 0, "kept by now"
+    assert asked(config={**WORDS, "models": {}}, told="x") == 12, "another tokenizer counts the returned tokens"
     more = QuestionSet(SET.name, SET.questions, (*SET.documents, document_of("new", "New words.")))
     assert asked(more) == 12, "other documents"
 
