@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import rag
 from rag import config as configuration
 from rag.config import Assembly, Config
 from rag.core import digest
 from rag.eval.answer_outcome import MeasureAnswer, answer_measure
 from rag.eval.axis import Axis
 from rag.eval.chain_cache import OutcomeCache, outcome_cache
+from rag.eval.chain_facts import peak_memory_mb, remarks, reported_texts, versions
 from rag.eval.chain_index import CountedEncoder, Indexed, SharedModels, identity, ingest_print, ingested, is_lasting, print_of_set
 from rag.eval.chain_question import Examiner
 from rag.eval.chain_report import FORMAT, ChainReport, ConfigOutcome, QuestionOutcome
@@ -34,9 +31,6 @@ from rag.eval.chain_summary import compared, summarised
 from rag.eval.chain_tokens import BUDGETS, TokenMeasures
 from rag.eval.question_set import QuestionSet
 from rag.pipeline import Rag
-
-PACKAGES = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
-MAX_REPORTED_CHARS = 8_000_000
 
 Source = Mapping[str, Any] | str | Path | Config | None
 
@@ -75,6 +69,13 @@ class _Run:
         name, source = next(iter(self.configs.items()))
         return Assembly(configuration.load(source), self.components.get(name)).model("tokenizer")
 
+    @cached_property
+    def tokenizer_print(self) -> str:
+        """Names that tokenizer without loading it."""
+        name, source = next(iter(self.configs.items()))
+        given = self.components.get(name, {})
+        return identity(given["tokenizer"]) if "tokenizer" in given else str(configuration.load(source).models.get("tokenizer"))
+
 
 def evaluate_chain(
     given: QuestionSet,
@@ -105,8 +106,10 @@ def evaluate_chain(
         folder = Path(cache_folder or stack.enter_context(TemporaryDirectory(prefix="rag-eval-")))
         cache = stack.enter_context(outcome_cache(Path(cache_folder) if cache_folder else None))
         run = _Run(given, configs, components or {}, on_progress, folder, cache, seed, answers, measure, stack)
+        for name, config in loaded.items():
+            _check_parts(run, name, config)
         outcomes = [_configured(run, name, config) for name, config in loaded.items()]
-        texts = _texts(run, outcomes)
+        texts = reported_texts(run.indexes.values(), outcomes)
     baseline = outcomes[0].name
     return ChainReport(
         name=given.name,
@@ -120,7 +123,7 @@ def evaluate_chain(
         configs=outcomes,
         comparisons=compared(outcomes, baseline, seed),
         documents=texts,
-        remarks=[*given.remarks, *_remarks(given, outcomes)],
+        remarks=[*given.remarks, *remarks(given, outcomes)],
     )
 
 
@@ -140,23 +143,37 @@ def _check(given: QuestionSet, configs: Mapping[str, Source], components: Mappin
         raise ValueError(f"components for {unknown[0]!r}, which is no configuration; allowed: {', '.join(configs)}")
 
 
+def _check_parts(run: _Run, name: str, config: Config) -> None:
+    """Builds every part once: what cannot be built is a fault of the configuration, and better told before anything is asked."""
+    parts = _parts(run, name, config)
+    with Rag.open(run.folder / "none", configuration.raw(run.configs[name]), components=parts) as opened:
+        _ = opened.chunker, opened.indexes, opened.rerankers, opened.generator
+    assembly = Assembly(config, parts)
+    _ = assembly.build("fusion", "fuse", config.fuse), assembly.build("selector", "select", config.select)
+
+
+def _parts(run: _Run, name: str, config: Config) -> dict[str, Any]:
+    """Given objects, and the models that are built once for all configurations."""
+    own = run.components.get(name, {})
+    return {**run.models.of(config, own), **own}
+
+
 def _configured(run: _Run, name: str, config: Config) -> ConfigOutcome:
     """Ingests, asks every question and sums up."""
     own = dict(run.components.get(name, {}))
-    parts = {**run.models.of(config, own), **own}
+    parts = _parts(run, name, config)
     written = as_written(run.configs[name], config)
     index = _indexed(run, name, config, own, parts)
     with Rag.open(index.rag.folder, configuration.raw(run.configs[name]), components=parts) as opened:
-        _ = opened.rerankers, opened.generator  # what cannot be built is a fault of the configuration, not of a question
         judge = parts.get("judge") or (Assembly(config, parts).model("judge") if "judge" in config.models and run.answers else None)
         hook, measure = ("own", run.measure) if run.measure else answer_measure(judge, parts.get("encoder"))
         is_kept = run.measure is None and all(map(is_lasting, own.values()))
         name_of_all = digest(
             "chain", str(FORMAT), str(written), *(f"{key} {identity(part)}" for key, part in sorted(own.items())),
-            print_of_set(run.given), str(index.generation), str(run.answers), hook, *(f"{each} {told}" for each, told in versions().items()),
+            print_of_set(run.given), str(index.generation), str(run.answers), hook, run.tokenizer_print, *(f"{each} {told}" for each, told in versions().items()),
         )  # fmt: skip
         questions = _asked(run, name, name_of_all if is_kept else None, lambda: _examiner(run, opened, index, parts, measure))
-    facts = {**index.facts, "process_peak_memory_mb": _peak_memory_mb()}
+    facts = {**index.facts, "process_peak_memory_mb": peak_memory_mb()}
     return summarised(name, written, facts, questions, run.seed)
 
 
@@ -215,54 +232,3 @@ def as_written(source: Source, config: Config) -> dict[str, Any]:
     whole = config.model_dump(mode="json")
     models = {**whole["models"], **(written.get("models") or {})}
     return {**whole, **written, "models": models}
-
-
-def _texts(run: _Run, outcomes: Iterable[ConfigOutcome]) -> dict[str, str]:
-    """Source -> text of the documents with evidence, as far as a report should carry them."""
-    wanted = {passage.source for outcome in outcomes for question in outcome.questions for passage in question.evidence}
-    texts: dict[str, str] = {}
-    num_chars = 0
-    for index in run.indexes.values():
-        for doc, source in index.names.items():
-            if source in wanted and source not in texts:
-                text = index.library.texts[doc]
-                num_chars += len(text)
-                if num_chars > MAX_REPORTED_CHARS:
-                    return texts
-                texts[source] = text
-    return texts
-
-
-def _remarks(given: QuestionSet, outcomes: Sequence[ConfigOutcome]) -> Iterable[str]:
-    first = outcomes[0]
-    if number := sum(not question.points and not question.unlocated for question in first.questions):
-        yield f"{number} of {len(first.questions)} questions have no information points and are in no recall and no accuracy."
-    if number := sum(bool(question.unlocated) for question in first.questions):
-        whole = sum(bool(question.unlocated) and not question.points for question in first.questions)
-        yield f"{number} questions have points that stand nowhere in the documents; {whole} of them have no other and are in no recall."
-    if any(question.history for question in given.questions):
-        yield "Questions with a history were asked without it, as the last turn stands."
-    for outcome in outcomes:
-        if number := sum(question.error is not None for question in outcome.questions):
-            yield f"{outcome.name}: the chain broke off for {number} questions; they count as lost where it did."
-        if number := int(outcome.ingest["num_unread_files"]):
-            yield f"{outcome.name}: {number} files could not be read."
-        if number := sum(bool(question.answer and question.answer.failures) for question in outcome.questions):
-            yield f"{outcome.name}: a measure of the answer failed for {number} questions; it is in no mean."
-    if len(outcomes) > 1:
-        yield "p values are corrected for all comparisons of this report (Holm)."
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes, as far as it is installed."""
-    found = {"ragstone": rag.__version__}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _peak_memory_mb() -> float:
-    """Of the whole process so far; the unit of ``ru_maxrss`` is a kilobyte on Linux and a byte on macOS."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

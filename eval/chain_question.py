@@ -32,7 +32,9 @@ from rag.eval.question import Question
 from rag.eval.rank_measures import rank_measures
 from rag.pipeline import Rag
 
-_QUERY = "query"  # stages called ``query`` or ``query:...`` rewrite the question and hand on no passages
+_QUERY = (
+    "query"  # a stage called ``query`` or ``query:...`` rewrites the question; before the indexes it has no passages to hand on
+)
 
 
 @dataclass(slots=True)
@@ -149,8 +151,9 @@ def walked(rag: Rag, query: str, answers: bool) -> Walk:
     events: Iterator[Event] = rag.stream(query) if answers else rag.stages(query)
     try:
         for event in events:
-            if isinstance(event, StageEvent) and event.stage.partition(":")[0] != _QUERY:
-                _note(walk, event, indexes)
+            if isinstance(event, StageEvent):
+                if walk.stages or event.stage.partition(":")[0] != _QUERY:
+                    _note(walk, event, indexes)
             elif isinstance(event, AnswerEvent):
                 walk.answer = event.answer
     except Exception as error:  # noqa: BLE001  # any component may raise anything: it is this question's loss, and the others go on

@@ -146,7 +146,7 @@ class ChainReport(_Record):
 
     def save(self, path: Path) -> None:
         """Writes the report as JSON."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        path.write_text(self.model_dump_json(exclude_none=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> ChainReport:

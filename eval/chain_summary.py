@@ -132,7 +132,7 @@ def _measures(config: ConfigOutcome, base: ConfigOutcome) -> list[str]:
     both = {summary.stage for summary in config.stages} & {summary.stage for summary in base.stages}
     common = [stage for stage in COMPARED_STAGES if stage in both]
     measures = [f"recall@{stage}" for stage in common] + [f"accuracy@{stage}" for stage in common[-1:]]
-    measures += [at_budget(budget) for budget in config.recall_by_budget.keys() & base.recall_by_budget.keys()]
+    measures += [at_budget(budget) for budget in sorted(config.recall_by_budget.keys() & base.recall_by_budget.keys())]
     return measures + sorted(config.answers.keys() & base.answers.keys())
 
 

@@ -39,6 +39,8 @@ def chain(
     ] = None,
 ) -> None:
     """Judge every stage of the chain: what was read, cut, found, ranked, selected, shown and answered, and which stage lost what."""
+    from rich.console import Console
+
     from rag.eval.chain import evaluate_chain
     from rag.eval.chain_tables import missed_targets, tables, target_of
     from rag.eval.read_questions import read_questions
@@ -57,9 +59,12 @@ def chain(
         err.print("interrupted; the questions that were finished are kept, and the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
     report.save(out_folder / "report.json")
+    wide = Console(
+        width=max(out.width, 160), highlight=False
+    )  # a table that wraps cannot be read, one that is too wide can be scrolled
     for table in tables(report):
-        out.print(table)
-        out.print()
+        wide.print(table, soft_wrap=True)
+        wide.print()
     for remark in report.remarks:
         out.print(f"- {remark}", markup=False)
     if importlib.util.find_spec("rag.eval.html_report"):

@@ -1,4 +1,4 @@
-"""`rag eval chain` and `rag eval data` as a user runs them: real processes, exit codes, files."""
+"""`rag eval chain` and `rag eval data` as a user runs them: exit codes, one-line errors, files; a real process where Ctrl-C matters."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from rag.cli import main
 from rag.eval.chain_report import ChainReport
 from rag.eval.read_own import write_own
 from tests.eval.chain_corpus import handbook
@@ -34,13 +37,32 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 
 
-def rag(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rag", "eval", *arguments]
-    return subprocess.run(command, check=False, cwd=home, env=environment(), capture_output=True, text=True, timeout=300)
+class Done(NamedTuple):
+    """How a command ended and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_a_run_writes_a_report_and_prints_the_stages(home: Path) -> None:
-    done = rag(home, "chain", "light.yaml,narrow.yaml", "set", "--out", "out", "--no-answers", "--limit", "12")
+@pytest.fixture
+def rag(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs ``rag eval ...`` in ``home``, in this process."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["rag", "eval", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_a_run_writes_a_report_and_prints_the_stages(home: Path, rag: Callable[..., Done]) -> None:
+    done = rag("chain", "light.yaml,narrow.yaml", "set", "--out", "out", "--no-answers", "--limit", "12")
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("light: stages", "narrow: stages", "retrieve", "select", "against light"))
     report = ChainReport.load(home / "out" / "report.json")
@@ -52,32 +74,32 @@ def test_a_run_writes_a_report_and_prints_the_stages(home: Path) -> None:
     assert {question.id for question in report.configs[0].questions} < {question.id for question in handbook(20).questions}
 
 
-def test_fail_under_is_an_exit_code(home: Path) -> None:
+def test_fail_under_is_an_exit_code(rag: Callable[..., Done]) -> None:
     arguments = ("chain", "light.yaml", "set", "--no-answers", "--limit", "5", "--fail-under")
-    assert rag(home, *arguments, "recall@select=0.1").returncode == 0
-    failed = rag(home, *arguments, "recall@select=1.1")
+    assert rag(*arguments, "recall@select=0.1").returncode == 0
+    failed = rag(*arguments, "recall@select=1.1")
     assert failed.returncode == 1 and "light: recall@select is 1.0000, below 1.1" in failed.stderr
     for bad, said in (
         ("recall@select", "is not MEASURE=NUMBER"),
         ("recall@answer=1", "no question has a value of 'recall@answer'; there are"),
     ):
-        wrong = rag(home, *arguments, bad)
+        wrong = rag(*arguments, bad)
         assert wrong.returncode == 2 and said in wrong.stderr and "Traceback" not in wrong.stderr
 
 
-def test_bad_calls_are_one_line(home: Path) -> None:
+def test_bad_calls_are_one_line(rag: Callable[..., Done]) -> None:
     for arguments, said in (
         (("light.yaml", "nowhere"), "nowhere: there is no such file or folder"),
         (("absent.yaml", "set"), "cannot read the configuration absent.yaml"),
         (("light.yaml,light.yaml", "set"), "is named twice"),
         (("light.yaml", "light.yaml"), "is no question set"),
     ):
-        done = rag(home, "chain", *arguments)
+        done = rag("chain", *arguments)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) <= 4, done.stderr
 
 
-def test_ctrl_c_keeps_what_was_finished(home: Path) -> None:
-    write_own(handbook(300), home / "large")
+def test_ctrl_c_keeps_what_was_finished(home: Path, rag: Callable[..., Done]) -> None:
+    write_own(handbook(200), home / "large")
     command = [sys.executable, "-m", "rag", "eval", "chain", "light.yaml", "large", "--out", "out", "--no-answers"]
     running = subprocess.Popen(command, cwd=home, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)  # noqa: PLW1509
     deadline = time.monotonic() + 120
@@ -87,9 +109,9 @@ def test_ctrl_c_keeps_what_was_finished(home: Path) -> None:
     _, said = running.communicate(timeout=120)
     assert running.returncode == 130 and "the questions that were finished are kept" in said, said
     kept = num_kept(home)
-    assert 10 <= kept < 300 and not (home / "out" / "report.json").exists()
-    assert rag(home, "chain", "light.yaml", "large", "--out", "out", "--no-answers").returncode == 0
-    assert num_kept(home) == 300
+    assert 10 <= kept < 200 and not (home / "out" / "report.json").exists()
+    assert rag("chain", "light.yaml", "large", "--out", "out", "--no-answers").returncode == 0
+    assert num_kept(home) == 200
 
 
 def num_kept(home: Path) -> int:
@@ -103,15 +125,15 @@ def num_kept(home: Path) -> int:
         return 0
 
 
-def test_check_and_convert(home: Path) -> None:
-    checked = rag(home, "data", "check", "set")
+def test_check_and_convert(home: Path, rag: Callable[..., Done]) -> None:
+    checked = rag("data", "check", "set")
     assert checked.returncode == 0 and "nothing is wrong" in checked.stdout and "information points" in checked.stdout
-    assert rag(home, "data", "convert", "set", "again").returncode == 0
+    assert rag("data", "convert", "set", "again").returncode == 0
     first = json.loads((home / "again" / "questions.jsonl").read_text().splitlines()[0])
     assert first["points"] and first["coarse"]
     (home / "again" / "questions.jsonl").write_text(json.dumps({"id": "q", "question": "?", "sources": ["no such file"]}) + "\n")
-    wrong = rag(home, "data", "check", "again")
+    wrong = rag("data", "check", "again")
     assert (
         wrong.returncode == 1 and "missing documents: 1" in wrong.stdout and "'no such file', named by 1 questions" in wrong.stdout
     )
-    assert rag(home, "data", "convert", "set", "again").returncode == 1, "nothing is written over"
+    assert rag("data", "convert", "set", "again").returncode == 1, "nothing is written over"

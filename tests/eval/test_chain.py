@@ -109,6 +109,7 @@ def test_what_matters_is_asked_anew(tmp_path: Path) -> None:
     assert asked(config=SMALL) == 12, "another configuration"
     assert asked(told="x") == 12, "another generator"
     assert asked(told="x") == 0, "kept by now"
+    assert asked(config={**WORDS, "models": {}}, told="x") == 12, "another tokenizer counts the returned tokens"
     more = QuestionSet(SET.name, SET.questions, (*SET.documents, document_of("new", "New words.")))
     assert asked(more) == 12, "other documents"
 
@@ -292,7 +293,15 @@ def test_bad_calls_are_refused_before_anything_is_asked() -> None:
         evaluate_chain(
             SET, {"one": WORDS, "bad": {**WORDS, "select": {"use": "top", "kk": 1}}}, components={"one": components(generator)}
         )
+    with pytest.raises(ConfigError, match="needs a model"):
+        evaluate_chain(SET, {"one": WORDS, "bad": {**WORDS, "generator": {"use": "lm"}}}, components={"one": components(generator)})
     assert generator.num_asked == 0
+
+
+def test_a_report_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
+    report = evaluate()
+    report.save(tmp_path / "report.json")
+    assert ChainReport.load(tmp_path / "report.json") == report
 
 
 def answer(text: str, *citations: Citation, abstained: bool = False) -> Answer:

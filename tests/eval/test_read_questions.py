@@ -282,3 +282,10 @@ def test_clauses_are_cut_at_strong_marks_only() -> None:
     assert said == ["The old mill on the river", "which nobody had used for years", "burned down in May", "its owner, Ann, left."]
     assert all(clause.start is not None and text[clause.start - 100 :].startswith(clause.text) for clause in point.clauses)
     assert isinstance(point.clauses[0], Clause)
+
+
+def test_nothing_is_wrong_with_the_questions_about_the_examples() -> None:
+    """Twenty-odd real files of many formats: every quotation stands in what the readers take out of them."""
+    report = check_set(read_questions(Path(__file__).parents[2] / "examples"))
+    assert not report.faults
+    assert dict(report.counts["examples"])["with information points"] == 55
