@@ -2,9 +2,9 @@
 
     python bench/answer_support.py
 
-Sentences of MTRAG-UN reference answers (answerable turns) against their own passages, and against those of another conversation of the
-same collection. Fitted on the conversations with even numbers, measured on the odd ones. Besides: the same sentences, own passages, with a
-number changed or a verb denied, which no passage bears out though every word is near.
+Sentences of MTRAG-UN reference answers (answerable turns) against their own passages, and against those of another conversation of
+the same collection. Fitted on the conversations with even numbers, measured on the odd ones. Besides: the same sentences, own
+passages, with a number changed or a verb denied, which no passage bears out though every word is near.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python bench/synth_sets.py [--folder FOLDER in the BEIR layout]
 
-Nine systems: three chunkers times BM25, vectors and both fused. nDCG@10 of documents for the set's own questions, for ``heading`` and for
-``cloze`` questions made without a language model from the index of the first chunker.
+Nine systems: three chunkers times BM25, vectors and both fused. nDCG@10 of documents for the set's own questions, for ``heading``
+and for ``cloze`` questions made without a language model from the index of the first chunker.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Does a pipeline decline when it should, and only then? Knows outcomes of questions; knows no answer text.
 
-Over questions that the sources answer (``yes``) and do not answer (``no``), with declining as the positive class: recall is the share
-declined of ``no``, precision the share of ``no`` among the declined, F1 their harmonic mean. Questions that are answered partly, and
-unclear ones, count in none of these; their declined shares stand apart.
+Over questions that the sources answer (``yes``) and do not answer (``no``), with declining as the positive class: recall is the
+share declined of ``no``, precision the share of ``no`` among the declined, F1 their harmonic mean. Questions that are answered
+partly, and unclear ones, count in none of these; their declined shares stand apart.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _Measure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def estimates(outcomes: Iterable[QuestionOutcome], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> dict[str, Estimate]:
-    """``abstention/declined_unanswerable`` (higher is better), ``abstention/declined_answerable`` (lower is better), ``abstention/declined_partly``,
-    ``abstention/declined_unclear``, each if there are such questions; ``abstention/precision`` and ``abstention/f1`` if there are both ``yes`` and
-    ``no``. Questions that have no answer because their chain broke off are ``num_failed``. Precision is 0 if nothing was declined.
+    """``abstention/declined_unanswerable`` (higher is better), ``abstention/declined_answerable`` (lower is better),
+    ``abstention/declined_partly``, ``abstention/declined_unclear``, each if there are such questions; ``abstention/precision`` and
+    ``abstention/f1`` if there are both ``yes`` and ``no``. Questions that have no answer because their chain broke off are
+    ``num_failed``. Precision is 0 if nothing was declined.
     """
     everything = list(outcomes)
     found: dict[str, Estimate] = {}

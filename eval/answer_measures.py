@@ -3,8 +3,10 @@
 Which measures an answer has depends on what is known of the question and on what the answer is:
 
 - ``exact_match``, ``f1``, ``rouge_l``, ``bleu``, ``correctness``: with reference answers, unless the sources hold no answer
-- ``citation_precision``, ``citation_recall``, ``citations_on_evidence``, ``evidence_cited``: with evidence; an abstention has none, so 0
-- ``cited_sentences``, ``faithfulness``, ``relevance``, ``support (encoder similarity, not entailment)``: of answers that are not abstentions
+- ``citation_precision``, ``citation_recall``, ``citations_on_evidence``, ``evidence_cited``: with evidence; an abstention has none,
+  so 0
+- ``cited_sentences``, ``faithfulness``, ``relevance``, ``support (encoder similarity, not entailment)``: of answers that are not
+  abstentions
 - ``declined/yes``, ``declined/partly``, ``declined/no``, ``declined/unclear``: 1 for an abstention, by what the sources can answer
 
 What applies and could not be measured is a failure with its reason, never a number.
@@ -64,9 +66,10 @@ def measure_answer(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """(measure -> number, measure -> why it failed). ``texts``: source -> canonical text, of the documents with evidence at least.
 
-    The sources that the answer is judged by are the texts of ``answer.hits``, what its generator was given. ``judge``: a
-    ``Judge``, or a language model, which is asked for JSON; without one nothing is judged. ``encoder``: for the similarity stand-in
-    of faithfulness; ``calibration`` belongs to the encoder, and is known for the embedded one. See the module for which measures apply.
+    The sources that the answer is judged by are the texts of ``answer.hits``, what its generator was given. ``judge``: a ``Judge``,
+    or a language model, which is asked for JSON; without one nothing is judged. ``encoder``: for the similarity stand-in of
+    faithfulness; ``calibration`` belongs to the encoder, and is known for the embedded one. See the module for which measures
+    apply.
     """
     found = Measured()
     parsed = parsed_answer(answer.text)
@@ -143,8 +146,9 @@ def versions(judge: Judge | LM | None = None, encoder: Encoder | None = None) ->
 def summarise(outcomes: Iterable[QuestionOutcome], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> dict[str, Estimate]:
     """Measure -> mean over the questions that have it, with its bootstrap interval and the number that failed.
 
-    A question whose chain broke off counts as failed in every measure that its answer would have had. ``abstention/...`` are those of
-    ``rag.eval.abstention``, and stand for ``declined/...``; ``bleu_corpus`` is no mean: it is BLEU of all answers together. A measure that failed everywhere has ``num_questions`` 0 and a mean of 0, which says nothing.
+    A question whose chain broke off counts as failed in every measure that its answer would have had. ``abstention/...`` are those
+    of ``rag.eval.abstention``, and stand for ``declined/...``; ``bleu_corpus`` is no mean: it is BLEU of all answers together. A
+    measure that failed everywhere has ``num_questions`` 0 and a mean of 0, which says nothing.
     """
     everything = list(outcomes)
     values: dict[str, list[float]] = {}

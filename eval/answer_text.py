@@ -1,4 +1,4 @@
-"""The texts of question and answer as they are measured: with the turns before, without citation marks. Knows no source and no measure."""
+"""Question and answer as they are measured: with the turns before, without citation marks. Knows no source and no measure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Do the citations of an answer lie on the evidence? Knows spans of documents; knows no model and no wording.
 
-All citations of an ``Answer`` are quotations that were found in the stored documents, so what is measured here is whether they
-are the *right* passages. In characters, overlaps counted once, with C cited and E evidence: precision |C n E| / |C|, recall |C n E| /
+All citations of an ``Answer`` are quotations that were found in the stored documents, so what is measured here is whether they are
+the *right* passages. In characters, overlaps counted once, with C cited and E evidence: precision |C n E| / |C|, recall |C n E| /
 |E|. Citations are whole sentences and evidence is often a few words, so precision in characters is low by nature; the share of
 citations that touch evidence stands beside it.
 """

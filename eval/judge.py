@@ -1,9 +1,10 @@
 """A language model as judge of answers: faithfulness to the shown sources, relevance, correctness. Knows the LM protocol only.
 
-Faithfulness is the share of the answer's claims that the sources bear out, each claim judged by itself (as RAGAS, Es et al., EACL 2024).
-Relevance and correctness are ratings from 1 to 5. Two ways to read the judge: ``json`` parses what it writes; ``score`` reads the
-probabilities of its labels (expected rating, as G-Eval, Liu et al., EMNLP 2023; chance of *yes* per sentence of the answer), which needs
-no writing and suits small models. A judge is a measuring instrument: ``rag eval judge`` says whether to trust it.
+Faithfulness is the share of the answer's claims that the sources bear out, each claim judged by itself (as RAGAS, Es et al., EACL
+2024). Relevance and correctness are ratings from 1 to 5. Two ways to read the judge: ``json`` parses what it writes; ``score``
+reads the probabilities of its labels (expected rating, as G-Eval, Liu et al., EMNLP 2023; chance of *yes* per sentence of the
+answer), which needs no writing and suits small models. A judge is a measuring instrument: ``rag eval judge`` says whether to trust
+it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Judgement:
 class Judge:
     """Judges answers by asking ``lm``. ``way``: ``json`` (reads what it writes) or ``score`` (reads label probabilities).
 
-    ``max_tokens``: room for one reply. A judgement that fails (no usable JSON after one retry, a prompt beyond the model's context, a
-    server that does not answer) has a ``failure`` and no value.
+    ``max_tokens``: room for one reply. A judgement that fails (no usable JSON after one retry, a prompt beyond the model's context,
+    a server that does not answer) has a ``failure`` and no value.
     """
 
     def __init__(self, lm: LM, way: Way = "json", max_tokens: int = 512) -> None:

@@ -1,8 +1,8 @@
 """How far two raters agree, with intervals. Knows classes and numbers, one pair per item; knows no judge and no answer.
 
 Cohen's kappa (1960), its quadratic weights (1968) and Spearman's rank correlation; intervals are percentiles over resampled items.
-Where a number is not defined (one rater used a single class, ranks do not vary) there is none, rather than NaN; resamples in which that
-happens are left out of an interval.
+Where a number is not defined (one rater used a single class, ranks do not vary) there is none, rather than NaN; resamples in which
+that happens are left out of an interval.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ A judge is trusted with a measure if all of this holds, else not, and the report
 - at most 5 % of its judgements failed
 - kappa is at least 0.6 ("substantial", Landis and Koch, Biometrics 1977), and the low end of its interval at least 0.4 ("moderate")
 
-Kappa is Cohen's for faithfulness (all claims borne out, or not) and quadratically weighted for ratings, which are rounded to whole ones.
+Kappa is Cohen's for faithfulness (all claims borne out, or not) and quadratically weighted for ratings, which are rounded to whole
+ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Answers that people have judged, as JSONL, to check a judge against. Knows a file layout; asks nobody.
 
-One object per line: ``question``, ``answer``, ``sources`` (texts), ``references`` (right answers; needed for correctness), ``labels``:
-``faithfulness`` 1 if the sources bear out every claim, else 0 (or the share of claims); ``relevance`` and ``correctness`` 1 to 5. Optional: ``id``.
+One object per line: ``question``, ``answer``, ``sources`` (texts), ``references`` (right answers; needed for correctness),
+``labels``: ``faithfulness`` 1 if the sources bear out every claim, else 0 (or the share of claims); ``relevance`` and
+``correctness`` 1 to 5. Optional: ``id``.
 """
 
 from __future__ import annotations

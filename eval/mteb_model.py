@@ -1,4 +1,4 @@
-"""A whole pipeline as a model of MTEB: chunking, hybrid search, fusion and reranking are scored as one. Knows MTEB's search protocol.
+"""A whole pipeline as a model of MTEB: chunking, search, fusion and reranking scored as one. Knows MTEB's search protocol.
 
 MTEB (version 2) hands a corpus to ``index`` and queries to ``search``, and takes document ids with scores back. Nothing of MTEB is
 imported but for ``mteb_model_meta``; its objects are read as the sequences of mappings that they are.
@@ -29,14 +29,16 @@ from rag.pipeline import Rag
 NAME = "ragstone/pipeline"
 
 Results = dict[str, dict[str, float]]
-"""Query id -> document id -> score, best first and strictly falling, also as 32-bit floats, so that nobody breaks ties his own way."""
+"""Query id -> document id -> score, best first and strictly falling, also as 32-bit floats, so that nobody breaks ties his own
+way."""
 
 
 class MtebPipeline:
     """The pipeline of ``config`` (a YAML file, a mapping, ``None`` for the defaults), over a new index for every corpus.
 
-    ``name``: under which MTEB files the results. ``components``: own objects, as for ``Rag.open``. ``batch_size``: queries per search. A
-    document scores as its best chunk. Documents that the rerankers were not handed follow those they were, in the order before.
+    ``name``: under which MTEB files the results. ``components``: own objects, as for ``Rag.open``. ``batch_size``: queries per
+    search. A document scores as its best chunk. Documents that the rerankers were not handed follow those they were, in the order
+    before.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class MtebPipeline:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What MTEB wants to know of a model; the revision is a digest of the configuration. Raises ``MissingExtra`` without mteb."""
+        """What MTEB wants to know of a model; the revision is a digest of the configuration. Raises ``MissingExtra`` without
+        mteb."""
         try:
             meta: Any = importlib.import_module("mteb.models.model_meta")
         except ImportError:
@@ -91,7 +94,8 @@ class MtebPipeline:
         top_ranked: Mapping[str, Sequence[str]] | None = None,
         **_: Any,
     ) -> Results:
-        """The best ``top_k`` documents per query (``id``, ``text``, perhaps ``instruction``); of ``top_ranked`` only, where it is given.
+        """The best ``top_k`` documents per query (``id``, ``text``, perhaps ``instruction``); of ``top_ranked`` only, where it is
+        given.
 
         Raises ``ValueError`` before ``index``.
         """

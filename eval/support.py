@@ -2,9 +2,9 @@
 
 Each sentence of the answer is compared with every sentence of the shown sources; its largest cosine becomes a chance by a logistic
 curve that was fitted to sentences with and without support. A stand-in where no judge is configured. Measured on MTRAG-UN with the
-embedded encoder (``bench/answer_support.py``, conversations held out): AUC .98 between a reference answer's own passages and those of another
-conversation, 93 % and 95 % of sentences on the right side. But of sentences with a number changed it notices 5 %, of denied ones
-6 %: it tells an answer about something else from one about the sources, and not a true statement from a false one.
+embedded encoder (``bench/answer_support.py``, conversations held out): AUC .98 between a reference answer's own passages and those of
+another conversation, 93 % and 95 % of sentences on the right side. But of sentences with a number changed it notices 5 %, of denied
+ones 6 %: it tells an answer about something else from one about the sources, and not a true statement from a false one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MAX_CHARS = 600  # of a sentence that is encoded: tables and lists can be one en
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Cosine -> chance of support: ``1 / (1 + exp(-slope * (cosine - midpoint)))``. ``encoder``: the fingerprint it was fitted for."""
+    """Cosine -> chance of support: ``1 / (1 + exp(-slope * (cosine - midpoint)))``. ``encoder``: the fingerprint it was fitted
+    for."""
 
     slope: float
     midpoint: float

@@ -1,9 +1,10 @@
-"""Makes a test set from the documents of an index: passage by passage, checked, resumable. Knows the pipeline and the parts of ``synth_*``.
+"""Makes a test set from the documents of an index: passage by passage, checked, resumable. Knows the pipeline and ``synth_*``.
 
-With a language model: questions of several types with evidence word for word, from one passage or two, and questions that the documents
-do not answer. Without one: ``heading`` and ``cloze`` questions (``rag.eval.synth_cloze``). A question is kept if it is new, and if a search for it
-brings its evidence back among the ``k`` best; an unanswerable one, if the model finds no answer in the ``k`` best either. Whatever was
-dropped is counted by reason. Seeded: with the same index, settings and model replies the same questions come out.
+With a language model: questions of several types with evidence word for word, from one passage or two, and questions that the
+documents do not answer. Without one: ``heading`` and ``cloze`` questions (``rag.eval.synth_cloze``). A question is kept if it is
+new, and if a search for it brings its evidence back among the ``k`` best; an unanswerable one, if the model finds no answer in the
+``k`` best either. Whatever was dropped is counted by reason. Seeded: with the same index, settings and model replies the same
+questions come out.
 """
 
 from __future__ import annotations

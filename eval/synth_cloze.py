@@ -1,11 +1,11 @@
 """Questions without a language model: from headings, and sentences with a word taken out. Knows passages; knows no index.
 
 They are what they are called. A ``heading`` question asks for the section by the words of its heading, and the section's first
-sentences are its evidence. A ``cloze`` question is a sentence whose rarest name or number is missing: every other word of the evidence is in
-it, so search by words finds it far too easily. Measured on 232 sections of product documentation, nine systems (three chunkers; BM25,
-vectors, both; ``bench/synth_sets.py``): by nDCG@10, heading questions put them in nearly the order of 100 questions by people (Kendall's tau
-.89), cloze questions much less so (.57: BM25 has .99 on them). They compare settings; they do not say how well people's
-questions are answered.
+sentences are its evidence. A ``cloze`` question is a sentence whose rarest name or number is missing: every other word of the
+evidence is in it, so search by words finds it far too easily. Measured on 232 sections of product documentation, nine systems
+(three chunkers; BM25, vectors, both; ``bench/synth_sets.py``): by nDCG@10, heading questions put them in nearly the order of 100
+questions by people (Kendall's tau .89), cloze questions much less so (.57: BM25 has .99 on them). They compare settings; they do
+not say how well people's questions are answered.
 """
 
 from __future__ import annotations

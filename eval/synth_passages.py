@@ -18,8 +18,8 @@ MIN_LETTERS = 0.5  # of the characters: rows of numbers make no question
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Characters ``span`` of the document ``source``. ``body``: those below ``headings`` (from the title down; may be empty) and above
-    the next heading, counted in ``text``.
+    """Characters ``span`` of the document ``source``. ``body``: those below ``headings`` (from the title down; may be empty) and
+    above the next heading, counted in ``text``.
     """
 
     source: str

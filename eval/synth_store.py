@@ -4,7 +4,8 @@
     manifest.jsonl    first the settings, then one line per finished task: its key, the ids it kept, why it was dropped
     corpus.jsonl      the documents, ``{"source", "text"}``, so that the folder is a whole test set
 
-A task is finished when its line in the manifest is whole. Questions of a task that is not are left out when the folder is opened again.
+A task is finished when its line in the manifest is whole. Questions of a task that is not are left out when the folder is opened
+again.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How near an answer is to reference answers, word by word: exact match, F1, ROUGE-L, BLEU. Knows two texts, no source and no model.
+"""How near an answer is to references, word by word: exact match, F1, ROUGE-L, BLEU. Knows two texts, no source and no model.
 
-Exact match and F1 follow SQuAD (Rajpurkar et al., EMNLP 2016): case, punctuation and the articles a, an, the do not count. Characters
-of scripts that are written without blanks (Chinese, Japanese, Thai, ...) are words of their own, as in MLQA (Lewis et al., ACL 2020).
-ROUGE-L (Lin, 2004) is rouge-score's F measure over the same words, without stemming. BLEU (Papineni et al., ACL 2002) is sacrebleu's,
-from 0 to 1 here and with regard to case; its own tokeniser ``13a`` cuts the words, or ``char`` if the references are written without
-blanks. Orders that match nothing are smoothed exponentially; the BLEU of one answer leaves out orders longer than the answer
-(``effective_order``), that of all answers does not. Where there are several references, the best counts; only ``corpus_bleu`` uses
-them together.
+Exact match and F1 follow SQuAD (Rajpurkar et al., EMNLP 2016): case, punctuation and the articles a, an, the do not count.
+Characters of scripts that are written without blanks (Chinese, Japanese, Thai, ...) are words of their own, as in MLQA (Lewis et
+al., ACL 2020). ROUGE-L (Lin, 2004) is rouge-score's F measure over the same words, without stemming. BLEU (Papineni et al., ACL
+2002) is sacrebleu's, from 0 to 1 here and with regard to case; its own tokeniser ``13a`` cuts the words, or ``char`` if the
+references are written without blanks. Orders that match nothing are smoothed exponentially; the BLEU of one answer leaves out
+orders longer than the answer (``effective_order``), that of all answers does not. Where there are several references, the best
+counts; only ``corpus_bleu`` uses them together.
 
 The measures see wording, not truth: a right answer in other words scores low, a wrong one in the right words high.
 """
@@ -58,7 +58,8 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
 
 
 def token_f1(answer: str, references: Sequence[str]) -> float:
-    """2 PR / (P + R) over the words both have, repeats included; two texts without words agree. Raises ``ValueError`` without references."""
+    """2 PR / (P + R) over the words both have, repeats included; two texts without words agree. Raises ``ValueError`` without
+    references."""
     return max(_f1(words_of(answer), words_of(reference)) for reference in _some(references))
 
 
@@ -75,7 +76,8 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
 
 
 def bleu(answer: str, references: Sequence[str]) -> float:
-    """Sentence BLEU-4, 0 to 1, of the reference that gives the highest. Raises ``ValueError`` without references, ``MissingExtra``."""
+    """Sentence BLEU-4, 0 to 1, of the reference that gives the highest. Raises ``ValueError`` without references,
+    ``MissingExtra``."""
     scorer = _bleu("char" if is_unspaced(" ".join(_some(references))) else "13a", sentence=True)
     return max(float(scorer.sentence_score(answer, [reference]).score) for reference in references) / 100
 

@@ -1,8 +1,8 @@
 """Finds words in a text that spells them a little differently, and says where. Knows two texts, no document and no chunk.
 
 Compared are compatibility-decomposed, case-folded characters. A run of blanks is one blank, a hyphen at a line end between small
-letters is none, invisible characters are none, and all dashes and all quotation marks of a kind are one. In scripts with blanks between
-words a match begins and ends at the edge of a word, so ``art`` is not found in ``party``.
+letters is none, invisible characters are none, and all dashes and all quotation marks of a kind are one. In scripts with blanks
+between words a match begins and ends at the edge of a word, so ``art`` is not found in ``party``.
 """
 
 from __future__ import annotations

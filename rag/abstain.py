@@ -158,10 +158,14 @@ class AbstainGenerator:
         return self.generator.keep_only(chunks)
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
-        """The events of ``generator``, with a reservation at the end if need be; or the abstention. The usage says how much was supported."""
+        """The events of ``generator``, with a reservation at the end if need be; or the abstention, after the hits that were looked at.
+
+        The usage says how much was supported.
+        """
         score, usage = self.score(query, hits)
         support = self.thresholds.support(score) if hits else "none"
         if support == "none":
+            yield StageEvent("prompt", tuple(hits), 0.0)
             yield TextEvent(self.abstention)
             yield UsageEvent(usage, abstained=True)
             return

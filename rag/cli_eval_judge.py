@@ -23,7 +23,8 @@ def judge(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")] = None,
 ) -> None:
-    """Check a judge against labels by people: agreement, kappa, rank correlation, failures, and whether to trust it (exit code 1 if not)."""
+    """Check a judge against labels by people: agreement, kappa, rank correlation, failures, and whether to trust it (exit code 1 if
+    not)."""
     from rag.errors import RagError
     from rag.eval.judge import Judge
     from rag.eval.judge_check import check_judge

@@ -76,5 +76,6 @@ def _show(report: Any, out: Path, wanted: int, *, made_by: str) -> None:
         terminal.print(f"  fewer than {wanted}: the passages are used up", markup=False)
     if made_by == "none":
         terminal.print(
-            "  These questions compare settings (heading ones better than cloze ones); they are no measure of answers to people's questions."
+            "  These questions compare settings (heading ones better than cloze ones); "
+            "they are no measure of answers to people's questions."
         )

@@ -108,12 +108,13 @@ class MapReduceGenerator:
         return 0
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
-        """Text, citations at the ends of sentences, then the usage of all calls. No hits: abstains without asking the model."""
+        """What the prompts show, text, citations at the ends of sentences, then the usage of all calls. No hits: abstains without the model."""
         groups = self._groups(query, hits)
         if len(groups) <= 1:
             yield from self._direct.generate(query, hits)
             return
-        replies = self._mapped(query, groups)
+        shown, replies = self._mapped(query, groups)
+        yield StageEvent("prompt", shown, 0.0)
         usage = sum((reply.usage for reply in replies), Usage())
         notes = [reply.value for reply in replies if reply.value and reply.value.information and reply.value.confidence > 0]
         events: Iterator[Event]
@@ -123,7 +124,7 @@ class MapReduceGenerator:
             pieces = self.lm.stream(notes_prompt(REDUCE, self.abstention, query, notes), max_tokens=self.max_tokens)
             events = checked_answer(pieces, hits, self.min_support, self.abstention)
         elif usage.unread_replies:  # what could not be noted down may hold the answer
-            events = self._direct.generate(query, hits)
+            events = (event for event in self._direct.generate(query, hits) if not isinstance(event, StageEvent))
         else:
             events = iter([TextEvent(self.abstention), UsageEvent(Usage(), abstained=True)])
         for event in events:
@@ -136,18 +137,17 @@ class MapReduceGenerator:
         sizes = [self.lm.count_tokens(hit.chunk.indexed_text) + FRAME_TOKENS for hit in hits]
         return grouped(hits, sizes, max(min(self.group_tokens, room), 1))
 
-    def _mapped(self, query: str, groups: Sequence[Sequence[Hit]]) -> list[Reply[Note]]:
-        """One reply per group, its source numbers those of all hits."""
+    def _mapped(self, query: str, groups: Sequence[Sequence[Hit]]) -> tuple[tuple[Hit, ...], list[Reply[Note]]]:
+        """The hits as far as they were shown, and one reply per group, its source numbers those of all hits."""
         room = room_for(self.lm, self.max_prompt_tokens, self.max_note_tokens)
-        prompts = [
-            sourced_prompt(query, group, max_tokens=room, count=self.lm.count_tokens, system=MAP).messages for group in groups
-        ]
-        replies = ask_each(self.lm, prompts, read_note, self.max_note_tokens)
+        prompts = [sourced_prompt(query, group, max_tokens=room, count=self.lm.count_tokens, system=MAP) for group in groups]
+        replies = ask_each(self.lm, [prompt.messages for prompt in prompts], read_note, self.max_note_tokens)
         starts = [sum(map(len, groups[:number])) for number in range(len(groups))]
-        return [
+        renumbered = [
             replace(reply, value=_renumbered(reply.value, start, len(group)))
             for reply, start, group in zip(replies, starts, groups, strict=True)
         ]
+        return tuple(hit for prompt in prompts for hit in prompt.shown), renumbered
 
     def _fitting(self, query: str, notes: list[Note]) -> tuple[list[Note], Usage]:
         """Notes whose prompt has room, and what collapsing them cost."""

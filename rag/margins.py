@@ -74,8 +74,9 @@ class MarginsGenerator:
         return 0
 
     def generate(self, query: str, hits: Sequence[Hit]) -> Iterator[Event]:
-        """Text, citations at the ends of sentences, then the usage of all calls. No hits: abstains without asking the model."""
+        """What the prompts show, text, citations at the ends of sentences, then the usage of all calls. No hits: abstains without the model."""
         if not hits:
+            yield StageEvent("prompt", (), 0.0)
             yield TextEvent(self.abstention)
             yield UsageEvent(Usage(), abstained=True)
             return
@@ -83,6 +84,7 @@ class MarginsGenerator:
         sizes = [self.lm.count_tokens(hit.chunk.indexed_text) for hit in hits]
         num_segments = len(grouped(hits, sizes, self.segment_tokens))
         whole = self._prompt(query, hits, key, num_segments)
+        yield StageEvent("prompt", whole.shown, 0.0)
         segments = grouped(whole.hits, sizes[: len(whole.hits)], self.segment_tokens)
         margins, usage = self._margins(query, whole.hits, segments, key, num_segments)
         if margins:

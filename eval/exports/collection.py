@@ -1,6 +1,7 @@
 """A test set as a retrieval collection: a BEIR folder, or an object with the methods of ir_datasets. Knows documents and questions.
 
-Whatever reads ``docs_iter``, ``queries_iter`` and ``qrels_iter`` (PyTerrier, ir-measures, ...) reads a ``Collection``; nothing is registered anywhere.
+Whatever reads ``docs_iter``, ``queries_iter`` and ``qrels_iter`` (PyTerrier, ir-measures, ...) reads a ``Collection``; nothing is
+registered anywhere.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class DocStore:
 class Collection:
     """Documents, questions and judgements. A question's documents are found by the ends of their names, as everywhere.
 
-    Judged are questions with ``relevant`` documents, else with ``sources`` (grade 1), that the sources answer at least partly. Raises
-    ``ValueError`` for documents of one name, questions of one id and judged documents that are not there.
+    Judged are questions with ``relevant`` documents, else with ``sources`` (grade 1), that the sources answer at least partly.
+    Raises ``ValueError`` for documents of one name, questions of one id and judged documents that are not there.
     """
 
     def __init__(self, documents: Iterable[Document], questions: Sequence[Question]) -> None:

@@ -1,11 +1,11 @@
 """Questions and answers as the records of RAGAS, and back. Knows that record's fields; needs no RAGAS.
 
 A record is one JSON object of a line: ``user_input``, ``response``, ``reference``, ``retrieved_contexts``, ``reference_contexts``,
-``retrieved_context_ids``, ``reference_context_ids``. Fields that are not known here are kept. RAGAS has no character offsets, no points
-and no word for unanswerable: those are lost.
+``retrieved_context_ids``, ``reference_context_ids``. Fields that are not known here are kept. RAGAS has no character offsets, no
+points and no word for unanswerable: those are lost.
 
-A conversation is written as one text, its turns on lines, since RAGAS keeps no contexts of a ``user_input`` that is a list of messages, and
-takes no file that mixes both. ``as_messages`` writes the list; both are read, but only a list gives its turns back.
+A conversation is written as one text, its turns on lines, since RAGAS keeps no contexts of a ``user_input`` that is a list of
+messages, and takes no file that mixes both. ``as_messages`` writes the list; both are read, but only a list gives its turns back.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def sample_of(question: Question, answer: Answer | None = None, *, as_messages: 
 
 
 def sample_of_outcome(outcome: QuestionOutcome, texts: Mapping[str, str], stage: str = "select") -> RagasSample:
-    """The record of a question of a full-chain run: the passages of ``stage``, cut out of ``texts`` (source -> text) where they carry none.
+    """The record of a question of a full-chain run: the passages of ``stage``, cut out of ``texts`` (source -> text) where they
+    carry none.
 
     Raises ``ValueError`` if a passage has no text and its document is not in ``texts``.
     """

@@ -1,7 +1,8 @@
 """Runs and judgements as TREC files, as trec_eval, pytrec_eval, ir-measures and ranx read them. Knows names and numbers only.
 
-A run line is ``query Q0 document rank score tag``, a line of judgements ``query 0 document grade``, between blanks. Names may not hold
-blanks there, so a blank or a percent sign in one is written as a URL would write it, and read back; other files' names are plain.
+A run line is ``query Q0 document rank score tag``, a line of judgements ``query 0 document grade``, between blanks. Names may not
+hold blanks there, so a blank or a percent sign in one is written as a URL would write it, and read back; other files' names are
+plain.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _UNSAFE = re.compile(r"[%\s]")
 
 
 def strict(ranking: Sequence[str]) -> dict[str, float]:
-    """Scores that keep the order of a ranking whatever breaks ties: the number of places from the end. Raises ``ValueError`` for repeats."""
+    """Scores that keep the order of a ranking whatever breaks ties: the number of places from the end. Raises ``ValueError`` for
+    repeats."""
     scores = {name: float(len(ranking) - place) for place, name in enumerate(ranking)}
     if len(scores) != len(ranking):
         raise ValueError(
@@ -36,7 +38,8 @@ def strict(ranking: Sequence[str]) -> dict[str, float]:
 
 
 def run_of(outcomes: Iterable[QuestionOutcome], stage: str) -> dict[str, dict[str, float]]:
-    """The documents that ``stage`` of a full-chain run had, per question, by their best passage. Questions without the stage are left out."""
+    """The documents that ``stage`` of a full-chain run had, per question, by their best passage. Questions without the stage are
+    left out."""
     run = {}
     for outcome in outcomes:
         for each in outcome.stages:
@@ -52,7 +55,8 @@ def qrels_of(questions: Iterable[Question]) -> dict[str, dict[str, int]]:
 
 
 def write_run(path: Path, run: Run, tag: str = "ragstone") -> None:
-    """Writes a run, best document first, ties by name. Raises ``ValueError`` for a score that is not finite, a blank name or tag."""
+    """Writes a run, best document first, ties by name. Raises ``ValueError`` for a score that is not finite, a blank name or
+    tag."""
     lines = []
     for query, scores in run.items():
         if bad := next((name for name, score in scores.items() if not math.isfinite(score)), None):
@@ -66,7 +70,8 @@ def write_run(path: Path, run: Run, tag: str = "ragstone") -> None:
 
 
 def read_run(path: Path) -> dict[str, dict[str, float]]:
-    """The run in a file, best document first; ranks are ignored, as trec_eval does. Raises ``ReadError`` with the line that is none."""
+    """The run in a file, best document first; ranks are ignored, as trec_eval does. Raises ``ReadError`` with the line that is
+    none."""
     run: dict[str, dict[str, float]] = {}
     for number, (query, _, document, _, score, _) in _columns(path, 6):
         try:

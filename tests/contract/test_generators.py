@@ -33,7 +33,7 @@ BUILT: Mapping[str, Callable[[Path], Generator]] = {
         tiny(folder), segment_tokens=8, max_margin_tokens=8, max_tokens=12, min_useful=0.0
     ),
     "feedback": lambda folder: component("generator", "feedback")(
-        component("generator", "lm")(lm := tiny(folder), max_tokens=12), lm=lm, first=1
+        component("generator", "lm")(lm := tiny(folder), max_tokens=12), lm=lm, first=9
     ),
     "abstain": lambda folder: component("generator", "abstain")(
         component("generator", "extractive")(), lm=tiny(folder), min_partly=0.0, min_full=1.0

@@ -97,8 +97,8 @@ def test_what_could_not_be_measured_has_a_reason() -> None:
     known = question(evidence=(Evidence(source="tower.md", text="331 m"),))
     measures, failures = measure_answer(known, answer("---"), TEXTS, Judge(ToyLM(answer=lambda _: "hm")), HashingEncoder())
     assert failures.keys() == {
-        "citation_precision", "citation_recall", "citations_on_evidence", "evidence_cited", "cited_sentences", SUPPORT, "correctness",
-        "relevance", "faithfulness",
+        "citation_precision", "citation_recall", "citations_on_evidence", "evidence_cited", "cited_sentences", SUPPORT,
+        "correctness", "relevance", "faithfulness",
     }  # fmt: skip
     assert "'331 m' is not in 'tower.md'" in failures["citation_recall"] and failures["relevance"] == "it holds no JSON object."
     assert not failures.keys() & measures.keys()

@@ -100,7 +100,8 @@ def test_what_no_trec_file_can_hold_is_refused(tmp_path: Path) -> None:
 
 def outcome() -> QuestionOutcome:
     passages = [
-        Passage(source="b", start=0, end=5, rank=2), Passage(source="a", start=2, end=4, rank=1), Passage(source="b", start=5, end=9, rank=3),
+        Passage(source="b", start=0, end=5, rank=2), Passage(source="a", start=2, end=4, rank=1),
+        Passage(source="b", start=5, end=9, rank=3),
     ]  # fmt: skip
     stage = StageOutcome(stage="select", found=[], found_filtered=[], passages=passages)
     return QuestionOutcome(
