@@ -135,7 +135,8 @@ class _Race:
             if not ranked:
                 raise ValueError(f"no configuration could be evaluated: {self._whys()}")
             kept, for_noise = self._kept(ranked, subset, number) if complete else ([], [])
-            self._book.decide(number, kept, for_noise)
+            if kept:  # an end for want of budget is no decision: with more of it the tuning goes on
+                self._book.decide(self._decision(number), kept, for_noise)
             means = {name: self._mean(name, subset) for name in ranked}
             self._rungs.append(Rung(size, means, tuple(kept), tuple(for_noise)))
             active = kept
@@ -233,8 +234,8 @@ class _Race:
 
         What was decided before an interruption stands, since the budget that it was decided by is spent in part.
         """
-        if rung in self._book.decisions:
-            return self._book.decisions[rung]
+        if self._decision(rung) in self._book.decisions:
+            return self._book.decisions[self._decision(rung)]
         if rung + 1 == len(self._plan.sizes) or len(ranked) < 2:
             return [], []
         quota = self._plan.num_kept(len(ranked))
@@ -245,6 +246,10 @@ class _Race:
             return [], []
         extra = open_ones[: max(0, most - quota)]
         return [*ranked[: min(quota, most)], *extra], extra
+
+    def _decision(self, rung: int) -> str:
+        """Names a decision. With another budget the plan may be another one, and what was decided by the first is void."""
+        return f"rung {rung} of {self._plan.num_configs} configurations on {self._plan.sizes} questions"
 
     def _may_be_best(self, leader: Mapping[str, float], other: Mapping[str, float]) -> bool:
         first, second = paired(leader, other)

@@ -25,7 +25,7 @@ class Ledger:
         self.values: dict[str, dict[str, float | None]] = {}
         self.costs: dict[str, dict[str, float]] = {}
         self.failed: dict[str, str] = {}
-        self.decisions: dict[int, tuple[list[str], list[str]]] = {}
+        self.decisions: dict[str, tuple[list[str], list[str]]] = {}
         self.measure: str | None = None
         self.num_evaluations = 0
         self.seconds = 0.0
@@ -61,10 +61,10 @@ class Ledger:
         """Keeps which measure was chosen where none was given."""
         self._add({"measure": measure})
 
-    def decide(self, rung: int, kept: Sequence[str], for_noise: Sequence[str]) -> None:
-        """Keeps who goes on after ``rung``, once."""
-        if rung not in self.decisions:
-            self._add({"rung": rung, "kept": list(kept), "for_noise": list(for_noise)})
+    def decide(self, decision: str, kept: Sequence[str], for_noise: Sequence[str]) -> None:
+        """Keeps who goes on after a rung, once."""
+        if decision not in self.decisions:
+            self._add({"decision": decision, "kept": list(kept), "for_noise": list(for_noise)})
 
     def _add(self, line: dict[str, Any]) -> None:
         self._take(line)
@@ -80,8 +80,8 @@ class Ledger:
             self.seconds += float(line["seconds"])
         elif "measure" in line:
             self.measure = str(line["measure"])
-        elif "rung" in line:
-            self.decisions[int(line["rung"])] = (list(line["kept"]), list(line["for_noise"]))
+        elif "decision" in line:
+            self.decisions[str(line["decision"])] = (list(line["kept"]), list(line["for_noise"]))
         elif "failed" in line:
             self.failed[line["config"]] = str(line["failed"])
         else:

@@ -259,6 +259,30 @@ def test_nothing_is_begun_that_would_end_after_the_minutes() -> None:
     assert any(each.end == "not reached: the budget ended" for each in short.tried)
 
 
+def test_with_more_minutes_it_goes_on(tmp_path: Path) -> None:
+    objective = Objective(18, 4)
+    time = [0.0]
+
+    def slow(configs: Mapping[str, Any], questions: Sequence[str]) -> ChainReport:
+        time[0] += len({(name, question) for name in configs for question in questions} - objective.asked)
+        return objective(configs, questions)
+
+    reached = []
+    for minutes in (2.0, 6.0, 30.0):
+        result = tune(
+            objective.configs,
+            QUESTIONS,
+            slow,
+            measure="score",
+            minutes=minutes,
+            ledger=tmp_path / "ledger.jsonl",
+            clock=lambda: time[0],
+        )
+        assert time[0] <= 60 * minutes and result.num_evaluations == len(objective.asked)
+        reached.append((len(result.rungs), result.num_evaluations))
+    assert reached == sorted(set(reached)) and result.rungs[-1].num_questions == len(QUESTIONS)
+
+
 def test_the_default_measure_and_plain_values() -> None:
     report = generated_report(24, 3)
     by_name = {config.name: config for config in report.configs}
