@@ -29,6 +29,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "beir.py": ([], True),
     "fusion.py": ([], True),
     "retrieval_table.py": ([], True),
+    "rerank.py": ([], True),
     "pooling.py": ([], True),
     "spatial.py": ([], True),
     "meta_chunking.py": (["--corpora", str(CORPORA)], True),
