@@ -146,8 +146,8 @@ class Chunk:
     @classmethod
     def at(cls, doc_id: str, span: Span, text: str, context: str = "", meta: Mapping[str, Any] | None = None) -> Chunk:
         """The chunk of a document that reads ``text`` at ``span``. Raises ``ValueError`` if that is not as long as the span."""
-        if len(text) != len(span):
-            raise ValueError(f"span {(span.start, span.end)} has {len(span)} characters, its text has {len(text)}")
+        if len(text) != span.end - span.start:
+            raise ValueError(f"span {(span.start, span.end)} has {span.end - span.start} characters, its text has {len(text)}")
         name = digest("chunk", doc_id, text, f"{span.start}:{span.end}", context)
         return cls(name, doc_id, span, text, context, dict(meta or {}))
 
