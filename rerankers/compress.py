@@ -59,11 +59,7 @@ class CompressSelector:
             return []
         worth = self._worth(query, hits, sentences)
         pieces = self._pieces(hits, sentences, worth)
-        kept = [
-            (hits[row], chunk)
-            for row in sorted(pieces)
-            for chunk in pieces[row]
-        ]  # fmt: skip
+        kept = [(hits[row], chunk) for row in sorted(pieces) for chunk in pieces[row]]
         return [
             Hit(chunk, hit.score, hit.why).placed("compress", hit.score, rank) for rank, (hit, chunk) in enumerate(kept, start=1)
         ]
