@@ -143,15 +143,15 @@ class Chunk:
         """The chunk that ``span`` cuts out of ``document``. Raises ``ValueError`` if the span is not inside the text."""
         if not 0 <= span.start < span.end <= len(document.text):
             raise ValueError(
-                f"span {tuple(span)} is empty or outside the text of {document.source!r} ({len(document.text)} characters)"
+                f"span {(span.start, span.end)} is empty or outside the text of {document.source!r} ({len(document.text)} characters)"
             )
         return cls.at(document.id, span, span.of(document.text), context, meta)
 
     @classmethod
     def at(cls, doc_id: str, span: Span, text: str, context: str = "", meta: Mapping[str, Any] | None = None) -> Chunk:
         """The chunk of a document that reads ``text`` at ``span``. Raises ``ValueError`` if that is not as long as the span."""
-        if len(text) != len(span):
-            raise ValueError(f"span {tuple(span)} has {len(span)} characters, its text has {len(text)}")
+        if len(text) != span.end - span.start:
+            raise ValueError(f"span {(span.start, span.end)} has {span.end - span.start} characters, its text has {len(text)}")
         name = digest("chunk", doc_id, text, f"{span.start}:{span.end}", context)
         return cls(name, doc_id, span, text, context, dict(meta or {}))
 
@@ -163,7 +163,7 @@ class Chunk:
         if span == self.span:
             return self
         if not self.span.start <= span.start < span.end <= self.span.end:
-            raise ValueError(f"span {tuple(span)} is empty or outside the chunk at {tuple(self.span)}")
+            raise ValueError(f"span {(span.start, span.end)} is empty or outside the chunk at {(self.span.start, self.span.end)}")
         text = self.text[span.start - self.span.start : span.end - self.span.start]
         return Chunk.at(self.doc_id, span, text, self.context, {**self.meta, "parent_chunk": self.id})
 

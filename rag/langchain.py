@@ -229,7 +229,10 @@ class RagRetriever(BaseRetriever):
 
 
 class RagCompressor(BaseDocumentCompressor):
-    """Any of our rerankers or selectors as a document compressor; documents come back as they went in, in its order."""
+    """Any of our rerankers or selectors as a document compressor; documents come back as they went in, in its order.
+
+    What cuts pieces out of texts (``compress``) gives copies of the documents that hold a piece each.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     reranker: Any
@@ -237,7 +240,7 @@ class RagCompressor(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[LangChainDocument]:
-        """A permutation or a subset of ``documents``."""
+        """A permutation or a subset of ``documents``, or of pieces of them."""
         reranker: Reranker = self.reranker
         kept = {}
         hits = []
@@ -247,4 +250,8 @@ class RagCompressor(BaseDocumentCompressor):
                 kept[name] = document
                 chunk = Chunk(name, name, Span(0, len(document.page_content)), document.page_content)
                 hits.append(Hit(chunk, 1.0 / (number + 1)))
-        return [kept[hit.chunk.id] for hit in reranker.rerank(query, hits)]
+        found = ((kept[hit.chunk.doc_id], hit.chunk.text) for hit in reranker.rerank(query, hits))
+        return [
+            document if text == document.page_content else document.model_copy(update={"page_content": text})
+            for document, text in found
+        ]

@@ -20,6 +20,10 @@ class CompressSelector:
 
     A piece is ``chunk.part(span)``: its text is the document's, so citations stay exact, and its meta has the id of its ``parent_chunk``.
     The best sentence is kept even if it alone is above the limit. A chunk without a sentence (blanks only) is dropped.
+
+    Of the answers to 236 questions of chunking_evaluation it brought 72 % of the tokens within 200 tokens, where the ranking cut there brings
+    60 %, and 84 instead of 79 % within 400; from 1,600 tokens on there is no difference by words (``bench/selection.py``). What reads best to a
+    model, whole chunks or sentences, was not measured; and a generator that reuses keys and values of chunks has none for pieces.
     """
 
     def __init__(
@@ -59,11 +63,7 @@ class CompressSelector:
             return []
         worth = self._worth(query, hits, sentences)
         pieces = self._pieces(hits, sentences, worth)
-        kept = [
-            (hits[row], chunk)
-            for row in sorted(pieces)
-            for chunk in pieces[row]
-        ]  # fmt: skip
+        kept = [(hits[row], chunk) for row in sorted(pieces) for chunk in pieces[row]]
         return [
             Hit(chunk, hit.score, hit.why).placed("compress", hit.score, rank) for rank, (hit, chunk) in enumerate(kept, start=1)
         ]

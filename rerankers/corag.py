@@ -23,6 +23,9 @@ class CoragSelector:
     confidence bounds (see ``rag.rerankers.set_search``), and never ends worse. ``max_rewards``: sets scored per question. ``width``:
     only so many of the best hits take part. ``cost_weight``: what a full budget costs, in units of the reward. ``explore``: how far the
     tree strays from what looks best. ``max_words``: where passages are cut for ``lm``. If not one hit fits, the best is kept alone.
+
+    Greedy ``maxsim`` with the token vectors of the embedded encoder, which was not trained for late interaction, brought fewer of the
+    answers of chunking_evaluation than the ranking itself (``bench/selection.py``). The other rewards want a reranker or a language model.
     """
 
     def __init__(

@@ -87,6 +87,9 @@ class FacilitySelector:
 
     ``relevance``: share of the worth that is relevance alone, 0 to 1. ``by``: cosines of ``words`` (TF-IDF over the hits given) or of the
     ``encoder``, which then reads all of them in one call. If not one hit fits, the best is kept alone.
+
+    Measured on chunking_evaluation, at equal numbers of tokens, it brought no more of the answers than the ranking itself, and less within 200
+    and 400 (``bench/selection.py``): it is for collections that say the same thing often, and for questions with several sides.
     """
 
     def __init__(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from rag.core import PUBLIC, Document, Span
 from rag.corpus import CatalogCorpus, anchors
+from rag.errors import DamagedIndex
 from rag.pipeline import Rag
 from tests.fakes import ParagraphChunker, QuotingGenerator, WordIndex, document
 
@@ -79,3 +81,11 @@ def test_pieces_and_joined_chunks_are_cited_exactly(tmp_path: Path) -> None:
     assert TEXT[citation.start : citation.end] == citation.quote == "The iron tower."
     assert answer.usage.dropped_citations == 0
     assert set(answer.hits[0].why) == {"words", "neighbours", "compress", "budget", "order", "steps"}
+
+
+def test_a_text_that_is_not_what_was_stored_is_named(tmp_path: Path) -> None:
+    rag = opened(tmp_path, {"use": "neighbours"})
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
+        connection.execute("UPDATE texts SET text = replace(text, 'iron tower', 'lead tower')")
+    with pytest.raises(DamagedIndex, match="the text of document"):
+        selected(rag, "iron tower")

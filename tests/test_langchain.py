@@ -13,6 +13,8 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from rag.core import Hit
 from rag.langchain import LangChainEncoder, RagCompressor, RagEmbeddings, RagRetriever, RagVectorStore
 from rag.pipeline import Rag
+from rag.rerankers.compress import CompressSelector
+from rag.tokenizer import WordTokenizer
 from tests.fakes import HashingEncoder, document
 
 CONFIG = {"models": {"tokenizer": {"use": "words"}}, "chunker": {"use": "recursive"}}
@@ -87,6 +89,18 @@ def test_the_compressor_keeps_documents_whole_and_equal_ones_apart() -> None:
 
     given = [LangChainDocument("same", metadata={"n": n}) for n in range(3)]
     assert [d.metadata["n"] for d in RagCompressor(reranker=Backwards()).compress_documents(given, "q")] == [2, 1]
+
+
+def test_a_compressor_that_cuts_gives_copies_with_the_pieces() -> None:
+    given = [
+        LangChainDocument("Ducks swim. Cats sleep.", metadata={"n": 0}),
+        LangChainDocument("Cats eat fish.", metadata={"n": 1}),
+    ]
+    found = RagCompressor(reranker=CompressSelector(WordTokenizer(), max_tokens=7, hit_weight=0.1)).compress_documents(
+        given, "What do cats do?"
+    )
+    assert [(d.page_content, d.metadata) for d in found] == [("Cats sleep.", {"n": 0}), ("Cats eat fish.", {"n": 1})]
+    assert found[1] is given[1] and given[0].page_content == "Ducks swim. Cats sleep."
 
 
 def test_langchain_vectors_are_normalised() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from rag import config
 from rag.core import Chunk, Corpus, Document, Hit, Reranker, Span
 from rag.registry import TABLE, component
 from rag.tokenizer import WordTokenizer
@@ -143,3 +144,11 @@ def test_equal_grades_keep_their_order() -> None:
     hits = [Hit(Chunk.of(document, Span(0, len(document.text))), 0.5) for document in found]
     selected = make("chunkrag", lm=ToyLM(judge=lambda prompt: [0.1, 0.1, 0.1, 0.3, 0.4])).rerank("Who built it?", hits)
     assert [hit.chunk for hit in selected] == [hit.chunk for hit in hits]
+
+
+def test_a_configuration_builds_it_from_its_word(word: str) -> None:
+    """With the default models and an LM; nothing is loaded."""
+    options = {"steps": {"selectors": [{"use": "top"}]}}.get(word, {})
+    given = config.load({"select": {"use": word, **options}})
+    assembly = config.Assembly(given, {"lm": ToyLM()}, {"corpus": ListCorpus([], [])})
+    assert assembly.build("selector", "select", given.select).rerank("q", []) == []
