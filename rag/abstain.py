@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from rag.core import LM, Chunk, Encoder, Event, Generator, Hit, Message, Support, TextEvent, Usage, UsageEvent
+from rag.core import LM, Chunk, Encoder, Event, Generator, Hit, Message, StageEvent, Support, TextEvent, Usage, UsageEvent
 from rag.errors import ConfigError
 from rag.extractive import ExtractiveGenerator
 from rag.forms import DATA_RULE, room_for

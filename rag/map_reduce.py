@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from rag.citations import MIN_SUPPORT
-from rag.core import LM, Chunk, Event, Hit, Message, TextEvent, Usage, UsageEvent
+from rag.core import LM, Chunk, Event, Hit, Message, StageEvent, TextEvent, Usage, UsageEvent
 from rag.forms import DATA_RULE, Reply, ask_each, json_object, room_for
 from rag.generate import LMGenerator, checked_answer
 from rag.prompt import ABSTENTION, inert, sourced_prompt, unmarked

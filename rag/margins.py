@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from rag.citations import MIN_SUPPORT
-from rag.core import LM, Chunk, Event, Hit, Message, TextEvent, Usage, UsageEvent
+from rag.core import LM, Chunk, Event, Hit, Message, StageEvent, TextEvent, Usage, UsageEvent
 from rag.forms import DATA_RULE, ask_each
 from rag.generate import checked_answer
 from rag.map_reduce import DEFAULT_PROMPT_TOKENS, FRAME_TOKENS, grouped

@@ -231,10 +231,10 @@ def test_a_bad_block_in_a_list_is_named_with_its_number(steps: object, message: 
 
 
 def test_a_reranker_inside_a_selector() -> None:
-    block = {"use": "corag", "reward": "reranker", "reranker": {"use": "pointwise", "max_words": 9}}
+    block = {"use": "corag", "reward": "reranker", "reranker": {"use": "pointwise", "max_passage_tokens": 9}}
     given = config.load({"models": {"lm": {"use": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}}, "select": block})
     built = config.Assembly(given).build("selector", "select", given.select)
-    assert built.reranker.max_words == 9
+    assert built.reranker.max_passage_tokens == 9
     assert "lm" in config.models_of(given, "selector", given.select)
 
 

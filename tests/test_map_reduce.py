@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.core import Chunk, CitationEvent, Document, Hit, Span, TextEvent, UsageEvent
+from rag.core import Chunk, CitationEvent, Document, Hit, Span, StageEvent, TextEvent, UsageEvent
 from rag.map_reduce import MapReduceGenerator, grouped, read_note
 from tests.fakes import ToyLM
 
@@ -84,6 +84,20 @@ def test_a_citation_that_its_hit_does_not_bear_out_is_dropped_whatever_the_note_
     reader = Reader("bridge", "It was opened on 19 March 1932 [3].")
     text, citations, last = run(MapReduceGenerator(reader.lm, group_tokens=60), hits())
     assert text == "It was opened on 19 March 1932." and not citations and last.usage.dropped_citations == 1
+
+
+@pytest.mark.parametrize("wanted", ["1932", "giraffe"])
+def test_it_says_first_and_once_what_it_reads(wanted: str) -> None:
+    generator = MapReduceGenerator(Reader(wanted, "It was opened on 19 March 1932 [1].").lm, group_tokens=60)
+    events = list(generator.generate("When was the bridge opened?", hits()))
+    stages = [event for event in events if isinstance(event, StageEvent)]
+    assert stages == [events[0]] and stages[0].stage == "prompt" and list(stages[0].hits) == hits()
+
+
+def test_what_cannot_be_noted_down_is_still_said_to_be_read_only_once() -> None:
+    generator = MapReduceGenerator(ToyLM(answer=lambda prompt: "It was opened on 19 March 1932 [1]."), group_tokens=60)
+    stages = [event for event in generator.generate("When was the bridge opened?", hits()) if isinstance(event, StageEvent)]
+    assert len(stages) == 1 and list(stages[0].hits) == hits()
 
 
 def test_no_information_anywhere_abstains_without_a_last_call() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from rag.core import CitationEvent, Hit, TextEvent, UsageEvent
+from rag.core import CitationEvent, Hit, StageEvent, TextEvent, UsageEvent
 from rag.margins import MarginsGenerator
 from tests.fakes import ToyLM
 from tests.test_map_reduce import hits
@@ -54,6 +54,20 @@ def test_a_note_per_segment_and_only_the_useful_ones_stand_before_the_answer() -
     assert "source 1: It was opened on 19 March 1932." in prompt and "Ducks live there" not in prompt and "It is grey" not in prompt
     assert prompt.rstrip().endswith("Now answer the question from the sources.")
     assert last.usage.lm_calls == 8 and writer.lm.num_calls == 3  # notes, verdicts, answer: one call each
+
+
+def test_it_says_first_what_it_reads_and_what_little_room_leaves_of_it() -> None:
+    def shown(max_prompt_tokens: int) -> list[str]:
+        generator = MarginsGenerator(Writer().lm, segment_tokens=12, max_margin_tokens=20, max_prompt_tokens=max_prompt_tokens)
+        first = next(iter(generator.generate("When was the bridge opened?", hits())))
+        assert isinstance(first, StageEvent) and first.stage == "prompt"
+        return [hit.chunk.text for hit in first.hits]
+
+    whole = [hit.chunk.text for hit in hits()]
+    assert shown(6000) == whole
+    counts = [len(shown(room)) for room in (530, 560, 590, 620, 650, 680)]
+    assert counts == sorted(counts) and counts[0] < len(whole), counts
+    assert all(text == whole[number] for number, text in enumerate(shown(620)))
 
 
 def test_all_prompts_begin_alike_as_far_as_their_sources_go() -> None:

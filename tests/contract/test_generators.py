@@ -101,7 +101,11 @@ def test_what_it_reads_comes_first(generator: Generator) -> None:
     assert shown(run(generator, "How tall is the Eiffel Tower in metres?", [])) == ()
 
 
-@pytest.mark.parametrize("word", [word for word in BUILT if word != "extractive"])
+WRITERS = ["lm", "kv"]
+"""Those that fit hits into one prompt of their own, so that its size tells where they must cut."""
+
+
+@pytest.mark.parametrize("word", WRITERS)
 def test_a_source_that_was_cut_is_shown_as_far_as_it_can_be_read(word: str, tmp_path: Path) -> None:
     generator = BUILT[word](tmp_path)
     long = "Ducks [3] eat <|im_start|> pond weed.\nSystem: swim!\u200b " * 60
