@@ -91,10 +91,11 @@ def repetition(
     order = draw.sample(list(ids), len(ids))
     tuned_on, held_out = order[: len(order) // 2], order[len(order) // 2 :]
     swept = [name for name in configs if name != STANDING]
-    found = tune({name: configs[name] for name in swept}, tuned_on, known, measure=measure, evaluations=budget, seed=seed)
+    found = tune(configs, tuned_on, known, baseline=STANDING, measure=measure, evaluations=budget, seed=seed)
     assert found.num_evaluations <= budget
     chosen = {
         "tune": found.best,
+        "tune, changing only for a gain": found.best if found.gain and not found.gain.inside_noise else STANDING,
         "random": random_search(values, swept, tuned_on, budget, draw),
         "exhaustive": max(swept, key=lambda name: measured(values, name, tuned_on)),
         "best there was": max(swept, key=lambda name: measured(values, name, held_out)),

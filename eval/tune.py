@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rag.eval.bootstrap import difference, interval
+from rag.eval.bootstrap import Difference, difference, interval
 from rag.eval.chain_report import ChainReport
 from rag.eval.report_values import check_measure, default_measure, paired, total_cost, value_of
 from rag.eval.tune_ledger import Ledger
@@ -38,6 +38,7 @@ def tune(
     questions: Sequence[str],
     evaluate: Evaluate,
     *,
+    baseline: str | None = None,
     measure: str | None = None,
     evaluations: int | None = None,
     minutes: float | None = None,
@@ -50,6 +51,7 @@ def tune(
 ) -> Tuning:
     """The best configuration by ``measure`` (a name of ``report_values``; default: recall at ``answer``, else at ``select``).
 
+    ``baseline``: a configuration that every rung asks, so that the result can say whether the search has gained anything on it.
     ``evaluations``: at most so many questions are asked, over all configurations; never more. ``minutes``: nothing is begun that would,
     at the pace so far, end later. Without either, twice what the plan needs. ``ledger``: a file that lets an interrupted tuning go
     on; what it holds counts as spent. An evaluation that raises drops its configuration and is reported. Raises ``ValueError`` for
@@ -59,6 +61,8 @@ def tune(
         raise ValueError("there is no configuration to tune")
     if len(set(questions)) < len(questions):
         raise ValueError("a question id stands twice in the list")
+    if baseline is not None and baseline not in configs:
+        raise ValueError(f"baseline: {baseline!r} is none of the configurations")
     if minutes is not None and minutes <= 0:
         raise ValueError(f"minutes: {minutes}; allowed: more than 0")
     made = plan(len(configs), len(questions), evaluations, eta=eta, min_questions=min_questions)
@@ -74,7 +78,7 @@ def tune(
     }
     book = Ledger(ledger, settings)
     budget = Budget(book, evaluations, None if minutes is None else 60 * minutes)
-    return _Race(configs, questions, evaluate, measure, made, budget, seed, on_progress, clock).run()
+    return _Race(configs, questions, evaluate, baseline, measure, made, budget, seed, on_progress, clock).run()
 
 
 class Budget:
@@ -105,6 +109,7 @@ class _Race:
         configs: Mapping[str, Mapping[str, Any]],
         questions: Sequence[str],
         evaluate: Evaluate,
+        baseline: str | None,
         measure: str | None,
         made: Plan,
         budget: Budget,
@@ -117,7 +122,10 @@ class _Race:
         self._budget, self._book, self._seed, self._say, self._clock = budget, budget.book, seed, on_progress, clock
         self._measure = measure or self._book.measure
         self._order = draw.sample(list(questions), len(questions))
+        self._baseline = baseline
         begin = set(draw.sample(list(configs), made.num_configs))
+        if baseline is not None and baseline not in begin:
+            begin = {baseline, *sorted(begin)[1:]}
         self._begun = [name for name in configs if name in begin]
         self._reports: list[ChainReport] = []
         self._rungs: list[Rung] = []
@@ -241,11 +249,14 @@ class _Race:
         quota = self._plan.num_kept(len(ranked))
         leader = self._book.known(ranked[0], subset)
         open_ones = [name for name in ranked[quota:] if self._may_be_best(leader, self._book.known(name, subset))]
-        most = affordable(self._plan, quota + len(open_ones), rung + 1, self._budget.left())
+        most = affordable(self._plan, min(len(ranked), quota + len(open_ones) + 1), rung + 1, self._budget.left())
         if most < min(MIN_KEPT, len(ranked)):
             return [], []
         extra = open_ones[: max(0, most - quota)]
-        return [*ranked[: min(quota, most)], *extra], extra
+        kept = [*ranked[: min(quota, most)], *extra]
+        if self._baseline is not None and self._baseline in ranked and self._baseline not in kept:
+            kept = [*(kept if len(kept) < most else kept[:-1]), self._baseline]
+        return kept, [name for name in extra if name in kept]
 
     def _decision(self, rung: int) -> str:
         """Names a decision. With another budget the plan may be another one, and what was decided by the first is void."""
@@ -260,18 +271,29 @@ class _Race:
     def _result(self) -> Tuning:
         last = self._rungs[-1]
         finalists = list(last.means)
+        if self._baseline in last.means:  # a report measures all others against its first
+            finalists.sort(key=lambda name: name != self._baseline)
         subset = self._order[: last.num_questions]
         report = self._report(finalists, subset)
         assert self._measure is not None
         return Tuning(
-            measure=self._measure, best=finalists[0], configs={name: dict(raw) for name, raw in self._configs.items()}, rungs=tuple(self._rungs),
+            measure=self._measure, best=next(iter(last.means)), configs={name: dict(raw) for name, raw in self._configs.items()}, rungs=tuple(self._rungs),
             tried=tuple(self._tried(name) for name in self._configs), num_evaluations=self._book.num_evaluations, seconds=self._book.seconds,
-            seed=self._seed, report=report,
+            seed=self._seed, report=report, baseline=self._baseline, gain=self._gain(last, subset),
         )  # fmt: skip
+
+    def _gain(self, last: Rung, subset: Sequence[str]) -> Difference | None:
+        """The best minus the baseline on the questions of the last rung, if that rung has the two."""
+        best = next(iter(last.means))
+        if self._baseline is None or self._baseline == best or self._baseline not in last.means:
+            return None
+        first, second = paired(self._book.known(best, subset), self._book.known(self._baseline, subset))
+        return difference(first, second, seed=self._seed) if first else None
 
     def _report(self, names: Sequence[str], subset: Sequence[str]) -> ChainReport:
         for report in self._reports:
-            if {config.name for config in report.configs} == set(names) and report.num_questions == len(subset):
+            found = [config.name for config in report.configs]
+            if set(found) == set(names) and found[0] == names[0] and report.num_questions == len(subset):
                 return report
         return self._evaluate({name: self._configs[name] for name in names}, subset)  # all of it is known: it costs nothing
 

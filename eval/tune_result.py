@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rag.eval.bootstrap import Difference
 from rag.eval.chain_report import ChainReport
 from rag.eval.report_values import SECONDS
-from rag.eval.report_words import amount, pareto, said
+from rag.eval.report_words import amount, pareto, said, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """A whole tuning. ``configs``: all raw configurations by name. ``report``: the last rung in full."""
+    """A whole tuning. ``configs``: all raw configurations by name. ``report``: the last rung in full. ``gain``: the best minus ``baseline``."""
 
     measure: str
     best: str
@@ -47,6 +48,8 @@ class Tuning:
     seconds: float
     seed: int
     report: ChainReport = field(repr=False)
+    baseline: str | None = None
+    gain: Difference | None = None
 
     def front(self) -> list[Tried]:
         """Of those that reached the last rung, the ones that no other beats in quality and seconds per question; the cheapest first."""
@@ -59,10 +62,24 @@ class Tuning:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the report."""
         return {
-            "measure": self.measure, "best": self.best, "num_evaluations": self.num_evaluations, "seconds": self.seconds, "seed": self.seed,
+            "measure": self.measure, "best": self.best, "num_evaluations": self.num_evaluations, "seconds": self.seconds, "seed": self.seed, "baseline": self.baseline,
+            "gain": None if self.gain is None else {**asdict(self.gain), "inside_noise": self.gain.inside_noise},
             "rungs": [{**asdict(rung), "means": dict(rung.means)} for rung in self.rungs], "tried": [asdict(each) for each in self.tried],
             "front": [each.name for each in self.front()], "configs": dict(self.configs),
         }  # fmt: skip
+
+    def _against_baseline(self) -> list[str]:
+        if self.baseline is not None and self.baseline == self.best:
+            return ["That is the baseline: the search has found nothing better."]
+        if self.gain is None:
+            return []
+        low, high = signed(self.measure, self.gain.low), signed(self.measure, self.gain.high)
+        numbers = f"{signed(self.measure, self.gain.mean)}, 95 % interval {low} to {high}, n = {self.gain.num_queries:,}"
+        if self.gain.inside_noise:
+            return [
+                f"Its lead over the baseline ({self.baseline}) is inside the noise ({numbers}): there is no reason to change anything yet."
+            ]
+        return [f"Its lead over the baseline ({self.baseline}) is outside the noise ({numbers}), of a winner chosen among many."]
 
     def words(self) -> list[str]:
         """The result in sentences, with what weakens it."""
@@ -74,6 +91,7 @@ class Tuning:
             f"Best of {len(self.configs):,} configurations by {said(self.measure)}: {self.best}, {numbers}.",
             f"Asked {self.num_evaluations:,} questions in {self.seconds:,.0f} s; every configuration on {self.rungs[-1].num_questions:,} questions would be {full:,}.",
         ]
+        sentences += self._against_baseline()
         cheaper = [each for each in self.front() if each.name != self.best]
         if cheaper and SECONDS in best.cost:
             listed = "; ".join(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rag.eval.tune_result import Tuning
 
 BEST, RESULT, REPORT, PAGE, LEDGER, CACHE = "best.yaml", "tune.json", "report.json", "report.html", "evaluations.jsonl", "cache"
+STANDING = "as it stands"
+"""The configuration without its sweep: it is asked too, so that the result can say whether anything was gained on it."""
 
 
 def tune(
@@ -41,7 +43,11 @@ def tune(
     from rag.eval.tune import tune as search
     from rag.eval.tune_page import tuning_table
 
-    named = sweep.expand(sweep.read(config))
+    raw = sweep.read(config)
+    configs = {each.name: each.raw for each in sweep.expand(raw)}
+    base = {key: value for key, value in raw.items() if key != sweep.KEY}
+    baseline = next((name for name, each in configs.items() if each == base), STANDING)
+    configs.setdefault(baseline, base)
     ids, evaluate = evaluation(data, out / CACHE, answers=answers, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -50,7 +56,7 @@ def tune(
 
     try:
         found = search(
-            {each.name: each.raw for each in named}, ids, evaluate, measure=measure, evaluations=evaluations, minutes=minutes, seed=seed,
+            configs, ids, evaluate, baseline=baseline, measure=measure, evaluations=evaluations, minutes=minutes, seed=seed,
             ledger=out / LEDGER, on_progress=progress,
         )  # fmt: skip
     except KeyboardInterrupt:

@@ -65,12 +65,12 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
 
 def test_it_writes_a_configuration_a_result_a_report_and_a_page(command: Command, evaluated: list[Any], tmp_path: Path) -> None:
     code, said, _ = command("tune", "rag.yaml", "questions", "--out", "found", "--seed", "3")
-    assert code == 0 and "Best of 4 configurations by recall at the stage prompt" in said
+    assert code == 0 and "Best of 5 configurations by recall at the stage prompt" in said
     found = json.loads((tmp_path / "found" / "tune.json").read_text())
     best = yaml.safe_load((tmp_path / "found" / "best.yaml").read_text())
     assert best == found["configs"][found["best"]] and "sweep" not in best
     assert config.load(tmp_path / "found" / "best.yaml").chunker.use == "fixed"
-    assert (tmp_path / "found" / "best.yaml").read_text().startswith("# Best of 4 configurations")
+    assert (tmp_path / "found" / "best.yaml").read_text().startswith("# Best of 5 configurations")
     assert ChainReport.load(tmp_path / "found" / "report.json").num_questions == found["rungs"][-1]["num_questions"]
     page = (tmp_path / "found" / "report.html").read_text()
     assert "How the configuration was found" in page and "select=top(k=4) max_tokens=64" in page
@@ -141,5 +141,5 @@ def test_the_real_chain_is_tuned(command: Command, tmp_path: Path) -> None:
     assert code == 0, error
     found = json.loads((tmp_path / "found" / "tune.json").read_text())
     assert found["num_evaluations"] <= 96 and found["measure"] == "recall@select"
-    assert "k=4" in found["best"] and "max_tokens" in said
+    assert "k=1" not in found["best"] and "max_tokens" in said and found["baseline"] == "as it stands"
     assert json.loads((tmp_path / "found" / "report.json").read_text())["configs"]

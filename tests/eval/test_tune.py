@@ -259,6 +259,33 @@ def test_nothing_is_begun_that_would_end_after_the_minutes() -> None:
     assert any(each.end == "not reached: the budget ended" for each in short.tried)
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 30), st.integers(40, 2500), st.integers(0, 3))
+def test_the_baseline_is_asked_at_every_rung_within_the_budget(num_configs: int, evaluations: int, seed: int) -> None:
+    objective = Objective(num_configs, seed)
+    worst = min(objective.quality, key=lambda name: objective.quality[name])
+    result = tune(objective.configs, QUESTIONS, objective, baseline=worst, measure="score", evaluations=evaluations, seed=seed)
+    assert len(objective.asked) <= result.num_evaluations <= evaluations
+    assert all(worst in rung.means for rung in result.rungs)
+    assert result.report.configs[0].name == worst
+    assert (result.gain is None) == (result.best == worst)
+
+
+def test_the_result_says_whether_anything_was_gained() -> None:
+    clear = Objective(9, 1, noise=0.05, spread=0.2)
+    worst, best = (chosen(clear.quality, key=lambda name: clear.quality[name]) for chosen in (min, max))
+    said = " ".join(tune(clear.configs, QUESTIONS, clear, baseline=worst, measure="score").words())
+    assert f"Its lead over the baseline ({worst}) is outside the noise" in said
+    assert "the search has found nothing better" in " ".join(
+        tune(clear.configs, QUESTIONS, clear, baseline=best, measure="score").words()
+    )
+    level = Objective(3, 2, noise=0.4, spread=0.0001)
+    found = tune(level.configs, QUESTIONS, level, baseline="c0", measure="score", seed=2)
+    assert found.gain is None or found.gain.inside_noise == ("no reason to change anything" in " ".join(found.words()))
+    with pytest.raises(ValueError, match="baseline: 'x' is none of the configurations"):
+        tune(level.configs, QUESTIONS, level, baseline="x", measure="score")
+
+
 def test_with_more_minutes_it_goes_on(tmp_path: Path) -> None:
     objective = Objective(18, 4)
     time = [0.0]
