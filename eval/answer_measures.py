@@ -186,7 +186,7 @@ def _corpus_bleu(outcomes: Sequence[QuestionOutcome], seed: int) -> dict[str, Es
     return {"bleu_corpus": told}
 
 
-def estimate(values: Sequence[float], num_failed: int, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Estimate:
+def estimate(values: Sequence[float], num_failed: int = 0, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Estimate:
     """The mean of ``values`` with its 95 % interval; zeros and ``num_questions`` 0 if there are none."""
     if not values:
         return Estimate(mean=0.0, low=0.0, high=0.0, num_questions=0, num_failed=num_failed)

@@ -64,11 +64,6 @@ def gives(text: str, reference: str) -> bool:
     return said.holds(wanted) or token_f1(said, wanted) >= MIN_F1
 
 
-def exact(text: str, reference: str) -> bool:
-    """Whether both say the same words."""
-    return Folded(text).tokens == Folded(reference).tokens
-
-
 def token_f1(one: Folded, other: Folded) -> float:
     """Harmonic mean of the shares of tokens that each has of the other, repeats counted; 0 if one has none."""
     common = sum((Counter(one.tokens) & Counter(other.tokens)).values())

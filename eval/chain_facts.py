@@ -41,8 +41,9 @@ def remarks(given: QuestionSet, outcomes: Sequence[ConfigOutcome]) -> Iterable[s
     if number := sum(bool(question.unlocated) for question in first.questions):
         whole = sum(bool(question.unlocated) and not question.points for question in first.questions)
         yield f"{number} questions have points that stand nowhere in the documents; {whole} of them have no other and are in no recall."
-    if any(question.history for question in given.questions):
-        yield "Questions with a history were asked without it, as the last turn stands."
+    blind = [outcome.name for outcome in outcomes if outcome.config.get("query", {}).get("use", "plain") == "plain"]
+    if blind and (number := sum(bool(question.history) for question in given.questions)):
+        yield f"{number} questions come after a conversation; {', '.join(blind)} searched the last turn alone (no query stage reads it)."
     for outcome in outcomes:
         if number := sum(question.error is not None for question in outcome.questions):
             yield f"{outcome.name}: the chain broke off for {number} questions; they count as lost where it did."

@@ -108,7 +108,8 @@ class CountedEncoder:
 
 
 def _used(config: Config) -> set[str]:
-    blocks = [("chunker", config.chunker), ("fusion", config.fuse), ("selector", config.select), ("generator", config.generator)]
+    blocks = [("chunker", config.chunker), ("query", config.query), ("fusion", config.fuse), ("selector", config.select)]
+    blocks.append(("generator", config.generator))
     blocks += [("index", block) for block in config.indexes.values()]
     blocks += [("reranker", block) for block in config.rerankers]
     return {name for kind, block in blocks for name in configuration.models_of(config, kind, block)}

@@ -67,7 +67,7 @@ class Examiner:
         """Asks, and judges what every stage had. A chain that raises is recorded, not raised; an interrupt passes through."""
         placed = place(question, self.index.library)
         calls = self.encoder_calls()
-        walk = walked(self.rag, question.question, self.answers)
+        walk = walked(self.rag, question, self.answers)
         calls = self.encoder_calls() - calls
         stages = self._stages(placed, walk)
         lost = lost_at(placed, stages, self.rag.indexes, walk.hits, self.index.chunks, self.index.view)
@@ -144,11 +144,13 @@ class Examiner:
         return texts | {library.sources[each.doc_id]: library.texts[each.doc_id] for each in answer.citations}
 
 
-def walked(rag: Rag, query: str, answers: bool) -> Walk:
-    """Runs the chain and keeps what passes by; an exception of the chain ends the walk."""
+def walked(rag: Rag, question: Question, answers: bool) -> Walk:
+    """Runs the chain, with the conversation before the question, and keeps what passes by; an exception of the chain ends the walk."""
     walk = Walk()
     indexes = list(rag.indexes)
-    events: Iterator[Event] = rag.stream(query) if answers else rag.stages(query)
+    history = [(turn.role, turn.text) for turn in question.history]
+    ask = rag.stream if answers else rag.stages
+    events: Iterator[Event] = ask(question.question, history=history)
     try:
         for event in events:
             if isinstance(event, StageEvent):

@@ -10,8 +10,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rag.eval.bootstrap import ALPHA, NUM_RESAMPLES, difference, interval
-from rag.eval.chain_report import Compared, ConfigOutcome, Estimate, QuestionOutcome, StageOutcome, StageSummary
+from rag.eval.answer_measures import estimate, summarise
+from rag.eval.bootstrap import ALPHA, NUM_RESAMPLES, difference
+from rag.eval.chain_report import Compared, ConfigOutcome, QuestionOutcome, StageOutcome, StageSummary
 from rag.eval.chain_stages import ANSWER, CHUNK, PROMPT, READ, RETRIEVE, SELECT
 from rag.eval.chain_tokens import BUDGETS, at_budget
 
@@ -24,13 +25,6 @@ def summarised(
 ) -> ConfigOutcome:
     """All figures of one configuration."""
     stages = stages_of(questions)
-    answers = [question.answer for question in questions if question.answer is not None]
-    measures = sorted({name for answer in answers for name in (*answer.measures, *answer.failures)})
-    summary = {}
-    for measure in measures:
-        values = [answer.measures[measure] for answer in answers if measure in answer.measures]
-        if values:
-            summary[measure] = estimate(values, seed, sum(measure in answer.failures for answer in answers))
     costs = sorted({name for question in questions for name in question.cost})
     by_budget = {
         budget: [each.measures[at_budget(budget)] for each in questions if at_budget(budget) in each.measures] for budget in BUDGETS
@@ -39,10 +33,10 @@ def summarised(
         name=name,
         config=dict(config),
         stages=[_stage(stage, questions, seed) for stage in stages],
-        answers=summary,
+        answers=summarise(questions, seed=seed) if any(question.answer for question in questions) else {},
         cost={cost: statistics.fmean(each.cost[cost] for each in questions if cost in each.cost) for cost in costs},
         ingest=dict(ingest),
-        recall_by_budget={budget: estimate(values, seed) for budget, values in by_budget.items() if values},
+        recall_by_budget={budget: estimate(values, seed=seed) for budget, values in by_budget.items() if values},
         questions=list(questions),
     )  # fmt: skip
 
@@ -65,12 +59,12 @@ def _stage(stage: str, questions: Sequence[QuestionOutcome], seed: int) -> Stage
     own = {name: [question.measures[name] for question in questions if name in question.measures] for name in names}
     return StageSummary(
         stage=stage,
-        recall=estimate([sum(each) / len(each) for each in found], seed, unlocated),
-        accuracy=estimate([float(all(each)) for each in found], seed, unlocated),
-        recall_filtered=estimate([sum(each) / len(each) for each in filtered], seed, unlocated),
-        accuracy_filtered=estimate([float(all(each)) for each in filtered], seed, unlocated),
+        recall=estimate([sum(each) / len(each) for each in found], unlocated, seed=seed),
+        accuracy=estimate([float(all(each)) for each in found], unlocated, seed=seed),
+        recall_filtered=estimate([sum(each) / len(each) for each in filtered], unlocated, seed=seed),
+        accuracy_filtered=estimate([float(all(each)) for each in filtered], unlocated, seed=seed),
         num_lost=sum(question.lost_at == stage for question in questions),
-        measures={name.removeprefix(f"{stage}/"): estimate(values, seed) for name, values in own.items()},
+        measures={name.removeprefix(f"{stage}/"): estimate(values, seed=seed) for name, values in own.items()},
         seconds_median=statistics.median(seconds) if seconds else None,
     )
 
@@ -78,14 +72,6 @@ def _stage(stage: str, questions: Sequence[QuestionOutcome], seed: int) -> Stage
 def of_stage(question: QuestionOutcome, stage: str) -> StageOutcome | None:
     """What a stage had for a question, if the question has it."""
     return next((outcome for outcome in question.stages if outcome.stage == stage), None)
-
-
-def estimate(values: Sequence[float], seed: int, num_failed: int = 0) -> Estimate:
-    """Mean and interval; all 0 over no questions if there are no values."""
-    if not values:
-        return Estimate(mean=0.0, low=0.0, high=0.0, num_questions=0, num_failed=num_failed)
-    drawn = interval(values, seed=seed)
-    return Estimate(mean=drawn.mean, low=drawn.low, high=drawn.high, num_questions=drawn.num_queries, num_failed=num_failed)
 
 
 def value_of(question: QuestionOutcome, measure: str) -> float | None:

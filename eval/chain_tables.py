@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
+from rag.eval.answer_measures import estimate
 from rag.eval.chain_report import ChainReport, ConfigOutcome, Estimate
-from rag.eval.chain_summary import estimate, value_of
+from rag.eval.chain_summary import value_of
 
 _TARGET = re.compile(r"([^=\s]+)\s*=\s*([0-9]*\.?[0-9]+)")
 
@@ -106,7 +107,7 @@ def missed_targets(report: ChainReport, targets: Sequence[tuple[str, float]]) ->
         means = {}
         for config in report.configs:
             values = [value for question in config.questions if (value := value_of(question, measure)) is not None]
-            means[config.name] = estimate(values, report.seed).mean if values else None
+            means[config.name] = estimate(values, seed=report.seed).mean if values else None
         if all(mean is None for mean in means.values()):
             raise ValueError(f"--fail-under: no question has a value of {measure!r}; there are {', '.join(_measures(report))}")
         lines += [

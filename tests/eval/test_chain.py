@@ -15,7 +15,6 @@ import pytest
 
 from rag.core import Answer, Citation, Usage
 from rag.errors import ConfigError
-from rag.eval.answer_outcome import plain_outcome
 from rag.eval.answer_points import gives, points_in_answer
 from rag.eval.chain import Progress, evaluate_chain
 from rag.eval.chain_cache import FILE, OutcomeCache
@@ -344,13 +343,3 @@ def test_an_answer_has_a_point_by_words_or_most_content_words(said: str, found: 
 )  # fmt: skip
 def test_short_references(text: str, reference: str, given: bool) -> None:
     assert gives(text, reference) == given
-
-
-def test_plain_measures() -> None:
-    question = Question(id="q", question="How many?", answers=("three hundred", "300 points"))
-    outcome = plain_outcome(question, answer("300 Points [1]"), {})
-    assert outcome.measures == {"declined/yes": 0.0, "exact_match": 1.0, "f1": 1.0}
-    assert plain_outcome(question, answer("300 and more points"), {}).measures["f1"] == pytest.approx(2 * 2 / 6)
-    assert plain_outcome(question.model_copy(update={"answerable": "no"}), answer("?", abstained=True), {}).measures == {
-        "declined/no": 1.0
-    }
