@@ -1,16 +1,16 @@
-"""Selectors at equal budgets of returned tokens: the 472 questions of Chroma's chunking_evaluation, whose answers are marked in the text.
+"""Selectors at equal budgets of returned tokens: the 472 questions of chunking_evaluation, whose answers are marked spans.
 
     python bench/selection.py --data DATA/chunking_evaluation
     python bench/selection.py --data DATA/chunking_evaluation --index FOLDER --rows top compress
 
-The default pipeline finds 40 candidates for each question; each selector makes what it can of them within 200, 400, 800 and 1,600 tokens.
-A list that is longer is cut at the budget, as a prompt would be; ``top`` is the ranking itself, cut so. Recall is the share of the
-answers' tokens that were returned; ``recall_per_1000`` divides the mean recall by the mean number of returned tokens.
+The default pipeline finds 40 candidates for each question; each selector makes what it can of them within 200, 400, 800 and 1,600
+tokens. A list that is longer is cut at the budget, as a prompt would be; ``top`` is the ranking itself, cut so. Recall is the share
+of the answers' tokens that were returned; ``recall_per_1000`` divides the mean recall by the mean number of returned tokens.
 
-Options were chosen on every second question (``chosen_on``: 0, 2, 4, ...), the others (``held_out``) decide. Differences to ``top`` are paired,
-with bootstrap intervals and a sign-flip test; what they cannot tell apart is said to be inside the noise. Seconds are of one thread on a
-shared machine: compare them with each other only. Writes bench/results/select.json (not bench/select.py, which would hide a module of
-the standard library).
+Options were chosen on every second question (``chosen_on``: 0, 2, 4, ...), the others (``held_out``) decide. Differences to ``top``
+are paired, with bootstrap intervals and a sign-flip test; what they cannot tell apart is said to be inside the noise. Seconds are
+printed and not recorded: encoders keep what they have read, so they hang on the order of the rows. Writes bench/results/select.json
+(not bench/select.py, which would hide a module of the standard library).
 """
 
 from __future__ import annotations
@@ -125,13 +125,12 @@ def main() -> None:
         found = candidates(rag, [question.query for question in questions])
         asked = [Asked(q.query, wanted_of(axis, q)["tokens"], hits) for q, hits in zip(questions, found, strict=True)]
         values: dict[str, dict[int, dict[str, list[float]]]] = {}
-        seconds: dict[str, float] = {}
         for name, make in rows_of(rag).items():
             if options.rows and name != BASELINE and not name.startswith(tuple(options.rows)):
                 continue
-            values[name], seconds[name] = measured(rag, axis, asked, make)
-            result = report(values, seconds, len(asked))
-            print(line(name, result["rows"][name]), flush=True)
+            values[name], seconds = measured(rag, axis, asked, make)
+            result = report(values, len(asked))
+            print(line(name, result["rows"][name], seconds), flush=True)
             if not options.no_record:
                 record.write_result("select", result)
     print("\n".join(result["said"]))
@@ -176,12 +175,12 @@ def measured(
     return values, spent / len(BUDGETS) / len(asked)
 
 
-def report(values: Mapping[str, Any], seconds: Mapping[str, float], num_questions: int) -> dict[str, Any]:
+def report(values: Mapping[str, Any], num_questions: int) -> dict[str, Any]:
     """What is written down: per row and budget the means, the differences to the baseline, and what they say in words."""
     rows: dict[str, Any] = {}
     said: list[str] = []
     for name, by_budget in values.items():
-        rows[name] = {"seconds_per_question": round(seconds[name], 5)}
+        rows[name] = {}
         for budget, own in by_budget.items():
             rows[name][str(budget)] = entry = {}
             for part, first in (("all", slice(None)), ("held_out", slice(1, None, 2))):
@@ -218,13 +217,13 @@ def _said(name: str, budget: int, drawn: Any) -> str:
     return f"{name} at {budget} tokens: recall {points:+.1f} points ({low:+.1f} to {high:+.1f}), {verdict}"
 
 
-def line(name: str, row: Mapping[str, Any]) -> str:
+def line(name: str, row: Mapping[str, Any], seconds: float) -> str:
     """A row of the table, held-out questions."""
     cells = [row[str(budget)]["held_out"] for budget in BUDGETS]
     shown = [
         f"{100 * c['recall']['mean']:5.1f} ({100 * c['recall_minus_top']['mean']:+5.1f}) {c['returned_tokens']:6.0f}" for c in cells
     ]
-    return f"{name:22}" + " | ".join(shown) + f" | {1000 * row['seconds_per_question']:6.1f} ms"
+    return f"{name:22}" + " | ".join(shown) + f" | {1000 * seconds:6.1f} ms"
 
 
 if __name__ == "__main__":

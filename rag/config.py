@@ -244,7 +244,7 @@ def check_options(kind: str, key: str, block: Block) -> dict[str, Any]:
 
 
 def _inside(options: Mapping[str, Any]) -> list[tuple[str, str, Block]]:
-    """(registry kind, name, block) of the blocks among checked options; the name of one in a list has its number: ``selectors[0]``."""
+    """(registry kind, name, block) of the blocks among checked options; names from a list have their number: ``selectors[0]``."""
     found = [(kind, name, options[name]) for name, kind in registry.NESTED_KINDS.items() if name in options]
     for name, kind in registry.NESTED_LISTS.items():
         found += [(kind, f"{name}[{number}]", block) for number, block in enumerate(options.get(name, ()))]

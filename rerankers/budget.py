@@ -12,8 +12,8 @@ class BudgetSelector:
     """As many of the best hits as fit into ``max_tokens``, in the order they came.
 
     Tokens are those of ``tokenizer`` in a chunk and its context, and ``hit_tokens`` for what a prompt puts around each. A hit that
-    does not fit is passed over, and smaller ones after it may still come in. If not one fits, the best is kept alone: who writes the
-    prompt cuts it. ``k``: at most so many hits.
+    does not fit is passed over, and smaller ones after it may still come in. If not one fits, the best is kept alone: who writes
+    the prompt cuts it. ``k``: at most so many hits.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int = 1600, k: int | None = None, hit_tokens: int = 0) -> None:

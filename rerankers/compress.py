@@ -1,4 +1,4 @@
-"""Keeps the sentences that answer and drops the rest; every piece stays an exact stretch of its document. Knows no index and no corpus."""
+"""Keeps the sentences that answer and drops the rest; every piece is an exact stretch of its document. Knows no index."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from rag.rerankers.worth import check_limits, check_share, unit_scores
 class CompressSelector:
     """Extractive compression: the best sentences of all hits, as many as fit, each run of neighbours as a hit of its own.
 
-    A sentence is worth its own score plus ``hit_weight`` times that of its hit, both scaled to 0 to 1 over all that are given. ``by``: scores
-    of ``words`` (BM25 over the sentences), of the ``encoder`` (cosine), or of the ``reranker`` (a block). Sentences are kept best first while
-    the pieces, each with its chunk's context, have at most ``max_tokens`` tokens together; ``min_share``: none is kept that is worth less
-    than this share of the best. Kept sentences of one chunk with at most ``max_gap`` dropped ones between them are one piece, those included.
+    A sentence is worth its own score plus ``hit_weight`` times that of its hit, both scaled to 0 to 1 over all that are given.
+    ``by``: scores of ``words`` (BM25 over the sentences), of the ``encoder`` (cosine), or of the ``reranker`` (a block). Sentences
+    are kept best first while the pieces, each with its chunk's context, have at most ``max_tokens`` tokens together; ``min_share``:
+    none is kept that is worth less than this share of the best. Kept sentences of one chunk with at most ``max_gap`` dropped ones
+    between them are one piece, those included.
 
-    A piece is ``chunk.part(span)``: its text is the document's, so citations stay exact, and its meta has the id of its ``parent_chunk``.
-    The best sentence is kept even if it alone is above the limit. A chunk without a sentence (blanks only) is dropped.
+    A piece is ``chunk.part(span)``: its text is the document's, so citations stay exact, and its meta has the id of its
+    ``parent_chunk``. The best sentence is kept even if it alone is above the limit. A chunk without a sentence (blanks only) is
+    dropped.
 
-    Of the answers to 236 questions of chunking_evaluation it brought 72 % of the tokens within 200 tokens, where the ranking cut there brings
-    60 %, and 84 instead of 79 % within 400; from 1,600 tokens on there is no difference by words (``bench/selection.py``). What reads best to a
-    model, whole chunks or sentences, was not measured; and a generator that reuses keys and values of chunks has none for pieces.
+    Of the answers to 236 questions of chunking_evaluation it brought 72 % of the tokens within 200 tokens, where the ranking cut
+    there brings 60 %, and 84 instead of 79 % within 400; from 1,600 tokens on there is no difference by words
+    (``bench/selection.py``). What reads best to a model, whole chunks or sentences, was not measured; and a generator that reuses
+    keys and values of chunks has none for pieces.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Chooses hits as a set that is read in order, by what the whole set is worth. Knows rewards and a search; knows no index and no corpus."""
+"""Chooses hits as a set that is read in order, by what the whole set is worth. Knows rewards and a search; knows no index."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ SearchName = Literal["greedy", "tree"]
 class CoragSelector:
     """The ordered set of hits, within ``max_tokens`` tokens with contexts, that is worth most together (CORAG, arXiv 2411.00744).
 
-    ``reward`` of a set: ``maxsim``, late interaction with all its tokens, by the ``token_encoder`` (each hit is encoded once, so sets cost next
-    to nothing); ``reranker``, the score of the joined texts by an inner block that scores texts one by one; ``lm``, the chance that the
-    set answers. ``search``: ``greedy`` adds what gains most until nothing does; ``tree`` goes on from there, order included, with upper
-    confidence bounds (see ``rag.rerankers.set_search``), and never ends worse. ``max_rewards``: sets scored per question. ``width``:
-    only so many of the best hits take part. ``cost_weight``: what a full budget costs, in units of the reward. ``explore``: how far the
-    tree strays from what looks best. ``max_words``: where passages are cut for ``lm``. If not one hit fits, the best is kept alone.
+    ``reward`` of a set: ``maxsim``, late interaction with all its tokens, by the ``token_encoder`` (each hit is encoded once, so
+    sets cost next to nothing); ``reranker``, the score of the joined texts by an inner block that scores texts one by one; ``lm``,
+    the chance that the set answers. ``search``: ``greedy`` adds what gains most until nothing does; ``tree`` goes on from there,
+    order included, with upper confidence bounds (see ``rag.rerankers.set_search``), and never ends worse. ``max_rewards``: sets
+    scored per question. ``width``: only so many of the best hits take part. ``cost_weight``: what a full budget costs, in units of
+    the reward. ``explore``: how far the tree strays from what looks best. ``max_words``: where passages are cut for ``lm``. If not
+    one hit fits, the best is kept alone.
 
-    Greedy ``maxsim`` with the token vectors of the embedded encoder, which was not trained for late interaction, brought fewer of the
-    answers of chunking_evaluation than the ranking itself (``bench/selection.py``). The other rewards want a reranker or a language model.
+    Greedy ``maxsim`` with the token vectors of the embedded encoder, which was not trained for late interaction, brought fewer of
+    the answers of chunking_evaluation than the ranking itself (``bench/selection.py``). The other rewards want a reranker or a
+    language model.
     """
 
     def __init__(

@@ -4,10 +4,10 @@ Facility location with a relevance term, under a budget. With ``r`` the scores o
 
 ``(1 - relevance) * sum_j r_j max_{i in S} cosine(i, j) / sum_j r_j  +  relevance * sum_{i in S} r_i / sum_j r_j``,
 
-from 0 to 1: every hit, as far as it is relevant, is to have one like it in S, and S is to be relevant itself. That function is monotone and
-submodular, so the better of two greedy runs, by gain and by gain per token, is worth at least (1 - 1/e) / 2 of the best set that fits
-(Leskovec et al., Cost-effective Outbreak Detection, KDD 2007), and (1 - 1/e) of it if all hits are of one size or there is no
-limit in tokens (Nemhauser, Wolsey and Fisher, Mathematical Programming 14, 1978).
+from 0 to 1: every hit, as far as it is relevant, is to have one like it in S, and S is to be relevant itself. That function is
+monotone and submodular, so the better of two greedy runs, by gain and by gain per token, is worth at least (1 - 1/e) / 2 of the
+best set that fits (Leskovec et al., Cost-effective Outbreak Detection, KDD 2007), and (1 - 1/e) of it if all hits are of one size
+or there is no limit in tokens (Nemhauser, Wolsey and Fisher, Mathematical Programming 14, 1978).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The worth of sets. ``alike`` ``(hits, hits)`` from 0 to 1; ``covered_weights`` and ``own_weights`` ``(hits,)``, none below 0."""
+    """The worth of sets. ``alike``: ``(hits, hits)``, 0 to 1; ``covered_weights``, ``own_weights``: ``(hits,)``, none below 0."""
 
     alike: NDArray[np.float64]
     covered_weights: NDArray[np.float64]
@@ -85,11 +85,12 @@ def greedy(coverage: Coverage, costs: Sequence[int], max_cost: float, k: int, *,
 class FacilitySelector:
     """Hits that cover what was found, see above, within ``k`` hits (``null``: any number) and ``max_tokens`` tokens with contexts.
 
-    ``relevance``: share of the worth that is relevance alone, 0 to 1. ``by``: cosines of ``words`` (TF-IDF over the hits given) or of the
-    ``encoder``, which then reads all of them in one call. If not one hit fits, the best is kept alone.
+    ``relevance``: share of the worth that is relevance alone, 0 to 1. ``by``: cosines of ``words`` (TF-IDF over the hits given) or
+    of the ``encoder``, which then reads all of them in one call. If not one hit fits, the best is kept alone.
 
-    Measured on chunking_evaluation, at equal numbers of tokens, it brought no more of the answers than the ranking itself, and less within 200
-    and 400 (``bench/selection.py``): it is for collections that say the same thing often, and for questions with several sides.
+    Measured on chunking_evaluation, at equal numbers of tokens, it brought no more of the answers than the ranking itself, and less
+    within 200 and 400 (``bench/selection.py``): it is meant for collections that say the same thing often, and for questions with
+    several sides.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class FacilitySelector:
         self.by: Literal["words", "encoder"] = by
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        """The chosen hits, the one that adds most first; the score is what each adds, so the scores add up to the worth of the set."""
+        """The chosen hits, the one that adds most first; its score is that, so scores add up to the worth of the set."""
         if not hits:
             return []
         alike = cosines(vectors_of(query, [hit.chunk.indexed_text for hit in hits], self.by, self.encoder).texts)

@@ -1,8 +1,8 @@
 """How alike texts are: vectors of a question and some texts, by their words or by an encoder. Knows no hit and no index.
 
-By words a text is its terms, weighted ``(1 + ln tf) * (ln((1 + n) / (1 + df)) + 1)`` over the ``n`` texts at hand (Salton and Buckley, Information
-Processing & Management 24(5), 1988; the smoothed form), so that the inner product of two vectors of length 1 is a cosine from 0 to 1.
-Nothing is kept between two calls.
+By words a text is its terms, weighted ``(1 + ln tf) * (ln((1 + n) / (1 + df)) + 1)`` over the ``n`` texts at hand (Salton and
+Buckley, Information Processing & Management 24(5), 1988; the smoothed form), so that the inner product of two vectors of length 1
+is a cosine from 0 to 1. Nothing is kept between two calls.
 """
 
 from __future__ import annotations

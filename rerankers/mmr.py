@@ -15,12 +15,14 @@ class MMRSelector:
 
     ``relevance * r - (1 - relevance) * (the greatest cosine with a hit that was taken before)``,
 
-    where ``r`` is its score scaled to 0 to 1 among the hits given. At most ``k`` hits (``null``: any number) and ``max_tokens`` tokens,
-    contexts included; a hit that does not fit any more is passed over, the first is always taken. ``by``: cosines of ``words`` (TF-IDF
-    over the hits given) or of the ``encoder``, which then reads all of them in one call. ``relevance: 1`` is ``top``.
+    where ``r`` is its score scaled to 0 to 1 among the hits given. At most ``k`` hits (``null``: any number) and ``max_tokens``
+    tokens, contexts included; a hit that does not fit any more is passed over, the first is always taken. ``by``: cosines of
+    ``words`` (TF-IDF over the hits given) or of the ``encoder``, which then reads all of them in one call. ``relevance: 1`` is
+    ``top``.
 
-    Measured on chunking_evaluation, at equal numbers of tokens, it brought no more of the answers than the ranking itself, and less within 200
-    and 400 (``bench/selection.py``): it is for collections that say the same thing often, and for questions with several sides.
+    Measured on chunking_evaluation, at equal numbers of tokens, it brought no more of the answers than the ranking itself, and less
+    within 200 and 400 (``bench/selection.py``): it is meant for collections that say the same thing often, and for questions with
+    several sides.
     """
 
     def __init__(

@@ -41,12 +41,13 @@ class _Page:
 
 
 class NeighboursSelector:
-    """The ``k`` best hits, each with ``before`` chunks before it and ``after`` behind it; chunks that then stand side by side are one.
+    """The ``k`` best hits, each with ``before`` chunks before it and ``after`` behind it; chunks side by side become one.
 
-    With ``max_tokens`` (contexts included) the hits come first, as many as fit, and then their neighbours, nearest first, as many as fit;
-    the best hit is kept even if it alone is above the limit. Only documents of the hits are read, so nobody sees more documents than
-    without it; a filter that looks at chunks (``page = 3``) chooses hits, not their neighbours. The joined chunk has exactly the document's
-    characters; score and ``why`` are those of its best hit. A piece of a chunk (``compress``) becomes whole again.
+    With ``max_tokens`` (contexts included) the hits come first, as many as fit, and then their neighbours, nearest first, as many
+    as fit; the best hit is kept even if it alone is above the limit. Only documents of the hits are read, so nobody sees more
+    documents than without it; a filter that looks at chunks (``page = 3``) chooses hits, not their neighbours. The joined chunk has
+    exactly the document's characters; score and ``why`` are those of its best hit. A piece of a chunk (``compress``) becomes whole
+    again.
     """
 
     def __init__(

@@ -15,12 +15,12 @@ class OrderSelector:
 
     ``by``:
 
-    - ``best-ends``: the best first, the second last, the third second, and so on, so that the weakest stand in the middle, where long
-      prompts are read worst (Liu et al., Lost in the Middle, arXiv 2307.03172);
+    - ``best-ends``: the best first, the second last, the third second, and so on, so that the weakest stand in the middle, where
+      long prompts are read worst (Liu et al., Lost in the Middle, arXiv 2307.03172);
     - ``document``: the documents by their best hit, inside each the order of reading;
-    - ``stable``: by document id and place. The same hits stand in the same order whatever was asked, so a server that keeps the keys and values
-      of prompts it has read finds more of them again. (What only the cache knows, which sources it holds, the generator uses itself:
-      ``generator: {use: kv, method: prefix, reorder: true}``.)
+    - ``stable``: by document id and place. The same hits stand in the same order whatever was asked, so a server that keeps the
+      keys and values of prompts it has read finds more of them again. (What only the cache knows, which sources it holds, the
+      generator uses itself: ``generator: {use: kv, method: prefix, reorder: true}``.)
     """
 
     def __init__(self, by: Literal["best-ends", "document", "stable"] = "best-ends") -> None:

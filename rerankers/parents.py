@@ -16,10 +16,11 @@ Section = tuple[str, int]
 class ParentsSelector:
     """The ``k`` best hits; those of a section become the section where they are at least ``min_share`` of its chunks.
 
-    A section is the chunks in a row that stand under the same headings (``headings`` in their meta); where a document has none, each
-    ``group_size`` chunks, counted from its start. A section with more than ``max_tokens`` tokens, context included, stays in pieces. Only
-    documents of the hits are read, so nobody sees more documents than without it; a filter that looks at chunks (``page = 3``) chooses
-    hits, not the rest of a section. The joined chunk has exactly the document's characters; score and ``why`` are those of its best hit.
+    A section is the chunks in a row that stand under the same headings (``headings`` in their meta); where a document has none,
+    each ``group_size`` chunks, counted from its start. A section with more than ``max_tokens`` tokens, context included, stays in
+    pieces. Only documents of the hits are read, so nobody sees more documents than without it; a filter that looks at chunks
+    (``page = 3``) chooses hits, not the rest of a section. The joined chunk has exactly the document's characters; score and
+    ``why`` are those of its best hit.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How a selector shows passages to a language model, and how it reads a chance. Knows the rules for quoted data; knows no question."""
+"""How a selector shows passages to a language model, and how it reads a chance. Knows how data is quoted; asks nothing."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from rag.rerankers.worth import check_limits, check_share, unit_scores
 class ScoreDropSelector:
     """Keeps at least ``min_k`` and at most ``max_k`` hits, and ends before the first that falls by more than ``max_drop``.
 
-    The rule of SAGE (arXiv 2503.01713), made to hold for any scores: they are first scaled to 0 (the lowest given) to 1 (the highest), so
-    probabilities, logits and distances below zero are cut alike, and a hit falls by ``(before - its own) / before``, 0 to 1. Since
-    the lowest score is the zero, hand in more hits than are wanted (the pipeline does): of two hits with different scores the
-    second has always fallen by 1. The hits must come best first.
+    The rule of SAGE (arXiv 2503.01713), made to hold for any scores: they are first scaled to 0 (the lowest given) to 1 (the
+    highest), so probabilities, logits and distances below zero are cut alike, and a hit falls by ``(before - its own) / before``, 0
+    to 1. Since the lowest score is the zero, hand in more hits than are wanted (the pipeline does): of two hits with different
+    scores the second has always fallen by 1. The hits must come best first.
     """
 
     def __init__(self, max_drop: float = 0.3, min_k: int = 2, max_k: int = 10) -> None:

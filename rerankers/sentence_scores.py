@@ -1,6 +1,7 @@
 """How well sentences fit a question: by words, by an encoder or by a reranker. Knows sentences of hits; cuts nothing.
 
-By words it is BM25 over the sentences at hand (Robertson and Zaragoza, 2009; k1 0.9, b 0.4, Lucene's idf), on roots of words that carry meaning.
+By words it is BM25 over the sentences at hand (Robertson and Zaragoza, 2009; k1 0.9, b 0.4, Lucene's idf), on roots of words that
+carry meaning.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Searches ordered sets under a budget, greedily or as a tree. Knows numbers, costs and a reward; knows no hit and no model.
 
-The tree search is that of CORAG (arXiv 2411.00744): a node is an ordered set, a child has one member more, and the next node to grow is
-found from the root by the greatest
+The tree search is that of CORAG (arXiv 2411.00744): a node is an ordered set, a child has one member more, and the next node to
+grow is found from the root by the greatest
 
 ``mean reward below the child + explore * sqrt(ln N / n) - cost_weight * cost / budget``
 
-(``N``, ``n``: rewards seen below the parent and below the child). Here the mean and the cost are first divided by the range of the rewards
-seen so far, so that ``explore`` means the same for probabilities and for logits. Nothing is drawn by chance.
+(``N``, ``n``: rewards seen below the parent and below the child). Here the mean and the cost are first divided by the range of the
+rewards seen so far, so that ``explore`` means the same for probabilities and for logits. Nothing is drawn by chance.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class _Node:
 class SetSearch:
     """Rewards that were paid for, each once, and the best set among them.
 
-    ``value`` of a set: ``reward - cost_weight * cost / budget``. At most ``max_rewards`` sets are ever scored, ``batch_size`` at a time; no
-    set costs more than ``budget``.
+    ``value`` of a set: ``reward - cost_weight * cost / budget``. At most ``max_rewards`` sets are ever scored, ``batch_size`` at a
+    time; no set costs more than ``budget``.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ def token_costs(tokenizer: Tokenizer, hits: Sequence[Hit]) -> list[int]:
 def unit_scores(hits: Sequence[Hit]) -> list[float]:
     """The scores moved and scaled to 0 (the lowest) to 1 (the highest); all 1 if they are equal.
 
-    So a selection stays the same when every score is multiplied by a number or has one added: probabilities, logits, distances below
-    zero are all alike. What is not finite counts as the end it lies at, ``nan`` as the lowest.
+    So a selection stays the same when every score is multiplied by a number or has one added: probabilities, logits, distances
+    below zero are all alike. What is not finite counts as the end it lies at, ``nan`` as the lowest.
     """
     finite = [hit.score for hit in hits if math.isfinite(hit.score)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
