@@ -315,10 +315,12 @@ class Rag(AsyncTwins):
 
         A query stage that rewrites shows up after its searches, as a ``QueryEvent``.
         """
-        courses = self._courses([query], self.config.search.candidates, where, principals, history)
-        course, hits = courses[0], list(courses[0].found.hits)
-        for stage, each, seconds in course.stages():
-            yield StageEvent(stage, tuple(each), seconds)
+        course = Course()
+        try:
+            courses = self._courses([query], self.config.search.candidates, where, principals, history, [course])
+        finally:  # a stage that raises takes nothing from those before it
+            yield from (StageEvent(stage, tuple(each), seconds) for stage, each, seconds in course.stages())
+        hits = list(course.found.hits)
         if self.query_stage.rewrites:
             yield course.event(f"query:{self.config.query.use}")
         for stage, (hits,), seconds in self._reranked(courses):
@@ -330,14 +332,17 @@ class Rag(AsyncTwins):
 
     def _courses(
         self, queries: Sequence[str], k: int, where: Filter | str | Mapping[str, Any] | None, principals: Sequence[str],
-        history: Iterable[Any] = (),
+        history: Iterable[Any] = (), courses: list[Course] | None = None,
     ) -> list[Course]:  # fmt: skip
-        """What the query stage made of each query, every search of it under this one filter and these principals."""
+        """What the query stage made of each query, every search of it under this one filter and these principals.
+
+        ``courses``: empty ones to fill in, for a caller who wants to know how far they came.
+        """
         for query in queries:
             if not isinstance(query, str) or not query.strip():
                 raise ValueError("the query is empty" if isinstance(query, str) else f"the query must be text, not {query!r}")
         search = partial(self._searched, k=k, expression=filters.load(where), principals=[PUBLIC, *principals])
-        return drive(self.config.query.use, self.query_stage, queries, messages_of(history), search)
+        return drive(self.config.query.use, self.query_stage, queries, messages_of(history), search, courses)
 
     def _searched(self, queries: Sequence[str], k: int, expression: Filter | None, principals: Sequence[str]) -> Rankings:
         retrieved = self._retrieval.search(self.catalog, self.indexes, queries, k, expression, principals)

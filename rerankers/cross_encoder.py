@@ -41,13 +41,16 @@ class CrossEncoderReranker(ReportingReranker):
             return Reranked([], RerankReport())
         started = time.perf_counter()
         encoder = self._encoder()
-        pairs = [(query, hit.chunk.indexed_text) for hit in hits]
+        texts = [hit.chunk.indexed_text for hit in hits]
+        # each text once: the last bits of a score depend on the row of the batch, and equal passages must tie
+        pairs = [(query, text) for text in dict.fromkeys(texts)]
         scores = encoder.predict(pairs, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True)
-        if scores.shape != (len(hits),):
+        if scores.shape != (len(pairs),):
             raise ModelError(f"the cross-encoder {self.model!r} gives {scores.shape[1:]} numbers for a pair; one is needed")
         if any(math.isnan(score) for score in scores):
             raise ModelError(f"the cross-encoder {self.model!r} gives a score that is not a number: are its weights damaged?")
-        ranked = reordered("cross-encoder", zip(hits, (float(score) for score in scores), strict=True))
+        known = {text: float(score) for (_, text), score in zip(pairs, scores, strict=True)}
+        ranked = reordered("cross-encoder", zip(hits, (known[text] for text in texts), strict=True))
         lengths = _lengths_tokens(encoder.tokenizer, pairs)
         limit = encoder.max_seq_length or max(lengths)
         report = RerankReport(

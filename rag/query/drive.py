@@ -40,9 +40,19 @@ class Course:
         return QueryEvent(name, tuple(found.hits), self.own_seconds, found.question, tuple(self.queries), found.notes, found.usage)
 
 
-def drive(word: str, stage: QueryStage, questions: Sequence[str], history: Sequence[Message], search: Search) -> list[Course]:
-    """The course of each question. Raises ``ModelError`` that names the stage, ``ValueError`` for a stage that asks for nothing."""
-    courses = [Course() for _ in questions]
+def drive(
+    word: str,
+    stage: QueryStage,
+    questions: Sequence[str],
+    history: Sequence[Message],
+    search: Search,
+    courses: list[Course] | None = None,
+) -> list[Course]:
+    """The course of each question. ``courses``: empty ones to fill in: they tell how far it came if a search or a stage raises.
+
+    Raises ``ModelError`` that names the stage, ``ValueError`` for a stage that asks for nothing.
+    """
+    courses = courses or [Course() for _ in questions]
     running = [(course, stage.find(question, history)) for course, question in zip(courses, questions, strict=True)]
     asked = [(course, finding, _advanced(word, course, finding, None)) for course, finding in running]
     while asked := [(course, finding, queries) for course, finding, queries in asked if queries is not None]:
