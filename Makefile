@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check bench bench-gpu serve clean
+.PHONY: help demo test check eval bench bench-gpu serve clean
 
 help:
-	@echo "make demo | test | check | bench | bench-gpu | serve | clean"
+	@echo "make demo | test | check | eval | bench | bench-gpu | serve | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Ragstone needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -27,6 +27,9 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+eval: $(STAMP)
+	$(BIN)/python bench/full_chain.py --out report
 
 bench: $(STAMP)
 	$(BIN)/python bench/all.py

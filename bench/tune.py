@@ -107,8 +107,8 @@ def repetition(
 
 def evaluated(data: Path, limit: int, cache: Path | None, configs: Mapping[str, Any]) -> Any:
     """The report of all configurations on ``limit`` questions drawn from ``data``."""
-    from rag.eval.chain import evaluate_chain  # type: ignore[import-not-found, unused-ignore]
-    from rag.eval.read_questions import read_questions  # type: ignore[import-not-found, unused-ignore]
+    from rag.eval.chain import evaluate_chain
+    from rag.eval.read_questions import read_questions
 
     given = read_questions(data)
     drawn = random.Random(0).sample(list(given.questions), min(limit, len(given.questions)))

@@ -12,7 +12,7 @@ from rag.core import Answer, AnswerEvent, Event, Hit, StageEvent
 from rag.eval.answer_outcome import MeasureAnswer, outcome_of
 from rag.eval.answer_points import points_in_answer
 from rag.eval.chain_index import Indexed
-from rag.eval.chain_report import Passage, QuestionOutcome, StageOutcome
+from rag.eval.chain_report import AnswerOutcome, Passage, QuestionOutcome, StageOutcome
 from rag.eval.chain_stages import (
     ANSWER,
     PROMPT,
@@ -93,6 +93,7 @@ class Examiner:
                 outcome.answer = self.measure(placed.question, walk.answer, self._texts_of(placed, walk.answer))
             except Exception as error:  # noqa: BLE001  # whatever a measure or its judge raises costs this measurement, not the run
                 outcome.answer = outcome_of(walk.answer, {}, {"measure_answer": _said(error)})
+            self._rename(outcome.answer)
         return outcome
 
     def _stages(self, placed: PlacedQuestion, walk: Walk) -> list[StageOutcome]:
@@ -110,6 +111,12 @@ class Examiner:
             reached = {stage.stage for stage in stages}
             stages += [missed(name, placed) for name in expected_stages(self.rag, self.answers) if name not in reached]
         return stages
+
+    def _rename(self, answer: AnswerOutcome) -> None:
+        """Citations get the names that documents have in the report, which tell no folder of this machine."""
+        names = {source: self.index.names[doc] for doc, source in self.index.library.sources.items()}
+        for citation in answer.citations:
+            citation.source = names.get(citation.source, citation.source)
 
     def _evidence(self, placed: PlacedQuestion) -> list[Passage]:
         spans = list(placed.evidence)

@@ -51,6 +51,12 @@ class Tuning:
     baseline: str | None = None
     gain: Difference | None = None
 
+    @property
+    def advised(self) -> str:
+        """What to use: the best, or the baseline where the lead over it is inside the noise."""
+        doubtful = self.gain is not None and self.gain.inside_noise and self.baseline is not None
+        return self.baseline if doubtful and self.baseline is not None else self.best
+
     def front(self) -> list[Tried]:
         """Of those that reached the last rung, the ones that no other beats in quality and seconds per question; the cheapest first."""
         finalists = [
@@ -62,7 +68,7 @@ class Tuning:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the report."""
         return {
-            "measure": self.measure, "best": self.best, "num_evaluations": self.num_evaluations, "seconds": self.seconds, "seed": self.seed, "baseline": self.baseline,
+            "measure": self.measure, "best": self.best, "advised": self.advised, "num_evaluations": self.num_evaluations, "seconds": self.seconds, "seed": self.seed, "baseline": self.baseline,
             "gain": None if self.gain is None else {**asdict(self.gain), "inside_noise": self.gain.inside_noise},
             "rungs": [{**asdict(rung), "means": dict(rung.means)} for rung in self.rungs], "tried": [asdict(each) for each in self.tried],
             "front": [each.name for each in self.front()], "configs": dict(self.configs),
@@ -77,7 +83,7 @@ class Tuning:
         numbers = f"{signed(self.measure, self.gain.mean)}, 95 % interval {low} to {high}, n = {self.gain.num_queries:,}"
         if self.gain.inside_noise:
             return [
-                f"Its lead over the baseline ({self.baseline}) is inside the noise ({numbers}): there is no reason to change anything yet."
+                f"Its lead over the baseline ({self.baseline}) is inside the noise ({numbers}): there is no reason to change anything yet, and the baseline is advised."
             ]
         return [f"Its lead over the baseline ({self.baseline}) is outside the noise ({numbers}), of a winner chosen among many."]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +41,7 @@ def chain(
 
     from rag.eval.chain import evaluate_chain
     from rag.eval.chain_tables import missed_targets, tables, target_of
+    from rag.eval.html_report import write_html
     from rag.eval.read_questions import read_questions
     from rag.terminal import err, out
 
@@ -67,9 +66,8 @@ def chain(
         wide.print()
     for remark in report.remarks:
         out.print(f"- {remark}", markup=False)
-    if importlib.util.find_spec("rag.eval.html_report"):
-        importlib.import_module("rag.eval.html_report").write_html(report, out_folder / "report.html")
-    out.print(f"wrote {out_folder / 'report.json'}", markup=False)
+    write_html(report, out_folder / "report.html")
+    out.print(f"wrote {out_folder / 'report.html'} and {out_folder / 'report.json'}", markup=False)
     if missed := missed_targets(report, targets):
         for line in missed:
             err.print(line, style="red", markup=False)

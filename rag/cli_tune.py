@@ -72,8 +72,8 @@ def tune(
 def evaluation(data: Path, cache: Path, *, answers: bool, seed: int) -> tuple[list[str], Any]:
     """The ids of the questions in ``data``, and what evaluates configurations on some of them (``rag.eval.tune.Evaluate``)."""
     from rag import terminal
-    from rag.eval.chain import evaluate_chain  # type: ignore[import-not-found, unused-ignore]
-    from rag.eval.read_questions import read_questions  # type: ignore[import-not-found, unused-ignore]
+    from rag.eval.chain import evaluate_chain
+    from rag.eval.read_questions import read_questions
 
     given = read_questions(data)
     by_id = {question.id: question for question in given.questions}
@@ -93,7 +93,7 @@ def evaluation(data: Path, cache: Path, *, answers: bool, seed: int) -> tuple[li
 
 
 def write(tuning: Tuning, folder: Path) -> None:
-    """The best configuration as YAML, the result and the last report as JSON, and the page."""
+    """The advised configuration as YAML, the result and the last report as JSON, and the page."""
     from rag.eval.html_report import write_html
     from rag.eval.tune_page import tuning_section
 
@@ -104,8 +104,8 @@ def write(tuning: Tuning, folder: Path) -> None:
 
 
 def best_yaml(tuning: Tuning) -> str:
-    """The best configuration, ready for ``--config``, with what is known of it as a comment. ``${env:NAME}`` stays as written."""
+    """The advised configuration, ready for ``--config``, with what was found as a comment. ``${env:NAME}`` stays as written."""
     import yaml
 
     said = [f"# {' '.join(sentence.split())}" for sentence in tuning.words()]
-    return "\n".join(said) + "\n" + yaml.safe_dump(tuning.configs[tuning.best], sort_keys=False, allow_unicode=True)
+    return "\n".join(said) + "\n" + yaml.safe_dump(tuning.configs[tuning.advised], sort_keys=False, allow_unicode=True)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rag.abstain import AbstainGenerator
-from rag.core import CitationEvent, Generator, Message, QueryStage, TextEvent, UsageEvent
+from rag.core import CitationEvent, Generator, Message, QueryStage, StageEvent, TextEvent, UsageEvent
 from rag.feedback import FeedbackGenerator
 from rag.generate import LMGenerator
 from rag.map_reduce import MapReduceGenerator
@@ -93,7 +93,7 @@ def test_every_reader_answers_or_declines_with_citations_that_stand_in_the_sourc
         assert isinstance(last, UsageEvent) and last.abstained == (last.support == "none")
         assert "".join(event.text for event in events if isinstance(event, TextEvent)).strip()
         for event in events:
-            assert isinstance(event, (TextEvent, CitationEvent))
+            assert isinstance(event, (StageEvent, TextEvent, CitationEvent))
             if isinstance(event, CitationEvent):
                 cited = event.citation
                 assert texts[cited.doc_id][cited.start : cited.end] == cited.quote and 1 <= cited.number <= 4

@@ -54,6 +54,9 @@ def test_what_the_reader_loses_is_lost_at_read_and_what_is_not_of_the_set_is_cou
     assert any("1 files could not be read" in remark for remark in report.remarks)
     evidence = outcome.questions[0].evidence[0]
     assert evidence.source == "sub/ducks.txt" and report.documents[evidence.source][evidence.start : evidence.end] == evidence.text
+    cited = {each.source for question in outcome.questions if question.answer for each in question.answer.citations}
+    assert cited and cited <= {"sub/ducks.txt", "scrambled.txt"}, "no folder of this machine"
+    assert str(tmp_path) not in report.model_dump_json()
 
 
 def test_a_second_run_over_files_asks_nothing_and_an_edit_asks_again(given: QuestionSet, tmp_path: Path) -> None:

@@ -282,6 +282,8 @@ def test_the_result_says_whether_anything_was_gained() -> None:
     level = Objective(3, 2, noise=0.4, spread=0.0001)
     found = tune(level.configs, QUESTIONS, level, baseline="c0", measure="score", seed=2)
     assert found.gain is None or found.gain.inside_noise == ("no reason to change anything" in " ".join(found.words()))
+    doubtful = found.gain is not None and found.gain.inside_noise
+    assert found.advised == (found.baseline if doubtful else found.best) == found.as_dict()["advised"]
     with pytest.raises(ValueError, match="baseline: 'x' is none of the configurations"):
         tune(level.configs, QUESTIONS, level, baseline="x", measure="score")
 
