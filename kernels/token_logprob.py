@@ -27,7 +27,7 @@ def token_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor 
     for shapes and types that do not fit (targets are looked at in memory only, not on a GPU).
     """
     _check(hidden, weight, targets, bias)
-    return _implementation(choose(hidden, weight).name)(hidden, weight, targets, bias)
+    return _implementation(choose(targets).name)(hidden, weight, targets, bias)  # any float type: it is widened tile by tile
 
 
 def _implementation(name: str) -> Callable[..., Tensor]:

@@ -1,7 +1,7 @@
 """Log-probabilities of whole texts under a causal transformers network, in little memory. Knows token ids; no text, no prompt.
 
 Three things would be large and are never made: the logits of all positions (read in blocks), the logits of all words of a
-large vocabulary at once (summed in blocks), and a cache longer than the context (read in windows).
+large vocabulary at once (see ``rag.kernels.token_logprob``), and a cache longer than the context (read in windows).
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rag.kernels.token_logprob import token_logprob
+
 if TYPE_CHECKING:
     import torch
 
 BLOCK_TOKENS = 512
 """Positions per forward pass, all rows together."""
-
-VOCABULARY_BLOCK = 8192
-"""Words of the vocabulary whose logits exist at a time: (512, 8192) floats are 16 MiB."""
 
 MAX_LOGITS = 2**24
 """Logits per forward pass of a network that has to make all of them."""
@@ -62,30 +61,6 @@ def windows(num_tokens: int, room: int) -> list[Window]:
         begin = scored - min(max(room // 4, 1), room - 1)
         found.append(Window(begin, scored, min(num_tokens, begin + room)))
     return found
-
-
-def target_logprobs(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, block: int
-) -> torch.Tensor:
-    """``log_softmax(hidden @ weight.T + bias)[range(n), targets]`` in float32 without the ``(n, vocabulary)`` logits.
-
-    ``hidden`` ``(n, width)``, ``weight`` ``(vocabulary, width)``, ``bias`` ``(vocabulary,)`` or ``None``, ``targets`` ``(n,)``.
-    The target's own logit is one dot product; the log of the sum over the vocabulary is gathered ``block`` words at a time
-    (the idea of Cut Cross-Entropy, arXiv 2411.09009).
-    """
-    import torch
-
-    hidden = hidden.float()
-    chosen = (hidden * weight[targets].float()).sum(-1)
-    if bias is not None:
-        chosen = chosen + bias[targets].float()
-    total = torch.full_like(chosen, -math.inf)
-    for begin in range(0, len(weight), block):
-        logits = hidden @ weight[begin : begin + block].float().T
-        if bias is not None:
-            logits += bias[begin : begin + block].float()
-        total = torch.logaddexp(total, logits.logsumexp(-1))
-    return chosen - total
 
 
 class TokenReader:
@@ -188,7 +163,8 @@ class TokenReader:
 
     def _logprobs(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self._head is not None:
-            return target_logprobs(states, *self._head, targets, VOCABULARY_BLOCK)
+            weight, bias = self._head
+            return token_logprob(states, weight, targets, bias)
         logits = states.float()
         return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 

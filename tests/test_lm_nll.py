@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rag import lm_nll
+from rag.kernels import token_logprob as kernel
 from rag.lm import TransformersLM
-from rag.lm_nll import TokenReader, plain_head, target_logprobs, windows
+from rag.lm_nll import TokenReader, plain_head, windows
 from tests.tiny_models import save_llama
 
 VOCABULARY = 300
@@ -87,31 +88,10 @@ def test_a_context_of_one_token_beside_the_start_token() -> None:
     assert found[1:] == pytest.approx([plain(network(), [7, token])[0] for token in ids[1:]], abs=1e-5)
 
 
-@pytest.mark.parametrize("block", [1, 7, 300, 1000])
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_sum_in_blocks_is_log_softmax(block: int, has_bias: bool, dtype: torch.dtype) -> None:
-    torch.manual_seed(1)
-    hidden, weight = torch.randn(40, 16).to(dtype), torch.randn(300, 16).to(dtype)
-    bias = torch.randn(300).to(dtype) if has_bias else None
-    targets = torch.randint(300, (40,))
-    logits = hidden.double() @ weight.double().T + (0 if bias is None else bias.double())
-    expected = logits.log_softmax(-1)[torch.arange(40), targets].float()
-    found = target_logprobs(hidden, weight, bias, targets, block)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_sum_in_blocks_survives_large_logits() -> None:
-    weight, targets = torch.tensor([[500.0], [-500.0], [499.0]]), torch.tensor([0, 1])
-    expected = (torch.ones(2, 1) @ weight.T).log_softmax(-1)[[0, 1], targets]
-    torch.testing.assert_close(target_logprobs(torch.ones(2, 1), weight, None, targets, 2), expected, atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize("family", [*PLAIN, *SCALED])
 def test_values_equal_plain_log_softmax(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_nll, "BLOCK_TOKENS", 22)
-    monkeypatch.setattr(lm_nll, "VOCABULARY_BLOCK", 64)
+    monkeypatch.setattr(kernel, "VOCABULARY_BLOCK", 64)
     net = network(family)
     rows = [row(50), row(9, 1), [5], [], row(9, 2), row(2, 3), row(31, 4)]
     for ids, values in zip(rows, TokenReader(net, [], 512, batch_size=3).read(rows), strict=True):
@@ -140,7 +120,7 @@ def test_positions_stay_inside_the_context_and_the_network_reads_at_most_two_tok
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     net, seen, scored = network(), [], []
-    body, score = net.base_model.forward, lm_nll.target_logprobs
+    body, score = net.base_model.forward, kernel.token_logprob
 
     def reading(**named: Any) -> Any:
         seen.append(named["position_ids"])
@@ -153,7 +133,7 @@ def test_positions_stay_inside_the_context_and_the_network_reads_at_most_two_tok
     reader = TokenReader(net, [], 64)
     assert reader._head is not None and reader._accepts
     monkeypatch.setattr(net.base_model, "forward", reading)
-    monkeypatch.setattr(lm_nll, "target_logprobs", scoring)
+    monkeypatch.setattr(lm_nll, "token_logprob", scoring)
     reader.read([row(500)])
     assert max(int(places.max()) for places in seen) < 64
     assert 500 < sum(places.numel() for places in seen) == reader.num_read <= 500 * 4 / 3
@@ -208,7 +188,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("family", ["Llama", "Granite"])
 def test_no_tensor_grows_with_text_and_vocabulary_together(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_nll, "BLOCK_TOKENS", 32)
-    monkeypatch.setattr(lm_nll, "VOCABULARY_BLOCK", 256)
+    monkeypatch.setattr(kernel, "VOCABULARY_BLOCK", 256)
     monkeypatch.setattr(lm_nll, "MAX_LOGITS", 32 * 256)
     net = network(family, vocab_size=2000)
     reader = TokenReader(net, [], 128)
