@@ -59,10 +59,10 @@ def figures(report: Any) -> dict[str, Any]:
         "documents": report.num_documents,
         "configs": {
             config.name: {
-                "recall": {stage.stage: told(stage.recall) for stage in config.stages},
+                "recall": {stage.stage: told(stage.recall) for stage in config.stages if stage.recall.num_questions},
                 "lost": {stage.stage: stage.num_lost for stage in config.stages if stage.num_lost},
-                "ndcg@10": {
-                    stage.stage: told(stage.measures["ndcg@10"]) for stage in config.stages if "ndcg@10" in stage.measures
+                "nDCG@10": {
+                    stage.stage: told(stage.measures["nDCG@10"]) for stage in config.stages if "nDCG@10" in stage.measures
                 },
                 "answers": {name: told(estimate) for name, estimate in config.answers.items() if estimate.num_questions},
                 "cost": {name: round(value, 4) for name, value in config.cost.items()},
@@ -85,14 +85,14 @@ def main() -> None:
     from rich.console import Console
 
     from rag.eval.chain import evaluate_chain
-    from rag.eval.chain_tables import tables
     from rag.eval.html_report import write_html
     from rag.eval.read_questions import read_questions
+    from rag.eval.report_tables import tables
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "report")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--limit", type=int, default=80, help="questions of each set")
+    parser.add_argument("--limit", type=int, default=60, help="questions of each set")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     console, result = Console(width=160, highlight=False), dict[str, Any]()

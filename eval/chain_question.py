@@ -32,6 +32,9 @@ from rag.eval.question import Question
 from rag.eval.rank_measures import rank_measures
 from rag.pipeline import Rag
 
+RANKING = "ranking"
+"""Stands in the names of measures for the last ranking of a chain, whichever stage made it, so that chains can be compared."""
+
 _QUERY = (
     "query"  # a stage called ``query`` or ``query:...`` rewrites the question; before the indexes it has no passages to hand on
 )
@@ -137,8 +140,9 @@ class Examiner:
             grades.update(dict.fromkeys(self.index.library.find(source) or [source], grade))  # what is not there cannot be found
         for stage, hits, _ in walk.stages if any(grade > 0 for grade in grades.values()) else ():
             if stage not in (SELECT, PROMPT, RETRIEVE):
-                ranking = list(dict.fromkeys(hit.chunk.doc_id for hit in hits))
-                measures.update({f"{stage}/{name}": value for name, value in rank_measures(ranking, grades).items()})
+                found = rank_measures(list(dict.fromkeys(hit.chunk.doc_id for hit in hits)), grades)
+                for name, value in found.items():
+                    measures[f"{stage}/{name}"] = measures[f"{RANKING}/{name}"] = value  # the last ranking stays
         if self.tokens is not None:
             measures.update(self.tokens.of(placed.evidence, walk.stages))
         return measures

@@ -16,6 +16,9 @@ from rag.eval.chain_report import Compared, ConfigOutcome, QuestionOutcome, Stag
 from rag.eval.chain_stages import ANSWER, CHUNK, PROMPT, READ, RETRIEVE, SELECT
 from rag.eval.chain_tokens import BUDGETS, at_budget
 
+RANKING_MEASURE = "ranking/nDCG@10"
+"""Of the last ranking before the selection, where relevance is judged."""
+
 COMPARED_STAGES = (READ, CHUNK, RETRIEVE, SELECT, PROMPT, ANSWER)
 """Stages whose recall two configurations are compared by, as far as both have them; accuracy too for the last of them."""
 
@@ -118,6 +121,9 @@ def _measures(config: ConfigOutcome, base: ConfigOutcome) -> list[str]:
     both = {summary.stage for summary in config.stages} & {summary.stage for summary in base.stages}
     common = [stage for stage in COMPARED_STAGES if stage in both]
     measures = [f"recall@{stage}" for stage in common] + [f"accuracy@{stage}" for stage in common[-1:]]
+    measures += (
+        [RANKING_MEASURE] if all(any(RANKING_MEASURE in each.measures for each in of.questions) for of in (config, base)) else []
+    )
     measures += [at_budget(budget) for budget in sorted(config.recall_by_budget.keys() & base.recall_by_budget.keys())]
     return measures + sorted(config.answers.keys() & base.answers.keys())
 

@@ -19,7 +19,7 @@ from rag.eval.html_questions import question_data
 from rag.eval.html_text import Safe, join, json_for_script, tag
 
 _LINKS = (
-    ("stages", "Stages"), ("losses", "Losses"), ("budget", "Length"), ("tradeoff", "Cost and quality"), ("answers", "Answers"),
+    ("stages", "Stages"), ("losses", "Losses"), ("rankings", "Rankings"), ("budget", "Length"), ("tradeoff", "Cost and quality"), ("answers", "Answers"),
     ("comparisons", "Comparisons"), ("cost", "Cost"), ("types", "Types"), ("questions", "Questions"), ("made", "How made"),
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ def render(report: ChainReport, extra: Sequence[tuple[str, str, Safe]] = ()) -> 
     data["shown"] = [number for number, config in enumerate(data["configs"]) if config["key"] in shown]
     said = report.model_copy(update={"remarks": [*report.remarks, *cuts]})
     made = {
-        "stages": sections.stages(said), "losses": sections.losses(said), "budget": sections.budgets(said), "tradeoff": sections.tradeoff(said),
+        "stages": sections.stages(said), "losses": sections.losses(said), "rankings": sections.rankings(said), "budget": sections.budgets(said), "tradeoff": sections.tradeoff(said),
         "answers": more.answers(said), "comparisons": more.comparisons(said), "cost": more.costs(said), "types": more.types(said),
         "questions": more.questions(said), "made": more.bottom(said),
     }  # fmt: skip

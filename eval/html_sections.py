@@ -9,7 +9,7 @@ from rag.eval.chain_report import ChainReport, ConfigOutcome, Estimate
 from rag.eval.html_charts import MAX_LINES, Line, Mark, lines, scatter
 from rag.eval.html_shapes import Step, interval_glyph, waterfall
 from rag.eval.html_text import Cell, Safe, join, number, table, tag
-from rag.eval.report_values import SECONDS, default_measure, stages_of
+from rag.eval.report_values import RANK_MEASURES, SECONDS, default_measure, stages_of
 from rag.eval.report_words import headline, key_of, num_with_points, pareto, percent, said, standings
 
 
@@ -97,11 +97,38 @@ def _milliseconds(seconds: float | None) -> str:
 
 
 def share(estimate: Estimate, *, drawn: bool = False) -> Safe:
-    """A share with its interval, in per cent, and as a small picture if it is to be ``drawn``."""
+    """A share with its interval, in per cent, and as a small picture if it is to be ``drawn``; a dash if no question has one."""
+    if not estimate.num_questions:
+        return tag("span", "\u2013", class_="mean")
     glyph = interval_glyph(estimate.mean, estimate.low, estimate.high) if drawn else None
     failed = tag("span", f" {estimate.num_failed} failed", class_="interval") if estimate.num_failed else None
     spread = tag("span", f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}", class_="interval")
     return join([glyph, tag("span", f"{100 * estimate.mean:.1f}", class_="mean"), spread, failed])
+
+
+def rankings(report: ChainReport) -> Safe | None:
+    """What judged relevance says of every stage that ranks documents."""
+    measured = {name for config in report.configs for stage in config.stages for name in stage.measures}
+    names = [name for name in RANK_MEASURES if name in measured]
+    if not names:
+        return None
+    rows: list[list[Cell | str]] = []
+    for key, config in named(report):
+        for summary in config.stages:
+            if any(name in summary.measures for name in names):
+                cells = [summary.measures.get(name) for name in names]
+                counted = max(each.num_questions for each in cells if each is not None)
+                shares = [number("") if each is None else number(share(each, drawn=True), each.mean) for each in cells]
+                rows.append(
+                    [
+                        Cell(join([tag("b", key, class_="key"), config.name])),
+                        summary.stage,
+                        number(f"{counted:,}", counted),
+                        *shares,
+                    ]
+                )
+    note = "Documents in the order of their best chunks, against the judged relevance: means over questions in per cent with 95 % intervals."
+    return section("rankings", "Rankings", table("Rankings", ["configuration", "stage", "n", *names], rows), note=note)
 
 
 def losses(report: ChainReport) -> Safe:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rag.eval.chain_report import ChainReport, ConfigOutcome, Estimate
-from rag.eval.report_values import SECONDS, default_measure, total_cost
+from rag.eval.report_values import RANK_MEASURES, SECONDS, default_measure, total_cost
 from rag.eval.report_words import is_share, key_of, num_with_points, pareto, percent, said, signed, standings, verdict
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def tables(report: ChainReport) -> list[Table]:
-    """Stages per configuration, then answers, comparisons and quality against cost, those that there is something to say in."""
+    """Stages per configuration, then rankings, answers, comparisons and quality against cost, those that there is something to say in."""
     made = [_stages(key_of(place), config) for place, config in enumerate(report.configs) if config.stages]
-    made += [table for table in (_answers(report), _comparisons(report), _cost(report)) if table is not None]
+    made += [table for table in (_rankings(report), _answers(report), _comparisons(report), _cost(report)) if table is not None]
     return made
 
 
@@ -47,6 +47,30 @@ def _stages(key: str, config: ConfigOutcome) -> Table:
         spent = "" if each.seconds_median is None else f"{1000 * each.seconds_median:,.1f}"
         shares = [percent(share) for share in (each.recall, each.accuracy, each.recall_filtered, each.accuracy_filtered)]
         _add(table, each.stage, f"{each.recall.num_questions:,}", *shares, f"{each.num_lost:,}", spent)
+    return table
+
+
+def _rankings(report: ChainReport) -> Table | None:
+    measured = {name for config in report.configs for stage in config.stages for name in stage.measures}
+    names = [name for name in RANK_MEASURES if name in measured]
+    if not names:
+        return None
+    table = _table(
+        "Rankings (documents, against judged relevance)", ["configuration", "stage", "n", *(f"{name} %" for name in names)], 2
+    )
+    for place, config in enumerate(report.configs):
+        for stage in config.stages:
+            found = [stage.measures.get(name) for name in names]
+            known = [each for each in found if each is not None]
+            if known:
+                counted = f"{max(each.num_questions for each in known):,}"
+                _add(
+                    table,
+                    f"{key_of(place)}  {config.name}",
+                    stage.stage,
+                    counted,
+                    *("" if each is None else percent(each) for each in found),
+                )
     return table
 
 

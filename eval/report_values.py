@@ -13,6 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from rag.eval.chain_report import ChainReport, ConfigOutcome, QuestionOutcome, StageOutcome
 
 _OF_POINTS = ("recall", "accuracy", "recall_filtered", "accuracy_filtered")
+_RANKING = "ranking/nDCG@10"
+RANK_MEASURES = ("nDCG@10", "MRR@10", "recall@10")
+"""Measures of stages that rank documents."""
+
 SECONDS = "seconds"
 
 
@@ -42,12 +46,18 @@ def _stage_names(config: ConfigOutcome) -> list[str]:
 
 
 def default_measure(report: ChainReport) -> str:
-    """Recall at the last stage that every configuration has: ``answer`` if answers were made, else ``prompt``, ``select``, ..."""
+    """Recall at the last stage that every configuration has: ``answer`` if answers were made, else ``prompt``, ``select``, ...
+
+    Where no question has information points but relevance is judged: nDCG of the last ranking.
+    """
     if not report.configs:
         raise ValueError(f"the report {report.name!r} has no configuration")
     common = [stage for stage in stages_of(report.configs) if all(stage in _stage_names(config) for config in report.configs)]
     if not common:
         raise ValueError(f"the configurations of {report.name!r} have no stage in common")
+    questions = [question for config in report.configs for question in config.questions]
+    if not any(question.points for question in questions) and any(_RANKING in question.measures for question in questions):
+        return _RANKING
     return f"recall@{common[-1]}"
 
 

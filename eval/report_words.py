@@ -189,7 +189,7 @@ def said(measure: str) -> str:
 
 def is_share(measure: str) -> bool:
     """Whether a measure lies between 0 and 1 and reads best in per cent."""
-    name = measure.rpartition("/")[2]
+    name = measure.rpartition("/")[2].lower()
     return (
         measure.startswith("declined")
         or name.startswith(_SHARES)
@@ -209,7 +209,9 @@ def signed(measure: str, value: float) -> str:
 
 
 def percent(estimate: Estimate) -> str:
-    """``71.2 (68.0 to 74.1)``: a share with its interval, in per cent."""
+    """``71.2 (68.0 to 74.1)``: a share with its interval, in per cent; a dash if no question has one."""
+    if not estimate.num_questions:
+        return "\u2013"
     return f"{100 * estimate.mean:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 

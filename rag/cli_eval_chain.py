@@ -40,9 +40,10 @@ def chain(
     from rich.console import Console
 
     from rag.eval.chain import evaluate_chain
-    from rag.eval.chain_tables import missed_targets, tables, target_of
+    from rag.eval.chain_targets import missed_targets, target_of
     from rag.eval.html_report import write_html
     from rag.eval.read_questions import read_questions
+    from rag.eval.report_tables import tables
     from rag.terminal import err, out
 
     targets = [target_of(text) for text in fail_under or ()]

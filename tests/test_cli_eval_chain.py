@@ -64,7 +64,10 @@ def rag(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 def test_a_run_writes_a_report_and_prints_the_stages(home: Path, rag: Callable[..., Done]) -> None:
     done = rag("chain", "light.yaml,narrow.yaml", "set", "--out", "out", "--no-answers", "--limit", "12")
     assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("light: stages", "narrow: stages", "retrieve", "select", "against light"))
+    assert all(
+        word in done.stdout
+        for word in ("A  light: ", "B  narrow: ", "questions lost", "retrieve", "select", "Against the baseline")
+    )
     report = ChainReport.load(home / "out" / "report.json")
     assert (
         [config.name for config in report.configs] == ["light", "narrow"]

@@ -20,9 +20,11 @@ from rag.eval.chain import Progress, evaluate_chain
 from rag.eval.chain_cache import FILE, OutcomeCache
 from rag.eval.chain_report import ChainReport, QuestionOutcome
 from rag.eval.chain_summary import holm
+from rag.eval.html_report import render
 from rag.eval.placing import Library, place
 from rag.eval.question import Clause, Evidence, Point, Question
 from rag.eval.question_set import QuestionSet
+from rag.eval.report_tables import tables
 from rag.eval.span_set import document_of
 from tests.eval.chain_corpus import WORDS, Paragraphs, Quoting, handbook
 from tests.fakes import HashingEncoder
@@ -343,3 +345,26 @@ def test_an_answer_has_a_point_by_words_or_most_content_words(said: str, found: 
 )  # fmt: skip
 def test_short_references(text: str, reference: str, given: bool) -> None:
     assert gives(text, reference) == given
+
+
+def test_a_set_with_judged_relevance_alone_is_told_by_its_rankings(tmp_path: Path) -> None:
+    judged = [
+        question.model_copy(
+            update={"evidence": (), "points": (), "coarse": (), "answers": (), "relevant": {SET.documents[0].source: 1}}
+        )
+        for question in SET.questions
+    ]
+    given = SET.some(judged)
+    config = {**WORDS, "indexes": {"words": {"use": "bm25"}, "other": {"use": "bm25", "b": 0.1}}}
+    parts = {"one": components(), "both": components()}
+    report = evaluate_chain(given, {"one": WORDS, "both": config}, components=parts, answers=False)
+    for outcome, last in zip(report.configs, ("words", "fuse"), strict=True):
+        for question in outcome.questions:
+            assert question.measures["ranking/nDCG@10"] == question.measures[f"{last}/nDCG@10"]
+        assert all(not stage.recall.num_questions for stage in outcome.stages)
+    assert [each.measure for each in report.comparisons] == ["ranking/nDCG@10"]
+    page = render(report)
+    assert 'id="rankings"' in page and "ranking: nDCG@10" in page and "there is nothing to compare" not in page
+    stages = page[page.index('id="stages"') : page.index('id="losses"')]
+    assert "0.0 to 0.0" not in stages and "\u2013" in stages, "nothing was measured there, which is not zero"
+    assert any("nDCG@10" in str(table.columns[3].header) for table in tables(report) if len(table.columns) > 3)
