@@ -11,6 +11,8 @@ from rag import Rag, config
 from rag.config import Config
 from rag.embedded import model_path
 from rag.errors import MissingExtra
+from rag.eval.question_check import check_set
+from rag.eval.read_questions import read_questions
 from rag.read.worker import read_file
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -103,3 +105,12 @@ def test_each_question_is_answered_with_the_expected_citation(rag: Rag, wanted: 
     cited = [(Path(citation.source).name, " ".join(citation.quote.split())) for citation in answer.citations]
     assert any(name == wanted["file"] and wanted["citation_contains"] in quote for name, quote in cited), cited
     assert wanted["citation_contains"] in " ".join(answer.text.split())
+
+
+def test_the_sixty_questions_are_sound() -> None:
+    given = read_questions(EXAMPLES)
+    report = check_set(given)
+    assert not report.faults, report.faults
+    assert len(given.questions) == 60 and sum(question.answerable == "no" for question in given.questions) == 5
+    told = {evidence.source for question in given.questions for evidence in question.evidence}
+    assert told == {path.name for path in DOCUMENTS}, "every document is asked about"
