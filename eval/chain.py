@@ -23,12 +23,13 @@ from rag.core import digest
 from rag.eval.answer_outcome import MeasureAnswer, answer_measure
 from rag.eval.axis import Axis
 from rag.eval.chain_cache import OutcomeCache, outcome_cache
-from rag.eval.chain_facts import peak_memory_mb, remarks, reported_texts, versions
+from rag.eval.chain_facts import remarks, reported_texts, versions
 from rag.eval.chain_index import CountedEncoder, Indexed, SharedModels, identity, ingest_print, ingested, is_lasting, print_of_set
 from rag.eval.chain_question import Examiner
 from rag.eval.chain_report import FORMAT, ChainReport, ConfigOutcome, QuestionOutcome
 from rag.eval.chain_summary import compared, summarised
 from rag.eval.chain_tokens import BUDGETS, TokenMeasures
+from rag.eval.peak_memory import PeakMemory
 from rag.eval.question_set import QuestionSet
 from rag.pipeline import Rag
 
@@ -60,6 +61,7 @@ class _Run:
     measure: MeasureAnswer | None
     stack: ExitStack
     models: SharedModels = field(default_factory=SharedModels)
+    memory: PeakMemory = field(default_factory=PeakMemory)
     indexes: dict[str, Indexed] = field(default_factory=dict)
     axes: dict[str, Axis] = field(default_factory=dict)
 
@@ -173,7 +175,7 @@ def _configured(run: _Run, name: str, config: Config) -> ConfigOutcome:
             print_of_set(run.given), str(index.generation), str(run.answers), hook, run.tokenizer_print, *(f"{each} {told}" for each, told in versions().items()),
         )  # fmt: skip
         questions = _asked(run, name, name_of_all if is_kept else None, lambda: _examiner(run, opened, index, parts, measure))
-    facts = {**index.facts, "process_peak_memory_mb": peak_memory_mb()}
+    facts = {**index.facts, "process_peak_memory_mb": run.memory.highest_mb()}
     return summarised(name, written, facts, questions, run.seed)
 
 
@@ -223,7 +225,7 @@ def _examiner(run: _Run, opened: Rag, index: Indexed, parts: Mapping[str, Any], 
             run.axes[key] = index.axis(run.tokenizer)
         tokens = TokenMeasures(run.axes[key], run.tokenizer.count, index.chunks, BUDGETS)
     counted = [part for part in parts.values() if isinstance(part, CountedEncoder)]
-    return Examiner(opened, index, run.answers, measure, tokens, lambda: sum(each.num_encode_calls for each in counted))
+    return Examiner(opened, index, run.answers, measure, tokens, lambda: sum(each.num_encode_calls for each in counted), run.memory)
 
 
 def as_written(source: Source, config: Config) -> dict[str, Any]:

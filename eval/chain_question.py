@@ -27,6 +27,7 @@ from rag.eval.chain_stages import (
     whole_share,
 )
 from rag.eval.chain_tokens import TokenMeasures
+from rag.eval.peak_memory import PeakMemory
 from rag.eval.placing import PlacedQuestion, place
 from rag.eval.question import Question
 from rag.eval.rank_measures import rank_measures
@@ -48,6 +49,7 @@ class Walk:
     answer: Answer | None = None
     error: str | None = None
     failed_at: str | None = None
+    peak_memory_mb: dict[str, float] = field(default_factory=dict)
 
     @property
     def hits(self) -> dict[str, Sequence[Hit]]:
@@ -65,12 +67,13 @@ class Examiner:
     measure: MeasureAnswer
     tokens: TokenMeasures | None
     encoder_calls: Callable[[], int]
+    memory: PeakMemory
 
     def outcome(self, question: Question) -> QuestionOutcome:
         """Asks, and judges what every stage had. A chain that raises is recorded, not raised; an interrupt passes through."""
         placed = place(question, self.index.library)
         calls = self.encoder_calls()
-        walk = walked(self.rag, question, self.answers)
+        walk = walked(self.rag, question, self.answers, self.memory)
         calls = self.encoder_calls() - calls
         stages = self._stages(placed, walk)
         lost = lost_at(placed, stages, self.rag.indexes, walk.hits, self.index.chunks, self.index.view)
@@ -155,15 +158,18 @@ class Examiner:
         return texts | {library.sources[each.doc_id]: library.texts[each.doc_id] for each in answer.citations}
 
 
-def walked(rag: Rag, question: Question, answers: bool) -> Walk:
+def walked(rag: Rag, question: Question, answers: bool, memory: PeakMemory) -> Walk:
     """Runs the chain, with the conversation before the question, and keeps what passes by; an exception of the chain ends the walk."""
     walk = Walk()
     indexes = list(rag.indexes)
     history = [(turn.role, turn.text) for turn in question.history]
     ask = rag.stream if answers else rag.stages
     events: Iterator[Event] = ask(question.question, history=history)
+    memory.since_mark_mb()
     try:
         for event in events:
+            if isinstance(event, (StageEvent, AnswerEvent)):
+                _note_memory(walk, event, indexes, memory.since_mark_mb())
             if isinstance(event, StageEvent):
                 if walk.stages or event.stage.partition(":")[0] != _QUERY:
                     _note(walk, event, indexes)
@@ -176,6 +182,14 @@ def walked(rag: Rag, question: Question, answers: bool) -> Walk:
         reached = walk.hits.keys()
         walk.failed_at = next((name for name in expected_stages(rag, answers)[len(indexes) :] if name not in reached), ANSWER)
     return walk
+
+
+def _note_memory(walk: Walk, event: StageEvent | AnswerEvent, indexes: Sequence[str], peak_mb: float | None) -> None:
+    """All searches and their fusion are ``retrieve``: the pipeline tells of them when the last of them is done."""
+    if peak_mb is not None:
+        stage = ANSWER if isinstance(event, AnswerEvent) else event.stage
+        name = RETRIEVE if stage in indexes or stage == "fuse" or stage.partition(":")[0] == _QUERY else stage
+        walk.peak_memory_mb[name] = max(peak_mb, walk.peak_memory_mb.get(name, 0.0))
 
 
 def _note(walk: Walk, event: StageEvent, indexes: Sequence[str]) -> None:
@@ -207,6 +221,7 @@ def expected_stages(rag: Rag, answers: bool) -> list[str]:
 
 def _cost(walk: Walk, encoder_calls: int) -> dict[str, float]:
     cost = {f"seconds/{stage}": seconds for stage, _, seconds in walk.stages if seconds is not None}
+    cost |= {f"peak_memory_mb/{stage}": peak for stage, peak in walk.peak_memory_mb.items()}
     cost["encoder_calls"] = float(encoder_calls)
     if walk.answer is not None:
         cost["seconds/answer"] = walk.answer.seconds.get("generate", 0.0)

@@ -78,7 +78,6 @@ def comparisons(report: ChainReport) -> Safe | None:
 def costs(report: ChainReport) -> Safe | None:
     """What a question costs, and what the index did."""
     per_question = list(dict.fromkeys(name for config in report.configs for name, spent in total_cost(config).items() if spent))
-    by_stage = list(dict.fromkeys(name for config in report.configs for name in config.cost if name.startswith(f"{SECONDS}/")))
     ingest = list(dict.fromkeys(name for config in report.configs for name, spent in config.ingest.items() if spent))
     if not (per_question or ingest):
         return None
@@ -97,31 +96,36 @@ def costs(report: ChainReport) -> Safe | None:
         ]
         rows.append([config_cell(key, config), number(f"{len(config.questions):,}", len(config.questions)), *cells])
     parts = [table("Cost: means per question, and of making the index", head, rows, class_="titled")]
-    if by_stage:
-        split: list[list[Cell | str]] = [
-            [
-                config_cell(key, config),
-                *(
-                    number(f"{1000 * config.cost[name]:,.4g}", config.cost[name]) if name in config.cost else number("")
-                    for name in by_stage
-                ),
-            ]
-            for key, config in named(report)
-        ]
-        titles = [name.removeprefix(f"{SECONDS}/") for name in by_stage]
-        parts.append(
-            tag(
-                "details",
-                tag("summary", "Milliseconds by stage"),
-                table("Milliseconds per question by stage, mean", ["configuration", *titles], split),
-            )
-        )
+    parts += [each for each in (_by_stage(report, SECONDS, 1000), _by_stage(report, MEMORY, 1)) if each is not None]
     return section(
         "cost",
         "Cost",
         *parts,
         note="Means over the n questions of a configuration; what is 0 everywhere is left out. Times depend on the machine named at the end of the page.",
     )
+
+
+MEMORY = "peak_memory_mb"
+_BY_STAGE = {
+    SECONDS: "Milliseconds by stage",
+    MEMORY: "Peak memory of the process by stage, MB; retrieve: all searches and their fusion",
+}
+
+
+def _by_stage(report: ChainReport, kind: str, factor: float) -> Safe | None:
+    """A folded table of what is known of every stage."""
+    names = list(dict.fromkeys(name for config in report.configs for name in config.cost if name.startswith(f"{kind}/")))
+    if not names:
+        return None
+    rows: list[list[Cell | str]] = []
+    for key, config in named(report):
+        cells = [
+            number(f"{factor * config.cost[name]:,.4g}", config.cost[name]) if name in config.cost else number("") for name in names
+        ]
+        rows.append([config_cell(key, config), *cells])
+    titles = [name.removeprefix(f"{kind}/") for name in names]
+    made = table(f"{_BY_STAGE[kind]} (means)", ["configuration", *titles], rows)
+    return tag("details", tag("summary", _BY_STAGE[kind]), made)
 
 
 def _cost_title(name: str) -> str:

@@ -21,6 +21,7 @@ from rag.eval.chain_cache import FILE, OutcomeCache
 from rag.eval.chain_report import ChainReport, QuestionOutcome
 from rag.eval.chain_summary import holm
 from rag.eval.html_report import render
+from rag.eval.peak_memory import PeakMemory
 from rag.eval.placing import Library, place
 from rag.eval.question import Clause, Evidence, Point, Question
 from rag.eval.question_set import QuestionSet
@@ -45,11 +46,13 @@ def without_times(report: ChainReport) -> Any:
     plain = json.loads(report.model_dump_json(exclude={"created"}))
     for config in plain["configs"]:
         config["ingest"] = {name: value for name, value in config["ingest"].items() if name.startswith("num")}
-        config["cost"] = {name: value for name, value in config["cost"].items() if "seconds" not in name}
+        config["cost"] = {name: value for name, value in config["cost"].items() if "seconds" not in name and "memory" not in name}
         for each in [*config["stages"], *(stage for question in config["questions"] for stage in question["stages"])]:
             each.pop("seconds", None), each.pop("seconds_median", None)
         for question in config["questions"]:
-            question["cost"] = {name: value for name, value in question["cost"].items() if "seconds" not in name}
+            question["cost"] = {
+                name: value for name, value in question["cost"].items() if "seconds" not in name and "memory" not in name
+            }
     return plain
 
 
@@ -63,6 +66,22 @@ def test_a_second_run_asks_nothing_and_says_the_same(tmp_path: Path) -> None:
     assert second.configs[0].questions == first.configs[0].questions and second.configs[0].stages == first.configs[0].stages
     assert second.configs[0].ingest.keys() == first.configs[0].ingest.keys() >= peak
     assert second.documents == first.documents and len(first.documents) == 12
+
+
+def test_every_stage_has_its_seconds_and_its_peak_of_memory() -> None:
+    watched = PeakMemory().since_mark_mb() is not None
+    for question in evaluate().configs[0].questions:
+        told = {name.partition("/")[2] for name in question.cost if name.startswith("peak_memory_mb/")}
+        assert told == ({"retrieve", "select", "prompt", "answer"} if watched else set())
+        assert all(question.cost[f"peak_memory_mb/{stage}"] > 10 for stage in told)
+        assert {
+            "seconds/words",
+            "seconds/select",
+            "seconds/answer",
+            "encoder_calls",
+            "prompt_tokens",
+            "cached_tokens",
+        } <= question.cost.keys()
 
 
 def test_the_same_seed_makes_the_same_report() -> None:
