@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rag.lm_nll import MAX_LOGITS, plain_head
-from rag.lm_tree import Node, Plan, Row, batches, common_tokens, plan, verdict
+from rag.lm_tree import Node, Plan, Row, batches, plan
 
 if TYPE_CHECKING:
     import torch
@@ -111,19 +111,36 @@ class SharedReader:
         return found
 
     def begun(self, rows: Sequence[Row]) -> tuple[torch.Tensor, Any, torch.Tensor] | None:
-        """What ``rows`` are continued from, if they share a beginning that pays: float32 logits ``(rows, vocabulary)``, cache, mask.
+        """What ``rows`` are continued from, if they share beginnings that pay: float32 logits ``(rows, vocabulary)``, cache, mask.
 
-        ``None``: read them whole.
+        A beginning is read once and forked, also one inside another. ``None``: read them whole.
         """
-        shared = min((common_tokens(rows[0], row[:-1]) for row in rows), default=0) if len(rows) > 1 else 0
-        if not shared or not verdict(len(rows), shared).pays or not verdict(len(rows), shared, refusal=self.refusal).pays:
+        import torch
+
+        # the last token of a row counts as its own, so that every row ends in a leaf that has its logits
+        made = self.plan([[*row[:-1], -1 - number] for number, row in enumerate(rows)])
+        if not any(root.children for root in made.roots):
             return None
-        _, state = self._pass([rows[0][:shared]], None, [0], [], keep=True)
-        tails = [row[shared:] for row in rows]
-        picks = [(number, len(tail) - 1) for number, tail in enumerate(tails)]
-        states, state = self._pass(tails, state, [0] * len(rows), picks, keep=True)
-        assert state is not None
-        return self._logits(states), state.expanded(range(len(rows))), state.mask()
+        ends = dict(self._ends(rows, made.roots, None, [0] * len(made.roots)))
+        logits = torch.cat([self._logits(ends[number][0]) for number in range(len(rows))])
+        state = _joined([ends[number][1:] for number in range(len(rows))])
+        return logits, state.expanded(range(len(rows))), state.mask()
+
+    def _ends(
+        self, rows: Sequence[Row], nodes: Sequence[Node], state: State | None, parents: Sequence[int]
+    ) -> Iterator[tuple[int, tuple[torch.Tensor, State, int]]]:
+        """Per row its last hidden state ``(1, width)``, and the state that holds it with its place there; reads as ``_walk`` does."""
+        offsets = [[] if node.children else [node.end - node.begin - 1] for node in nodes]
+        for batch in self._batches(nodes, offsets, state.num_slots if state else 0):
+            segments = [rows[nodes[n].row][nodes[n].begin : nodes[n].end] for n in batch]
+            picks = [(number, offset) for number, n in enumerate(batch) for offset in offsets[n]]
+            states, below = self._pass(segments, state, [parents[n] for n in batch], picks, keep=True)
+            assert below is not None
+            for place, (number, _) in enumerate(picks):
+                yield nodes[batch[number]].row, (states[place : place + 1], below, number)
+            children = [(child, number) for number, n in enumerate(batch) for child in nodes[n].children]
+            if children:
+                yield from self._ends(rows, [child for child, _ in children], below, [number for _, number in children])
 
     # Trees ---------------------------------------------------------------------------------------------------------------
 
@@ -277,6 +294,22 @@ def _right_aligned(cache: Any, pads: Sequence[int], lengths: tuple[int, ...]) ->
     moved = tuple((k.gather(2, index.expand(-1, k.shape[1], -1, k.shape[3])), v.gather(2, index.expand(-1, v.shape[1], -1, v.shape[3])))
                   for k, v in layers)  # fmt: skip
     return State(moved, lengths)
+
+
+def _joined(parts: Sequence[tuple[State, int]]) -> State:
+    """One state of single rows, each given by a state and its place there."""
+
+    lengths = tuple(state.lengths[row] for state, row in parts)
+    num_slots = max(lengths)
+
+    def stacked(layer: int, which: int) -> torch.Tensor:
+        like = parts[0][0].layers[layer][which]
+        made = like.new_zeros(len(parts), like.shape[1], num_slots, like.shape[3])
+        for at, ((state, row), length) in enumerate(zip(parts, lengths, strict=True)):
+            made[at, :, num_slots - length :] = state.layers[layer][which][row, :, state.num_slots - length :]
+        return made
+
+    return State(tuple((stacked(layer, 0), stacked(layer, 1)) for layer in range(len(parts[0][0].layers))), lengths)
 
 
 def refusal(network: Any) -> str:

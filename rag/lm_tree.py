@@ -16,7 +16,7 @@ COPIES_PER_TOKEN = 32
 PASS_TOKENS = 128
 """What one more batch costs, in tokens of padding that would be as dear."""
 
-MAX_LEVELS = 4
+MAX_LEVELS = 8
 """Beginnings inside one another: the keys and values of each level are held until the last row below is read."""
 
 Row = list[int]

@@ -32,8 +32,9 @@ class MarginsGenerator:
     """Lets ``lm`` write a note after each segment of the hits, keeps the useful ones, and answers from the hits and those notes.
 
     A segment is a run of hits of about ``segment_tokens`` tokens. A note is useful if the chance of *yes* in one scored question (``lm.score``) is at
-    least ``min_useful``. Of ``n`` segments come ``n`` notes (one call), ``n`` scored questions (one call) and the answer. Without a prefix
-    cache the prompts of the notes have about ``n / 2`` times the tokens of the sources: worth it for few segments only.
+    least ``min_useful``. Of ``n`` segments come ``n`` notes (one call), ``n`` scored questions (one call) and the answer. ``use: transformers``
+    reads the sources once and forks its cache after each segment (up to eight inside one another), as the paper does; a server without a
+    prefix cache reads about ``n / 2`` times their tokens: worth it there for few segments only.
 
     ``max_margin_tokens``: length of a note. The rest is as in ``use: lm``; citations are checked against the hits, never the notes.
     """

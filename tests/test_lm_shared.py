@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal
@@ -169,13 +170,11 @@ def test_any_rows(rows: list[list[int]], family: str, batch_size: int) -> None:
     assert flat(found) == pytest.approx(flat(plain(network(family), rows, targets)), abs=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_shared_beginning_is_continued_as_each_row_alone(family: str) -> None:
-    """Greedy steps from the cache that ``begun`` gives, long enough to leave every window."""
+def continued_alike(family: str, rows: list[list[int]]) -> SharedReader:
+    """Greedy steps from the cache that ``begun`` gives, long enough to leave every window, are those of each row alone."""
     net = network(family)
-    beginning = random_ids(20, 1)
-    rows = [beginning + random_ids(length, length) for length in (1, 6, 3)]
-    begun = SharedReader(net, 8, 8192).begun(rows)
+    reader = SharedReader(net, 8, 8192)
+    begun = reader.begun(rows)
     assert begun is not None
     logits, cache_, mask = begun
     written = [list(row) for row in rows]
@@ -183,7 +182,7 @@ def test_a_shared_beginning_is_continued_as_each_row_alone(family: str) -> None:
         tokens = logits.argmax(-1).tolist()
         for row, token in zip(written, tokens, strict=True):
             row.append(token)
-        mask = torch.cat([mask, mask.new_ones(3, 1)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         places = {} if family == "Bloom" else {"position_ids": mask.sum(-1, keepdim=True) - 1}
         with torch.inference_mode():
             out = net(torch.tensor(tokens)[:, None], attention_mask=mask, past_key_values=cache_, use_cache=True, **places)
@@ -192,6 +191,28 @@ def test_a_shared_beginning_is_continued_as_each_row_alone(family: str) -> None:
         with torch.inference_mode():
             expected = net(torch.tensor([row])).logits[0].argmax(-1).tolist()
         assert row[-6:] == expected[-7:-1]
+    return reader
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shared_beginning_is_continued_as_each_row_alone(family: str) -> None:
+    beginning = random_ids(20, 1)
+    continued_alike(family, [beginning + random_ids(length, length) for length in (1, 6, 3)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beginnings_that_grow_are_read_once_and_forked(family: str) -> None:
+    """As notes at the margins ask: after each segment of one text, the same task."""
+    segments, task = [random_ids(18, 1), random_ids(20, 2), random_ids(14, 3)], random_ids(3, 9)
+    rows = [[*itertools.chain(*segments[: number + 1]), *task] for number in range(3)]
+    reader = continued_alike(family, [rows[1], rows[0], rows[2], rows[0]])
+    alone = sum(map(len, rows)) + len(rows[0])
+    assert (alone, reader.num_read) == (138, 18 + 20 + 2 * 3 + 2 * 17), "two segments once, then ends; the last two in one batch"
+
+
+def test_a_row_that_another_one_continues_has_an_end_of_its_own() -> None:
+    longest = random_ids(60, 1)
+    continued_alike("Llama", [longest, longest[:40], longest[:40], longest[:59], longest])
 
 
 def test_prompts_without_a_worthy_beginning_are_not_begun() -> None:

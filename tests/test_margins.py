@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rag.core import CitationEvent, Hit, StageEvent, TextEvent, UsageEvent
+from rag.core import CitationEvent, Completion, Hit, Prompt, StageEvent, TextEvent, UsageEvent
+from rag.lm import TransformersLM
 from rag.margins import MarginsGenerator
 from tests.fakes import ToyLM
 from tests.test_map_reduce import hits
+from tests.tiny_models import save_llama
 
 ANSWER = "It was opened on 19 March 1932 [1]."
 NOTES = {1: "It was opened on 19 March 1932.", 2: "NOTHING", 3: "Ducks live there.", 4: "It is grey."}
@@ -128,3 +132,21 @@ def test_no_hits_ask_nobody() -> None:
 def test_bad_options_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_local_model_reads_the_sources_once_for_all_notes(tmp_path: Path) -> None:
+    lm = TransformersLM(str(save_llama(tmp_path, max_positions=4096)), device="cpu")
+    asked: list[int] = []
+    complete = lm.complete
+
+    def counting(prompts: Sequence[Prompt], **options: Any) -> list[Completion]:
+        before = lm._shared.num_read
+        done = complete(prompts, **options)
+        asked.append(sum(each.prompt_tokens for each in done))
+        asked.append(lm._shared.num_read - before)
+        return done
+
+    lm.complete = counting  # type: ignore[method-assign]
+    list(MarginsGenerator(lm, segment_tokens=12, max_margin_tokens=3, max_tokens=3).generate("When was it opened?", hits()))
+    given, read = asked[:2]
+    assert 0 < read < given / 2, (given, read)
