@@ -102,7 +102,7 @@ def test_bad_calls_are_one_line(rag: Callable[..., Done]) -> None:
 
 
 def test_ctrl_c_keeps_what_was_finished(home: Path, rag: Callable[..., Done]) -> None:
-    write_own(handbook(200), home / "large")
+    write_own(handbook(1000), home / "large")
     command = [sys.executable, "-m", "rag", "eval", "chain", "light.yaml", "large", "--out", "out", "--no-answers"]
     running = subprocess.Popen(command, cwd=home, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)  # noqa: PLW1509
     deadline = time.monotonic() + 120
@@ -112,9 +112,9 @@ def test_ctrl_c_keeps_what_was_finished(home: Path, rag: Callable[..., Done]) ->
     _, said = running.communicate(timeout=120)
     assert running.returncode == 130 and "the questions that were finished are kept" in said, said
     kept = num_kept(home)
-    assert 10 <= kept < 200 and not (home / "out" / "report.json").exists()
+    assert 10 <= kept < 1000 and not (home / "out" / "report.json").exists()
     assert rag("chain", "light.yaml", "large", "--out", "out", "--no-answers").returncode == 0
-    assert num_kept(home) == 200
+    assert num_kept(home) == 1000
 
 
 def num_kept(home: Path) -> int:
