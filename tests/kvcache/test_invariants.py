@@ -150,14 +150,16 @@ def test_i14_a_larger_budget_keeps_what_a_smaller_one_chose(rule: str) -> None:
 
 def test_i14_deviation_from_the_full_prefill_falls_on_average() -> None:
     gaps = []
-    for share in (0.0, 0.2, 0.4, 1.0):  # from about two thirds on all that deviates is computed: the first chunk is exact
+    for share in (0.0, 0.2, 0.3, 0.4, 0.7, 1.0):
         gap = 0.0
         for seed in range(8):
             prompt = prompts.prompt((21, 17, 23), seed)
             done = prompts.answer("llama", prompts.plan(prompt, prompts.alone("llama", prompt)), Blend(), share)
             gap += float((done.logits - prompts.stock_logits("llama", prompt.ids)[-1]).abs().mean())
         gaps.append(gap)
-    assert gaps == sorted(gaps, reverse=True) and gaps[0] > 100 * gaps[-1]
+    assert gaps[:5] == sorted(gaps[:5], reverse=True) and gaps[0] > 100 * gaps[-1]
+    # the first chunk is exact, so at two thirds all that deviates is computed: what is left of both is rounding, in any order
+    assert gaps[4] < 1e-5 * gaps[0] and gaps[5] < 1e-5 * gaps[0]
 
 
 @every_rule
