@@ -1,11 +1,11 @@
 """What rerankers that run offline do to BM25's ranking, and what they cost: nDCG@10 on two sets in the BEIR layout.
 
-    python bench/rerank.py --data ../shared/data [--queries 40] [--reader-queries 12] [--steps 240]
+    python bench/rerank.py --data ../shared/data [--queries 60] [--reader-queries 20] [--all-pairs-queries 2] [--steps 450]
 
-Chunks of the default chunker; candidates are BM25's first 100 for a sample of the judged queries (seed 0). Each reranker reorders the first
-``depth`` of them, the others follow. Differences to BM25 are paired over the same queries. The cross-encoder is trained here, on the
-two corpora alone (bench/rerank_train.py); a hundred steps leave it far behind BM25, so its row says what minutes of training cannot do, and
-nothing of published cross-encoders. The reader (rag.eval.reader) is 1.3 million parameters trained on generated facts with
+Chunks of the default chunker; candidates are BM25's first 100 for a sample of the judged queries (seed 0), and every reranker reorders all
+of them. Differences to BM25 are paired over the same queries. All pairs of a hundred passages are 9,900 prompts, so that row has queries of
+its own number: its cost is measured, its quality is not. The cross-encoder is trained here, on the two corpora alone
+(bench/rerank_train.py), for minutes: its row says what that is worth, and nothing of published cross-encoders. The reader (rag.eval.reader) is 1.3 million parameters trained on generated facts with
 made-up names: it shows that every prompt path runs, and no more. ``seconds`` are medians of whatever machine this ran on, shared or not.
 """
 
@@ -17,7 +17,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,8 +46,7 @@ SETS = ("anthropic_cookbook_retrieval/docs/derived_beir", "mtrag_un_reference/de
 READER = ROOT / "eval" / "reader" / "weights" / "reader"
 K = 100
 SEED = 0
-CROSS_ENCODER_DEPTH = 20
-READER_DEPTH = 8
+SHUFFLED = 8
 READER_OPTIONS = {"max_passage_tokens": 96}  # its vocabulary spells most words of real text in bytes
 COMPARING = ("pairwise", "setwise", "listwise")
 ASKING: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -152,28 +151,28 @@ def maxsim_rows(one: Set, encoder: MultiVectorEncoder, num_queries: int) -> dict
     return {name: row | {"median_seconds_per_query": seconds} for name, row in rows.items()}
 
 
-def reader_rows(one: Set, num_queries: int) -> dict[str, dict[str, Any]]:
+def reader_rows(one: Set, num_queries: int, num_all_pairs: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every way to ask, of the project's own small reader, and how far each depends on the order it is given."""
     lm = TransformersLM(str(READER), device="cpu", dtype="float32")
-    rows = {}
     for name, (word, options) in ASKING.items():
         reranker = component("reranker", word)(lm, **options, **READER_OPTIONS)
-        rows[name] = one.measured(reranker, READER_DEPTH, num_queries)
-        if word not in COMPARING:
-            continue  # what scores each passage alone cannot depend on the order
-        query, text = next(iter(one.queries.items()))
-        tau = order_sensitivity(reranker, text, one.candidates[query][:READER_DEPTH], num_shuffles=3, seed=SEED)
-        rows[name]["order_sensitivity_of_one_query"] = round(tau, 3)
-    return rows
+        all_pairs = options.get("method") == "all-pairs"
+        row = one.measured(reranker, K, num_all_pairs if all_pairs else num_queries)
+        if word in COMPARING:  # what scores each passage alone cannot depend on the order
+            query, text = next(iter(one.queries.items()))
+            tau = order_sensitivity(reranker, text, one.candidates[query][:SHUFFLED], num_shuffles=3, seed=SEED)
+            row[f"order_sensitivity_of_one_query_at_{SHUFFLED}"] = round(tau, 3)
+        yield name, row
 
 
 def main() -> None:
     """Prints and records everything, set by set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the folder that holds the sets")
-    parser.add_argument("--queries", type=int, default=40, help="sampled of each set")
-    parser.add_argument("--reader-queries", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=240, help="of training the cross-encoder, 4 queries each")
+    parser.add_argument("--queries", type=int, default=60, help="sampled of each set")
+    parser.add_argument("--reader-queries", type=int, default=20)
+    parser.add_argument("--all-pairs-queries", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=450, help="of training the cross-encoder, 4 queries each")
     options = parser.parse_args()
     started = time.perf_counter()
     sets = {name_of(options.data / place): Set(options.data / place, options.queries) for place in SETS}
@@ -199,7 +198,8 @@ def main() -> None:
 
     encoder = config.Assembly(config.load(None)).model("token_encoder")
     for name, one in sets.items():
-        keep(name, reader_rows(one, options.reader_queries))
+        for row, found in reader_rows(one, options.reader_queries, options.all_pairs_queries):
+            keep(name, {row: found})
     for name, one in sets.items():
         keep(name, maxsim_rows(one, encoder, options.queries))
     with TemporaryDirectory(prefix="rag-rerank-") as scratch:
@@ -209,7 +209,7 @@ def main() -> None:
         print(result["cross_encoder"], flush=True)
         reranker = component("reranker", "cross-encoder")(scratch, device="cpu", max_length_tokens=192)
         for name, one in sets.items():
-            keep(name, {"cross-encoder trained here": one.measured(reranker, CROSS_ENCODER_DEPTH, options.queries)})
+            keep(name, {"cross-encoder trained here": one.measured(reranker, K, options.queries)})
 
 
 if __name__ == "__main__":
