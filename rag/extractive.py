@@ -302,8 +302,14 @@ def _fits(query: str, wanted: Mapping[str, float], candidate: _Candidate) -> boo
 
 
 def _repeats(one: _Candidate, other: _Candidate) -> bool:
+    if one.head == other.head and not one.lead and not other.lead and _bare(one) == _bare(other):
+        return True  # the same sentence in another format, after another heading
     shorter = min(len(one.words), len(other.words))
     return shorter > 0 and len(one.words.keys() & other.words.keys()) / shorter > MAX_SHARED_WORDS
+
+
+def _bare(candidate: _Candidate) -> str:
+    return "".join(filter(str.isalnum, candidate.span.of(candidate.hit.chunk.text).casefold()))
 
 
 def _quotations(chosen: Sequence[_Candidate]) -> list[tuple[Hit, Span, str]]:

@@ -112,6 +112,15 @@ def test_near_duplicates_are_said_once() -> None:
     assert len(citations) == 1
 
 
+def test_one_sentence_in_two_formats_is_said_once_whatever_stands_above_it() -> None:
+    page = "Mallard duckling preening\n\nDucks eat grasses, fish, worms, and small molluscs."
+    other = "Pecten along the bill in spring\n\nDucks eat grasses , fish, worms, and small molluscs ."
+    _, citations, _ = ask("What do ducks eat?", hits(page, other))
+    assert [citation.quote for citation in citations] == ["Ducks eat grasses, fish, worms, and small molluscs."]
+    _, citations, _ = ask("Where were they born in 1815?", hits("Ada wrote. She was born in 1815.", "Joe sang. She was born in 1815."))
+    assert len(citations) == 2  # who is meant stands in the sentence before
+
+
 def test_numbers_run_from_one_and_quotations_keep_the_documents_order() -> None:
     page = "Ducks eat grass in spring. Rain fell on Tuesday. Ducks eat snails in summer. Cats sleep."
     text, citations, _ = ask("What do ducks eat?", hits(page, "Ducks eat bread in towns, which is bad."), max_sentences=3)
