@@ -117,7 +117,9 @@ def test_one_sentence_in_two_formats_is_said_once_whatever_stands_above_it() -> 
     other = "Pecten along the bill in spring\n\nDucks eat grasses , fish, worms, and small molluscs ."
     _, citations, _ = ask("What do ducks eat?", hits(page, other))
     assert [citation.quote for citation in citations] == ["Ducks eat grasses, fish, worms, and small molluscs."]
-    _, citations, _ = ask("Where were they born in 1815?", hits("Ada wrote. She was born in 1815.", "Joe sang. She was born in 1815."))
+    _, citations, _ = ask(
+        "Where were they born in 1815?", hits("Ada wrote. She was born in 1815.", "Joe sang. She was born in 1815.")
+    )
     assert len(citations) == 2  # who is meant stands in the sentence before
 
 
