@@ -19,7 +19,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,8 @@ def rules(spans: SpanSet, encoder: Remembering) -> dict[str, Any]:
         name: {"chunks": row.num_chunks, "mean_tokens": round(row.mean_tokens, 1), "recall": {key: float(np.mean(each)) for key, each in recalls(report, name).items()}}
         for name, row in report.rows.items()
     }  # fmt: skip
-    return {"default": DEFAULT_RULE, "budgets": BUDGETS, "all_questions": sizes, "folds": folds}
+    names = [document.source for document in spans.documents]
+    return {"corpora": names, "default": DEFAULT_RULE, "budgets": BUDGETS, "all_questions": sizes, "folds": folds}
 
 
 def boundary_gains(spans: SpanSet) -> dict[str, list[float]]:
@@ -168,11 +169,27 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="the folder that holds the sets")
-    data = parser.parse_args().data
+    parser.add_argument("--corpora", nargs="+", help="only these corpora for the rules: the large ones take long (default: all)")
+    parser.add_argument(
+        "--boundaries-only", action="store_true", help="the windows by topic boundaries alone, which needs no encoder"
+    )
+    options = parser.parse_args()
     encoder = Remembering(SentenceTransformersEncoder())
-    result = {"window": windows(read_spans(data / "qmsum_test"), encoder)}
+    result = {"window": windows(read_spans(options.data / "qmsum_test"), None if options.boundaries_only else encoder)}
     write_result("chunker_settings", result)  # the rules take long
-    write_result("chunker_settings", result | {"rule": rules(read_spans(data / "chunking_evaluation"), encoder)})
+    corpora = part(read_spans(options.data / "chunking_evaluation"), options.corpora)
+    write_result("chunker_settings", result | {"rule": rules(corpora, encoder)})
+
+
+def part(spans: SpanSet, sources: Sequence[str] | None) -> SpanSet:
+    """The documents of these names and the questions about them. Raises ``ValueError`` for a name that the set does not have."""
+    if sources is None:
+        return spans
+    names = [document.source for document in spans.documents]
+    if unknown := sorted(set(sources) - set(names)):
+        raise ValueError(f"there is no corpus {unknown[0]!r}; allowed: {', '.join(names)}")
+    documents = tuple(document for document in spans.documents if document.source in sources)
+    return replace(spans, documents=documents, questions=tuple(each for each in spans.questions if each.source in sources))
 
 
 if __name__ == "__main__":

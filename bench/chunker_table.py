@@ -7,8 +7,8 @@ chunking_evaluation) and 244 questions about 35 meetings (QMSum's test set), at 
 The corpora are searched all together. A meeting is searched alone, since its questions do not say which meeting they are about.
 Both are plain text: the structure chunker has no headings to go by.
 
-``perplexity`` and ``margin`` ask the small reader that the project trains, which knows only its own tasks: to it this text is noise (on
-the corpora its mean surprise a token is above that of guessing evenly). Their rows show what such a model costs and what is left of
+``perplexity`` and ``margin`` ask the small reader that the project trains, which knows only its own tasks: to it this text is noise (8.8
+nats a token on the State of the Union address, where guessing evenly among its 1,221 tokens has 7.1). Their rows show what such a model costs and what is left of
 the methods without a useful one; they say nothing about Meta-Chunking with a real language model.
 
 Nearly all the time goes into encoding: 318,000 tokens of corpora and 495,000 of meetings for every row, several times that where the
