@@ -41,7 +41,8 @@ class SemanticChunker:
     ``optimal`` is the default because it alone weighs a sentence against all of the chunk, knows the limit while it decides
     and needs no threshold: the thresholds are taken from the distances of one document, so that a document about one thing is
     cut as often as one about twenty, and what they leave is seldom of a size to use (with all-MiniLM-L6-v2 and two corpora of
-    prose, 84 to 100 % of the tokens were left in pieces above 200, or, by ``absolute``, most pieces under 40).
+    prose, 84 to 100 % of the tokens were left in pieces above 200, or, by ``absolute``, most pieces under 40). It finds no more than the
+    published rules do at like sizes (docs/chunking.md).
 
     A sentence is read with ``window`` neighbours on each side (by default 1, as published, and 0 for ``optimal``). With
     layout, rows, list items and pieces of code stand for sentences, and a heading belongs to the first sentence below it. A
