@@ -169,7 +169,9 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="the folder that holds the sets")
-    parser.add_argument("--corpora", nargs="+", help="files of these corpora only for the rules: the large ones take long (default: all)")
+    parser.add_argument(
+        "--corpora", nargs="+", help="files of these corpora only for the rules: the large ones take long (default: all)"
+    )
     parser.add_argument(
         "--boundaries-only", action="store_true", help="the windows by topic boundaries alone, which needs no encoder"
     )
