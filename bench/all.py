@@ -34,6 +34,8 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "spatial.py": ([], True),
     "meta_chunking.py": (["--corpora", str(CORPORA)], True),
     "chunker_table.py": ([], True),
+    "chunker_settings.py": ([], True),
+    "chunker_batches.py": (["--documents", str(SHARED / "xquad" / "derived_beir_en")], True),
     "ingest_memory.py": ([], False),
     "kernels_cpu.py": ([], False),
     "kv_store.py": ([], False),

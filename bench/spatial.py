@@ -18,7 +18,8 @@ lines farther than it looks, and the rule for small sections, were settled on th
 neither plays a part in ``layout, no headings``.
 
 NMI falls with every chunk more than there are sections, purity rises with it; so the number of chunks stands beside both.
-``runs_per_cluster``: in how many pieces of text a published chunk falls, on average (1: contiguous).
+``runs_per_cluster``: in how many pieces of text a published chunk falls, on average (1: contiguous). Where there is but one section NMI
+is 0 for everybody, whatever the chunks, so only documents of two sections or more say anything; they are counted apart.
 """
 
 from __future__ import annotations
@@ -170,6 +171,11 @@ def at_least_greedy(row: Mapping[str, Any], name: str) -> bool:
     return bool(row["chunkers"][name]["nmi"] >= row["chunkers"]["greedy"]["nmi"])
 
 
+def scatters(row: Mapping[str, Any]) -> bool:
+    """Whether the published method leaves chunks in several pieces of text."""
+    return bool(row["chunkers"][SEPARATE]["runs_per_cluster"] > 1)
+
+
 def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Over the documents with at least two sections."""
     judged = [row for row in rows if row["sections"] > 1]
@@ -187,6 +193,8 @@ def main() -> None:
     marked = [(path.stem, truth(path)) for path in sorted((data / "docling/pdf/groundtruth").glob("*.json"))]
     by_truth = compare(marked, encoder, tokenizer)
     by_reader = compare([(Path(name).stem, read_file(data / name)) for name in READER_FILES], encoder, tokenizer)
+    judged = [row for row in (*by_truth, *by_reader) if row["sections"] > 1]
+    single = [row for row in (*by_truth, *by_reader) if row["sections"] < 2]
     result = {
         "max_tokens": MAX_TOKENS,
         "reached": {
@@ -196,6 +204,10 @@ def main() -> None:
                 for name in ("structure", "layout", "layout, links", "layout, no headings", SEPARATE)
             },
             "truths_of_one_section_where_nmi_is_0_for_all": [row["file"] for row in by_truth if row["sections"] < 2],
+            "s2_scatters": {
+                "documents of two sections or more": f"{sum(map(scatters, judged))} of {len(judged)}",
+                "documents of one section": f"{sum(map(scatters, single))} of {len(single)}",
+            },
             "s2_runs_per_cluster": {
                 key: {row["file"]: row["chunkers"][SEPARATE]["runs_per_cluster"] for row in rows}
                 for key, rows in (("truth", by_truth), ("reader", by_reader))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from rag.chunkers.addition import check_context_limit, with_addition
 from rag.chunkers.quoting import Quoter, spoken
-from rag.core import LM, Chunk, Chunker, Completion, Document, Message, Span, Tokenizer
+from rag.core import LM, Chunk, Chunker, Completion, Document, Message, Span, Tokenizer, chunk_many
 from rag.errors import ModelError
 from rag.sentences import sentence_spans
 
@@ -58,13 +58,17 @@ class ContextualChunker:
         self.max_document_tokens = max_document_tokens
 
     def chunk(self, document: Document) -> list[Chunk]:
-        chunks = self.chunker.chunk(document)
-        if not chunks:
-            return []
-        answers = self._answers(self._prompts(document, chunks))
+        return self.chunk_many([document])[0]
+
+    def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
+        made = list(zip(documents, chunk_many(self.chunker, documents), strict=True))
+        answers = self._answers(chain.from_iterable(self._prompts(document, chunks) for document, chunks in made if chunks))
         return [
-            with_addition(document, chunk, _placed(answer), self._tokenizer, self.max_context_tokens, {})
-            for chunk, answer in zip(chunks, answers, strict=True)
+            [
+                with_addition(document, chunk, _placed(next(answers)), self._tokenizer, self.max_context_tokens, {})
+                for chunk in chunks
+            ]
+            for document, chunks in made
         ]
 
     def _answers(self, prompts: Iterator[list[Message]]) -> Iterator[Completion]:

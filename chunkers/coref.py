@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from rag.chunkers.addition import check_context_limit, with_addition
-from rag.core import Chunk, Chunker, Document, Span, Tokenizer
+from rag.core import Chunk, Chunker, Document, Span, Tokenizer, chunk_many
 
 MAX_NAME_CHARS = 60
 """A longer mention explains nothing: it is a whole clause."""
@@ -43,7 +43,13 @@ class CorefChunker:
         self.max_context_tokens = max_context_tokens
 
     def chunk(self, document: Document) -> list[Chunk]:
-        chunks = self.chunker.chunk(document)
+        return self._all_explained(document, self.chunker.chunk(document))
+
+    def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
+        made = chunk_many(self.chunker, documents)
+        return [self._all_explained(document, chunks) for document, chunks in zip(documents, made, strict=True)]
+
+    def _all_explained(self, document: Document, chunks: list[Chunk]) -> list[Chunk]:
         if not chunks:
             return []
         clusters = [sorted(set(cluster)) for cluster in self._resolver.clusters(document.text)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise
 from typing import Literal
 
 from rag.chunkers.merge import UnitMerger
 from rag.chunkers.quoting import Quoter
+from rag.chunkers.together import Work, together
 from rag.core import LM, Chunk, Document, Message, Span, Splitter, Tokenizer
 from rag.tokenizer import counts_of
 
@@ -62,20 +64,25 @@ class MarginChunker:
         self.mode = mode
 
     def chunk(self, document: Document) -> list[Chunk]:
-        def beginnings(units: Sequence[Span]) -> list[int]:
-            texts = [unit.of(document.text).strip() for unit in units]
-            quoter = Quoter(document.text)
-            return begun(self._margins(quoter, texts)) if self.mode == "pairs" else self._sequential(quoter, texts)
+        return self.chunk_many([document])[0]
 
-        return self._merger.chunks(document, beginnings)
+    def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
+        cuts = [self._merger.cut(document) for document in documents]
+        pieces = [_Pieces(document, cut.units) for document, cut in zip(documents, cuts, strict=True)]
+        if self.mode == "pairs":
+            margins = self._answers(chain.from_iterable(each.pairs() for each in pieces))
+            beginnings = [begun(islice(margins, max(len(each.texts) - 1, 0))) for each in pieces]
+        else:
+            beginnings = together(map(self._sequential, pieces), self._asked)
+        return [cut.chunks(own) for cut, own in zip(cuts, beginnings, strict=True)]
 
-    def _margins(self, quoter: Quoter, texts: Sequence[str]) -> Iterator[float]:
-        """``d`` of each text but the first, given the one before it."""
-        for first in range(1, len(texts), BATCH):
-            numbers = range(first, min(first + BATCH, len(texts)))
-            yield from self._asked([_prompt(quoter, texts[number - 1], texts[number]) for number in numbers])
+    def _answers(self, prompts: Iterator[Sequence[Message]]) -> Iterator[float]:
+        """``d`` of each prompt."""
+        while batch := list(islice(prompts, BATCH)):
+            yield from self._asked(batch)
 
-    def _sequential(self, quoter: Quoter, texts: Sequence[str]) -> list[int]:
+    def _sequential(self, pieces: _Pieces) -> Work[Sequence[Message], list[int]]:
+        quoter, texts = pieces.quoter, pieces.texts
         counts = counts_of(self.tokenizer, texts)
         threshold = Threshold()
         beginnings = [0]
@@ -84,13 +91,25 @@ class MarginChunker:
             if sum(counts[first : number + 1]) > self.max_tokens:
                 beginnings.append(number)
                 continue
-            (margin,) = self._asked([_prompt(quoter, "\n".join(texts[first:number]), texts[number])])
+            (margin,) = yield [_prompt(quoter, "\n".join(texts[first:number]), texts[number])]
             if not threshold.is_kept(margin):
                 beginnings.append(number)
         return beginnings
 
     def _asked(self, prompts: Sequence[Sequence[Message]]) -> list[float]:
         return [math.exp(keep) - math.exp(split) for split, keep in self._lm.score(prompts, (SPLIT, KEEP))]
+
+
+class _Pieces:
+    """What a model is asked about: the units of one document."""
+
+    def __init__(self, document: Document, units: Sequence[Span]) -> None:
+        self.quoter = Quoter(document.text)
+        self.texts = [unit.of(document.text).strip() for unit in units]
+
+    def pairs(self) -> Iterator[Sequence[Message]]:
+        """A prompt for each text but the first, with the one before it."""
+        return (_prompt(self.quoter, before, text) for before, text in pairwise(self.texts))
 
 
 class Threshold:

@@ -7,7 +7,7 @@ table that is too long.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from itertools import pairwise
 
 from rag.chunkers.assemble import check_limit, chunks_of, within_limit
@@ -19,9 +19,6 @@ from rag.chunkers.units import fitted, unit_levels, unit_starts
 from rag.core import Chunk, Document, Span, Splitter, Tokenizer
 
 WHOLE = frozenset({"table", "list", "code"})
-
-Beginnings = Callable[[Sequence[Span]], Collection[int]]
-"""``beginnings(units)``: the numbers of the units with which something new begins. Units fill the text without gaps."""
 
 
 class UnitMerger:
@@ -52,45 +49,60 @@ class UnitMerger:
         self.max_tokens = max_tokens
         self.max_context_tokens = max_context_tokens
 
-    def chunks(self, document: Document, beginnings: Beginnings) -> list[Chunk]:
-        """The chunks of ``document``; ``beginnings`` is called once, and not at all for a blank text."""
-        text = document.text
-        layout = Layout(document)
-        if not layout.blocks:
+    def cut(self, document: Document) -> Cut:
+        """The units of ``document``: those of ``rag.chunkers.units``, but tables, lists and code that fit are one each."""
+        return Cut(self, document)
+
+
+class Cut:
+    """One document in units, which fill its text without gaps; a blank text has none."""
+
+    def __init__(self, merger: UnitMerger, document: Document) -> None:
+        self._merger, self._document, self._layout = merger, document, Layout(document)
+        self._starts: list[int] = []
+        if self._layout.blocks:
+            self._ruler = Ruler(document.text, merger.tokenizer)
+            self._levels = unit_levels(document.text, self._layout)
+            self._starts = self._unit_starts()
+        self.units = spans_of(self._starts, len(document.text)) if self._starts else []
+
+    def _unit_starts(self) -> list[int]:
+        ruler, layout, max_tokens = self._ruler, self._layout, self._merger.max_tokens
+        starts = unit_starts(ruler, layout, self._merger.splitter, max_tokens)
+        inside: set[int] = set()
+        for block in layout.blocks:
+            if block.kind in WHOLE and ruler.count(*block.span) <= max_tokens:
+                inside.update(starts[bisect_right(starts, block.span.start) : bisect_left(starts, block.span.end)])
+        return fitted(ruler, [start for start in starts if start not in inside], self._levels, max_tokens)
+
+    def chunks(self, beginnings: Collection[int]) -> list[Chunk]:
+        """The chunks, given the numbers of the units with which something new begins."""
+        if not self.units:
             return []
-        ruler = Ruler(text, self.tokenizer)
-        levels = unit_levels(text, layout)
-        starts = self._units(ruler, layout, levels)
-        begun = {starts[number] for number in beginnings(spans_of(starts, len(text)))}
+        merger, document, layout, starts = self._merger, self._document, self._layout, self._starts
+        text = document.text
+        begun = {starts[number] for number in beginnings}
         begun.update(block.span.start for before, block in layout.starting(0, len(text)) if _is_section(before, block))
-        pieces = self._pieces(ruler, starts, begun)
+        pieces = self._pieces(begun)
         between = Level(lambda start, end: starts[bisect_right(starts, start) : bisect_left(starts, end)])
 
         def recut(span: Span, max_tokens: int) -> list[Span]:
-            return spans_of(split(ruler, *span, [between, *levels], max_tokens), span.end)
+            return spans_of(split(self._ruler, *span, [between, *self._levels], max_tokens), span.end)
 
-        spans = within_limit(text, spans_of(pieces, len(text)), self.tokenizer, self.max_tokens, recut, ruler)
-        return chunks_of(document, spans, layout.meta, ContextWriter(document, layout, self.tokenizer, self.max_context_tokens))
+        spans = within_limit(text, spans_of(pieces, len(text)), merger.tokenizer, merger.max_tokens, recut, self._ruler)
+        return chunks_of(document, spans, layout.meta, ContextWriter(document, layout, merger.tokenizer, merger.max_context_tokens))
 
-    def _units(self, ruler: Ruler, layout: Layout, levels: Sequence[Level]) -> list[int]:
-        """Where units start: those of ``rag.chunkers.units``, but tables, lists and code that fit are one each."""
-        starts = unit_starts(ruler, layout, self.splitter, self.max_tokens)
-        inside: set[int] = set()
-        for block in layout.blocks:
-            if block.kind in WHOLE and ruler.count(*block.span) <= self.max_tokens:
-                inside.update(starts[bisect_right(starts, block.span.start) : bisect_left(starts, block.span.end)])
-        return fitted(ruler, [start for start in starts if start not in inside], levels, self.max_tokens)
-
-    def _pieces(self, ruler: Ruler, starts: Sequence[int], begun: Collection[int]) -> list[int]:
+    def _pieces(self, begun: Collection[int]) -> list[int]:
         """Where chunks start. One walk over the units; ``num_before[i]`` tokens stand before unit ``i``."""
-        num_before = ruler.indexes([*starts, len(ruler.text)])
+        starts, merger = self._starts, self._merger
+        num_before = self._ruler.indexes([*starts, len(self._ruler.text)])
         pieces = [0]  # numbers of units: everything between two beginnings, cut where it is too long
         for number in range(1, len(starts)):
-            if starts[number] in begun or num_before[number + 1] - num_before[pieces[-1]] > self.max_tokens:
+            if starts[number] in begun or num_before[number + 1] - num_before[pieces[-1]] > merger.max_tokens:
                 pieces.append(number)
         merged = [0]
         for piece, following in pairwise([*pieces[1:], len(starts)]):
-            if num_before[following] - num_before[merged[-1]] > self.target_tokens:
+            if num_before[following] - num_before[merged[-1]] > merger.target_tokens:
                 merged.append(piece)
         return [starts[number] for number in merged]
 

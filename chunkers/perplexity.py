@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from rag.chunkers.merge import UnitMerger
+from rag.chunkers.together import Work, together
 from rag.core import LM, Chunk, Document, Span, Splitter, Tokenizer, TokenLogprobs
 from rag.errors import ModelError
 
@@ -24,7 +25,7 @@ class PerplexityChunker:
     Lossless: every character that is not blank is in a chunk.
 
     Meta-Chunking (arXiv 2410.12788): a sentence that the model finds easy completes a thought, the next one begins another. The
-    whole text is read once, by one call of ``lm.logprobs``; the surprise of a sentence is the mean of ``-log p`` over its tokens,
+    whole text is read once, by one call of ``lm.logprobs`` (many documents by one call too); the surprise of a sentence is the mean of ``-log p`` over its tokens,
     in nats (the first token of the text and blank tokens count nowhere). ``theta``: a minimum counts if the surprise falls by at
     least so much before it or rises by as much after it; 0 to 0.5 are in use. ``"dynamic"``: 0 until 100 minima are found, then
     the smallest depth among the last 100. Length is ruled separately: ``max_tokens`` is kept always, and neighbours are
@@ -57,19 +58,28 @@ class PerplexityChunker:
         self.theta = theta
 
     def chunk(self, document: Document) -> list[Chunk]:
-        def beginnings(units: Sequence[Span]) -> list[int]:
-            return [number + 1 for number in minima(surprises(self._read(document), document.text, units), self.theta)]
+        return self.chunk_many([document])[0]
 
-        return self._merger.chunks(document, beginnings)
+    def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
+        return together(map(self._work, documents), self._read)
 
-    def _read(self, document: Document) -> TokenLogprobs:
-        needs = f"the perplexity chunker needs log-probabilities of {document.source!r}"
+    def _work(self, document: Document) -> Work[Document, list[Chunk]]:
+        cut = self._merger.cut(document)
+        if not cut.units:
+            return []
+        found: TokenLogprobs = (yield [document])[0]
+        return cut.chunks([number + 1 for number in minima(surprises(found, document.text, cut.units), self.theta)])
+
+    def _read(self, documents: Sequence[Document]) -> list[TokenLogprobs]:
+        more = f" and {len(documents) - 1} more" if len(documents) > 1 else ""
         try:
-            found = self._lm.logprobs([document.text])[0]
+            found = self._lm.logprobs([document.text for document in documents])
         except ModelError as error:
-            raise ModelError(f"{needs}: {error}") from error
-        if len(found.spans) != len(found.logprobs) or (len(found.spans) > 1 and all(map(math.isnan, found.logprobs))):
-            raise ModelError(f"{needs}; the language model gave none for its {len(found.spans)} tokens")
+            raise ModelError(f"the perplexity chunker needs log-probabilities of {documents[0].source!r}{more}: {error}") from error
+        for document, (spans, logprobs) in zip(documents, found, strict=True):
+            if len(spans) != len(logprobs) or (len(spans) > 1 and all(map(math.isnan, logprobs))):
+                needs = f"the perplexity chunker needs log-probabilities of {document.source!r}"
+                raise ModelError(f"{needs}; the language model gave none for its {len(spans)} tokens")
         return found
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 from rag.chunkers.addition import check_context_limit, with_addition
 from rag.chunkers.quoting import Quoter, spoken
-from rag.core import LM, Chunk, Chunker, Completion, Document, Message, Tokenizer
+from rag.core import LM, Chunk, Chunker, Completion, Document, Message, Tokenizer, chunk_many
 
 BATCH = 64
 """Prompts per call of the model."""
@@ -53,14 +54,16 @@ class PropositionsChunker:
         self.max_answer_tokens = max_answer_tokens
 
     def chunk(self, document: Document) -> list[Chunk]:
-        chunks = self.chunker.chunk(document)
-        quoter = Quoter(document.text)
-        answers = self._answers([_prompt(quoter, chunk) for chunk in chunks])
-        return [self._with_statements(document, chunk, listed(answer)) for chunk, answer in zip(chunks, answers, strict=True)]
+        return self.chunk_many([document])[0]
 
-    def _answers(self, prompts: Sequence[Sequence[Message]]) -> Iterator[Completion]:
-        for first in range(0, len(prompts), BATCH):
-            yield from self._lm.complete(prompts[first : first + BATCH], max_tokens=self.max_answer_tokens)
+    def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
+        made = list(zip(documents, chunk_many(self.chunker, documents), strict=True))
+        answers = self._answers(chain.from_iterable(_prompts(document, chunks) for document, chunks in made))
+        return [[self._with_statements(document, chunk, listed(next(answers))) for chunk in chunks] for document, chunks in made]
+
+    def _answers(self, prompts: Iterator[Sequence[Message]]) -> Iterator[Completion]:
+        while batch := list(islice(prompts, BATCH)):
+            yield from self._lm.complete(batch, max_tokens=self.max_answer_tokens)
 
     def _with_statements(self, document: Document, chunk: Chunk, found: Statements) -> Chunk:
         kept = list(found.statements)
@@ -81,6 +84,11 @@ def listed(answer: Completion) -> Statements:
         lines = lines[:-1]
     items = [" ".join(line[match.end() :].split()) for line in lines if (match := _ITEM.match(line))]
     return Statements(tuple(dict.fromkeys(items)), len(lines) - len(items))
+
+
+def _prompts(document: Document, chunks: Sequence[Chunk]) -> Iterator[list[Message]]:
+    quoter = Quoter(document.text)
+    return (_prompt(quoter, chunk) for chunk in chunks)
 
 
 def _prompt(quoter: Quoter, chunk: Chunk) -> list[Message]:

@@ -3,7 +3,9 @@
 Source: "S2 Chunking: a hybrid framework for document segmentation through integrated spatial and semantic analysis", arXiv
 2501.05485, and its reference implementation s2-chunking-lib. Kept for comparison: see ``SpatialChunker``. As published, page
 numbers are ignored. Different from the reference implementation: a fixed ``random_state``, cosines below 0 count as 0 (the
-clustering wants weights that are not negative), and an element without a box is far from all others.
+clustering wants weights that are not negative), an element without a box is far from all others, and an element above the token
+limit comes as several nodes (the reference implementation leaves it whole, above the limit). Clusters are scattered over a text only
+if it holds several subjects: a document of one section may well come out as contiguous chunks.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,6 +20,7 @@ from rag.chunkers.s2 import clusters, cut_in_sequence, num_clusters, runs, s2_we
 from rag.chunkers.segmentation import best_runs
 from rag.chunkers.spatial_graph import graph_weights, objective, positions
 from rag.chunkers.spatial_nodes import HEADINGS, Headings, Node, NodeMaker
+from rag.chunkers.together import Work, together
 from rag.core import Chunk, Document, Encoder, Span, Tokenizer
 
 Mode = Literal["layout", "s2"]
@@ -100,13 +101,19 @@ class SpatialChunker:
         self.max_context_tokens = max_context_tokens
 
     def chunk(self, document: Document) -> list[Chunk]:
+        return self.chunk_many([document])[0]
+
+    def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
+        return together(map(self._work, documents), self.encoder.encode_documents)
+
+    def _work(self, document: Document) -> Work[str, list[Chunk]]:
         text = document.text
         ruler, layout = Ruler(text, self.tokenizer), Layout(document)
         maker = NodeMaker(document, layout, ruler, self.max_tokens)
         nodes = maker.nodes(self.headings if self.mode == "layout" else "ignore", self.section_level)
         if not nodes:
             return []
-        vectors = self.encoder.encode_documents([node.span.of(text).strip() for node in nodes])
+        vectors: NDArray[np.float32] = yield [node.span.of(text).strip() for node in nodes]
         sizes = np.array([node.num_tokens for node in nodes], dtype=np.int64)
         published = self._published(nodes, vectors, sizes) if self.mode == "s2" else None
         firsts = self._layout_runs(nodes, vectors, sizes) if published is None else runs(published)

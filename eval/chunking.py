@@ -17,7 +17,7 @@ import numpy as np
 
 from rag import config as configuration
 from rag.config import Assembly, Config
-from rag.core import Chunk, Chunker, Document, Hit, Tokenizer
+from rag.core import Chunk, Chunker, Document, Hit, Tokenizer, chunk_many
 from rag.eval.axis import Axis
 from rag.eval.bootstrap import NUM_RESAMPLES, difference, interval
 from rag.eval.chunking_report import OMEGA, ChunkingReport, Row, at_budget, at_k
@@ -45,11 +45,14 @@ class _Watched:
     seconds: float = 0.0
 
     def chunk(self, document: Document) -> list[Chunk]:
+        return self.chunk_many([document])[0]
+
+    def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
         began = time.perf_counter()
-        chunks = self.inner.chunk(document)
+        made = chunk_many(self.inner, documents)
         self.seconds += time.perf_counter() - began
-        self.chunks[document.id] = chunks
-        return chunks
+        self.chunks.update((document.id, chunks) for document, chunks in zip(documents, made, strict=True))
+        return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from rag import config as configuration
 from rag.config import Assembly, Config
-from rag.core import Chunk, Document
+from rag.core import Chunk, Document, chunk_many
 from rag.eval.clusters import nmi, purity
 from rag.eval.contenders import Contender
 
@@ -90,7 +90,8 @@ def evaluate_sections(
         given = configuration.load(contender.configured(base))
         needed = configuration.models_of(given, "chunker", given.chunker)
         chunker = Assembly(given, {name: models.model(name) for name in needed}).build("chunker", "chunker", given.chunker)
-        scores[contender.name] = {document.source: kept(document, chunker.chunk(document)) for document in judged}
+        made = zip(judged, chunk_many(chunker, judged), strict=True)
+        scores[contender.name] = {document.source: kept(document, chunks) for document, chunks in made}
     num_sections = {document.source: len(np.unique(sections(document))) for document in judged}
     return SectionsReport(num_sections, [document.source for document in documents if document.source not in num_sections], scores)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from rag.core_corpus import Corpus as Corpus
 from rag.core_corpus import Stretch as Stretch
@@ -344,6 +344,21 @@ class Chunker(Protocol):
     """Cuts a document into chunks: in order, deterministic, every span exact; lossless where its docstring says so."""
 
     def chunk(self, document: Document) -> list[Chunk]: ...
+
+
+@runtime_checkable
+class BatchChunker(Chunker, Protocol):
+    """A chunker that asks a model, and can ask about many documents at once, so that the model reads full batches."""
+
+    def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
+        """What ``chunk`` gives for each document, as far as the model answers the same in a larger batch."""
+
+
+def chunk_many(chunker: Chunker, documents: Sequence[Document]) -> list[list[Chunk]]:
+    """The chunks of each document, made together if ``chunker`` can, else one document after the other."""
+    if isinstance(chunker, BatchChunker):
+        return chunker.chunk_many(documents)
+    return [chunker.chunk(document) for document in documents]
 
 
 class Tokenizer(Protocol):

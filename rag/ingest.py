@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow, Read
-from rag.core import Chunk, Chunker, Document, Generator, Index, digest
+from rag.core import Chunk, Chunker, Document, Generator, Index, chunk_many, digest
 from rag.segments import SegmentStore, build_all, due_merges
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 BATCH_CHUNKS = 2048
 BATCH_CHARS = 8_000_000
+CUT_CHARS = 200_000
+"""Documents of so many characters are cut together: enough for full batches of the model that a chunker may ask."""
+
+CUT_DOCUMENTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ class Change:
 @dataclass(slots=True)
 class _Batch:
     changes: list[tuple[Change, list[tuple[int | None, Chunk]], list[int]]] = field(default_factory=list)
+    uncut: list[Change] = field(default_factory=list)
+    num_uncut_chars: int = 0
     num_new_chunks: int = 0
     num_chars: int = 0
     ids: set[str] = field(default_factory=set)
@@ -129,17 +135,30 @@ class Ingestion:
         if touched & self._batch.ids:
             self.flush()  # the old chunks must be read as the earlier change leaves them
         self._batch.ids |= touched
-        chunks = self._chunker.chunk(change.document)
-        with self._catalog.reading() as read:
-            placed, gone = _keep_keys(read, change, chunks, self._reads_documents)
-        self._batch.changes.append((change, placed, gone))
-        self._batch.num_new_chunks += sum(key is None for key, _ in placed)
-        self._batch.num_chars += len(change.document.text)
+        self._batch.uncut.append(change)
+        self._batch.num_uncut_chars += len(change.document.text)
+        if self._batch.num_uncut_chars >= CUT_CHARS or len(self._batch.uncut) >= CUT_DOCUMENTS:
+            self._cut()
         if self._batch.num_new_chunks >= BATCH_CHUNKS or self._batch.num_chars >= BATCH_CHARS:
             self.flush()
 
+    def _cut(self) -> None:
+        """Makes chunks of all documents of the batch that are still whole."""
+        batch = self._batch
+        if not batch.uncut:
+            return
+        changes, batch.uncut, batch.num_uncut_chars = batch.uncut, [], 0
+        chunks_of = chunk_many(self._chunker, [change.document for change in changes])
+        with self._catalog.reading() as read:
+            for change, chunks in zip(changes, chunks_of, strict=True):
+                placed, gone = _keep_keys(read, change, chunks, self._reads_documents)
+                batch.changes.append((change, placed, gone))
+                batch.num_new_chunks += sum(key is None for key, _ in placed)
+                batch.num_chars += len(change.document.text)
+
     def flush(self) -> None:
         """Commits everything taken in so far. Raises ``OSError`` if the disk refuses; the last commit then still stands."""
+        self._cut()
         batch, self._batch = self._batch, _Batch()
         if not batch.changes:
             return

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from rag.core import Citation, CitationEvent, TextEvent, Usage, UsageEvent
+from rag.core import Chunk, Citation, CitationEvent, Document, TextEvent, Usage, UsageEvent
 from rag.errors import ConfigError, IndexLocked, IndexMismatch, IndexNotFound
 from rag.pipeline import Rag
 from rag.storage import writer_lock
-from tests.fakes import QuotingGenerator, WordIndex, document
+from tests.fakes import ParagraphChunker, QuotingGenerator, WordIndex, document
 
 DUCKS = document("ducks.txt", "Ducks swim on ponds.\n\nDucks eat weed.", meta={"topic": "birds", "year": 2020})
 CATS = document("cats.txt", "Cats sleep.\n\nCats eat fish.", meta={"topic": "mammals", "year": 2022})
@@ -55,6 +55,24 @@ def test_ingesting_again_builds_nothing(open_light: Open) -> None:
     report = rag.ingest_documents([DUCKS, CATS])
     assert (report.num_chunks_added, report.unchanged) == (0, ("ducks.txt", "cats.txt"))
     assert (index.num_built, generator.num_prepared) == (4, 4)
+
+
+def test_documents_are_cut_together_in_bounded_batches(open_light: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[str]] = []
+
+    class Together(ParagraphChunker):
+        def chunk_many(self, documents: Sequence[Document]) -> list[list[Chunk]]:
+            batches.append([each.source for each in documents])
+            return [self.chunk(each) for each in documents]
+
+    monkeypatch.setattr("rag.ingest.CUT_DOCUMENTS", 3)
+    monkeypatch.setattr("rag.ingest.CUT_CHARS", 100)
+    rag = open_light(chunker=Together())
+    short = [document(f"{number}.txt", "Ducks swim.") for number in range(4)]
+    report = rag.ingest_documents([*short, document("long.txt", "Cats sleep. " * 9), CATS])
+    assert batches == [["0.txt", "1.txt", "2.txt"], ["3.txt", "long.txt"], ["cats.txt"]]
+    assert report.num_chunks_added == 4 + 1 + 2
+    assert texts(rag, "eat fish") == ["Cats eat fish."]
 
 
 def test_an_edit_encodes_only_the_changed_chunk(open_light: Open) -> None:

@@ -170,6 +170,7 @@ def test_a_path_that_does_not_exist_is_named(open_light: Open, tmp_path: Path) -
 def test_an_interrupted_ingest_goes_on_where_it_stopped(open_light: Open, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rag import ingest
 
+    monkeypatch.setattr(ingest, "CUT_DOCUMENTS", 1)
     monkeypatch.setattr(ingest, "BATCH_CHUNKS", 1)  # one commit per document
 
     def interrupt(progress: object) -> None:

@@ -365,6 +365,13 @@ def test_s2_scatters_what_alternates_and_says_so() -> None:
     assert published(source, 20) == chunks
 
 
+@pytest.mark.parametrize("num_words", [4, 90])
+def test_s2_of_one_element_or_one_subject_is_contiguous(num_words: int) -> None:
+    for source in (column(("paragraph", words(num_words), 1)), column(*(("paragraph", words(num_words), 1) for _ in range(2)))):
+        clusters = [chunk.meta["cluster"] for chunk in published(source, 20)]
+        assert clusters == sorted(clusters) and len(clusters) >= num_words // 20
+
+
 def test_s2_keeps_a_cluster_under_the_limit() -> None:
     chunks = published(column(*(("paragraph", words(4), 1) for _ in range(9))), 10)
     tokens: dict[int, int] = {}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rag.core import Chunk, Chunker, Document, Tokenizer
+from rag.core import BatchChunker, Chunk, Chunker, Document, Tokenizer, chunk_many
 from rag.errors import ReadError
 from rag.read.draft import TextBuilder, canonical
 from rag.read.worker import read_file
@@ -155,6 +155,58 @@ def test_any_layout(word: str, size: str, tokenizer: str) -> None:
 @pytest.mark.parametrize("text", ["", " \n\n\t\x85\u2003 "])
 def test_nothing_makes_no_chunks(word: str, size: str, tokenizer: str, text: str) -> None:
     assert _chunker(word, size, tokenizer).chunk(plain(text)) == []
+
+
+@pytest.mark.parametrize(("word", "size", "tokenizer"), BUILDS)
+def test_many_documents_are_cut_as_each_alone(word: str, size: str, tokenizer: str) -> None:
+    chunker = _chunker(word, size, tokenizer)
+
+    @given(st.lists(texts.map(plain) | laid_out(), max_size=6))
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    def run(documents: list[Document]) -> None:
+        assert chunk_many(chunker, documents) == [chunker.chunk(document) for document in documents]
+
+    run()
+
+
+@pytest.mark.parametrize(
+    "word", [word for word in TABLE["chunker"] if wanted_models(component("chunker", word)).keys() & {"encoder", "lm"}]
+)
+def test_a_model_is_asked_about_many_documents_at_once(word: str) -> None:
+    calls: list[int] = []
+    models = _models(word, "words")
+    for name in models.keys() & {"encoder", "lm"}:
+        models[name] = _Counting(models[name], calls)
+    nested = {"chunker": _chunker("structure", "default", "words")} if "chunker" in options(component("chunker", word)) else {}
+    chunker = component("chunker", word)(**models, **nested)
+    assert isinstance(chunker, BatchChunker)
+    documents = [
+        Document(str(number), f"{number}", f"One duck swims in pond {number}. It is warm. Then it flies.") for number in range(40)
+    ]
+    together = chunk_many(chunker, documents)
+    num_calls, num_questions = len(calls), sum(calls)
+    calls.clear()
+    assert together == [chunker.chunk(document) for document in documents]
+    assert num_calls == 1 and len(calls) >= 40, "documents are asked about one by one"
+    assert sum(calls) == num_questions
+
+
+class _Counting:
+    """A model whose calls are counted: how many questions each of them holds."""
+
+    def __init__(self, model: Any, calls: list[int]) -> None:
+        self._model, self._calls = model, calls
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._model, name)
+        if name not in ("encode_documents", "score", "logprobs", "complete"):
+            return found
+
+        def counted(questions: list[Any], *more: Any, **named: Any) -> Any:
+            self._calls.append(len(questions))
+            return found(questions, *more, **named)
+
+        return counted
 
 
 LARGE = {
