@@ -194,10 +194,20 @@ def main() -> None:
     few = texts[: arguments.texts // 2]
     embedded = SentenceTransformersEncoder(device="cpu")
     lengths = [min(embedded.count_tokens(text), embedded.max_tokens) for text in texts]
-    load_before, cases = os.getloadavg(), {}
+    load_before, cases = os.getloadavg(), dict[str, Any]()
 
     def case(name: str, runs: dict[str, Run], how: str) -> None:
         cases[name] = {"how": how, "variants": measure(runs, arguments.rounds)}
+        report = {
+            "threads": torch.get_num_threads(),
+            "load_average": {"before": load_before, "after": os.getloadavg()},
+            "texts": {"embedded and late": len(texts), "others": len(few)},
+            "tokens": {"mean": round(float(np.mean(lengths)), 1), "max": max(lengths)},
+            "rounds": arguments.rounds,
+            "layers_of_random_models": LAYERS,
+            "cases": cases,
+        }
+        write_result("encode", report)  # after every case: a run that is cut short keeps what it has
         for variant, some in cases[name]["variants"].items():
             times = f"{some['times_faster_by_wall']:.2f} x wall, {some['times_faster_by_processor']:.2f} x processor"
             print(f"{name:22s} {variant:36s} {some['wall_seconds']:7.2f} s, {times}, cosine {some['min_cosine']:.6f}", flush=True)
@@ -211,16 +221,6 @@ def main() -> None:
             with quiet_loading():
                 model = random_model(kind, settings, Path(folder) / name)
             case(name, *dense(model, few))
-    report = {
-        "threads": torch.get_num_threads(),
-        "load_average": {"before": load_before, "after": os.getloadavg()},
-        "texts": {"embedded and late": len(texts), "others": len(few)},
-        "tokens": {"mean": round(float(np.mean(lengths)), 1), "max": max(lengths)},
-        "rounds": arguments.rounds,
-        "layers_of_random_models": LAYERS,
-        "cases": cases,
-    }
-    write_result("encode", report)
 
 
 if __name__ == "__main__":

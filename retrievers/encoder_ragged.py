@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rag.kernels.crew import each
+from rag.quiet import quiet_loading
 from rag.retrievers import encoder_attention
 from rag.retrievers.encoder_layout import EndToEnd, EqualLengths, Ids, Layout, without_padding
 from rag.retrievers.encoder_linear import Kind, swapped_linears
@@ -170,7 +171,8 @@ class RaggedModel:
         limit = _SAME if self._in_memory else _NEAR
         try:
             encoder_attention.register()
-            network.set_attn_implementation(encoder_attention.NAME)
+            with quiet_loading():  # transformers warns of models that have no such choice, and so do we, in ``how``
+                network.set_attn_implementation(encoder_attention.NAME)
             padding = getattr(network.config, "pad_token_id", None)
             for first in (0, *([padding + 1] if isinstance(padding, int) else [])):  # RoBERTa's positions begin after the padding's
                 if self._distance(EndToEnd(first), probes, wanted) < limit:
