@@ -2,8 +2,9 @@
 
     python bench/kernels_cpu.py
 
-Shapes: 16 layers, 4 key heads of 64 (assembly of 8 pieces of 512 tokens); 16 query heads, 4,128 keys (attention). Peers: assembly as torch
-expressions, ``scaled_dot_product_attention`` with a mask tensor, causal, and with one query. Every figure is the median of runs that take
+Shapes: 16 layers, 4 key heads of 64 (assembly of 8 pieces of 512 tokens); 16 query heads, 4,128 keys (attention); 12 heads of 64, 64 texts of 8 to
+256 tokens (attention within texts); 32 query tokens, 1,000 documents of 20 to 300 tokens of 128 dimensions (late interaction). Peers: assembly as
+torch expressions; ``scaled_dot_product_attention`` with a mask tensor, causal, with one query, and over padded texts; ``einsum`` over padded documents. Every figure is the median of runs that take
 turns, with one thread and with two; the load of the machine before and after stands in the result: on shared cores torch's operations of two
 threads wait for each other, by whole time slices, and only the figures with one thread compare the loops themselves.
 """
@@ -23,8 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 from bench.record import alternating, write_result
 from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
+from rag.kernels.maxsim import maxsim
 from rag.kernels.quantise import layer_of, quantise_kv
 from rag.kernels.selective_attention import selective_attention
+from rag.kernels.varlen_attention import varlen_attention
 
 LAYERS, KEY_HEADS, HEADS, DIM = 16, 4, 16, 64
 PIECES, PIECE_TOKENS, NUM_KEYS, NUM_ROWS = 8, 512, 4128, 650
@@ -88,6 +91,48 @@ def attention(rows: int, dtype: torch.dtype) -> dict[str, Any]:
     return found
 
 
+def within_texts(dtype: torch.dtype) -> dict[str, Any]:
+    """Sixty-four texts end to end, sorted by length as a pack of an encoder is, beside the same texts padded."""
+    lengths = torch.randint(8, 257, (64,)).sort(descending=True).values
+    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    queries, keys, values = torch.randn(int(starts[-1]), 3, 12, DIM).to(dtype).permute(1, 2, 0, 3)
+    real = torch.arange(int(lengths.max())) < lengths[:, None]
+    padded = torch.zeros(3, *real.shape, 12, DIM, dtype=dtype)
+    padded[:, real] = torch.stack((queries, keys, values)).transpose(1, 2)
+    q, k, v = padded.transpose(2, 3)
+
+    def ours() -> torch.Tensor:
+        return varlen_attention(queries, keys, values, starts, longest=int(lengths.max()), scale=DIM**-0.5)
+
+    def peer() -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
+
+    found = compared({"ours": ours, "sdpa, padded": peer}, "sdpa, padded")
+    found["difference"] = _relative(ours(), peer().transpose(1, 2)[real].double())
+    return found
+
+
+def late_interaction(dtype: torch.dtype) -> dict[str, Any]:
+    """One question of 32 token vectors with a thousand documents, beside one product over padded documents."""
+    lengths = torch.randint(20, 301, (1000,))
+    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    query, vectors = torch.randn(32, 128).to(dtype), torch.randn(int(starts[-1]), 128).to(dtype)
+    real = torch.arange(300) < lengths[:, None]
+    padded = torch.zeros(1000, 300, 128, dtype=dtype)
+    padded[real] = vectors
+
+    def ours() -> torch.Tensor:
+        return maxsim(query, torch.tensor([0, 32]), vectors, starts)[0]
+
+    def peer() -> torch.Tensor:
+        scores = torch.einsum("qd,ntd->nqt", query, padded).masked_fill_(~real[:, None], float("-inf"))
+        return scores.amax(2).float().sum(1)
+
+    found = compared({"ours": ours, "einsum": peer}, "einsum")
+    found["difference"] = _relative(ours(), peer().double())
+    return found
+
+
 def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
@@ -106,6 +151,8 @@ def main() -> None:
                     result[f"assembly {kind} {case}"] = assembly(kind, dtype)
                 for rows, words in ((NUM_ROWS, "scattered queries"), (NUM_KEYS, "every position"), (1, "decoding")):
                     result[f"attention {words} {case}"] = attention(rows, dtype)
+                result[f"attention within texts {case}"] = within_texts(dtype)
+                result[f"late interaction {case}"] = late_interaction(dtype)
     for title, figures in result.items():
         print(f"{figures['peer_over_ours']:6.2f} x  {title}  {figures['milliseconds']}")
     shapes = {"layers": LAYERS, "key_heads": KEY_HEADS, "heads": HEADS, "dim": DIM, "keys": NUM_KEYS, "scattered_rows": NUM_ROWS}

@@ -1,7 +1,7 @@
 """Attention by position in memory: tiles of query tokens, each over the keys that its last one may see. Knows tiles; checks no shape.
 
 A tile is some tokens of one or all heads, the query heads that share a key head folded into rows: decoding reads keys once, not once a query
-head. Keys that every row of the tile sees go through torch's flash attention without a mask, those at the tile's edge with one, and the two
+head. All positions of a prompt, of which nothing can be left out, are one call of torch's. Keys that every row of the tile sees go through torch's flash attention without a mask, those at the tile's edge with one, and the two
 states are merged. Tiles are apart from each other, so every thread has tiles of its own (see ``crew``). Capped scores go another way: scores
 as a whole, in float32 for bfloat16 tensors too, because their rounding would be an error of some percent.
 """
@@ -46,6 +46,11 @@ def attention_cpu(
     lse = torch.full((num_heads, num_tokens), float("-inf"))
     first, last = seeing_rows(positions, num_keys, window)
     span = int(positions[last - 1] - positions[first]) + 1 if first < last else 0
+    if span == num_tokens == num_keys and not (window or softcap) and key_dim == value_dim:  # so the first position is 0
+        found, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            queries[None], keys[None, :, :num_keys], values[None, :, :num_keys], is_causal=True, scale=scale
+        )
+        return with_sinks(found[0].transpose(0, 1).contiguous(), logs.view(num_heads, num_tokens), sinks)
     tokens = max(1, (NEIGHBOUR_TILE_ROWS if span == last - first else TILE_ROWS) // group)
     latest_first = range(first + (last - first - 1) // tokens * tokens, first - 1, -tokens)
     step = heads if len(latest_first) > FEW_TILES else -(-heads // torch.get_num_threads())

@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from rag.core import digest
 from rag.errors import ConfigError, ModelError
 from rag.quiet import quiet_loading
 from rag.retrievers.encoder_identity import content_name, find_folder
+
+if TYPE_CHECKING:
+    from rag.retrievers.encoder_ragged import RaggedModel
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -31,8 +34,8 @@ class ColBERTEncoder:
 
     What is left out of documents (punctuation, say), what queries are padded with and where texts are cut is the model's
     business. A document of which the model keeps no token has one vector, the mean of all of them. Nothing heavy is loaded before
-    the first text is encoded. ``dtype="auto"`` is bfloat16 where a GPU computes in it, else float32. ``tokens_per_batch`` bounds
-    the tokens, padding included, that are read at once. Safe to use from several threads; one batch is computed at a time.
+    the first text is encoded. Documents are read without padding where the model allows it (``how`` says so, and why not). ``dtype="auto"``
+    is bfloat16 where a GPU computes in it, else float32. ``tokens_per_batch`` bounds the tokens, padding included, that are read at once. Safe to use from several threads; one batch is computed at a time.
     Raises ``ConfigError`` for options out of range and for a model of another type, ``ModelError`` if it cannot be loaded or
     gives vectors that are not finite.
     """
@@ -56,11 +59,19 @@ class ColBERTEncoder:
         # The tokenizer's padding and truncation are switched between queries and documents, so one batch runs at a time.
         self._lock = threading.RLock()
         self._model: Any = None  # sentence_transformers.MultiVectorEncoder
+        self._ragged: RaggedModel | None = None
+        self._how = ""
         self._fingerprint: str | None = None
 
     @property
     def dim(self) -> int:
         return int(self._full_model().get_embedding_dimension())
+
+    @property
+    def how(self) -> str:
+        """Which path documents take, and why. For people."""
+        self._full_model()
+        return self._how
 
     @property
     def fingerprint(self) -> str:
@@ -87,6 +98,11 @@ class ColBERTEncoder:
         if not len(texts):
             return found
         model = self._full_model()
+        if task == "document" and self._ragged is not None:
+            with self._lock:
+                self.num_texts_encoded += len(texts)
+            lists = self._ragged.token_lists(texts, task)
+            return [self._checked(some) if len(some) else self._mean_of_all(row, texts) for row, some in enumerate(lists)]
         encode: Callable[..., list[Any]] = model.encode_query if task == "query" else model.encode_document
         most, least = _limits(model, task)
         # Characters stand in for tokens: a quarter of them, as BERT's vocabularies give for English. Only the batch size hangs on it.
@@ -99,7 +115,7 @@ class ColBERTEncoder:
                 some = encode([texts[row] for row in rows], batch_size=len(rows), show_progress_bar=False)
                 self.num_texts_encoded += len(rows)
             for row, vectors in zip(rows, some, strict=True):
-                found[row] = self._checked(vectors) if len(vectors) else self._mean_of_all(encode, texts[row])
+                found[row] = self._checked(vectors) if len(vectors) else self._mean_of_all(row, texts, task)
             start += len(rows)
         return found
 
@@ -112,9 +128,11 @@ class ColBERTEncoder:
         unit: NDArray[np.float32] = np.divide(found, lengths, where=lengths > 0, out=np.zeros(found.shape, np.float32))
         return unit
 
-    def _mean_of_all(self, encode: Callable[..., Any], text: str) -> NDArray[np.float32]:
+    def _mean_of_all(self, row: int, texts: Sequence[str], task: str = "document") -> NDArray[np.float32]:
+        model = self._full_model()
+        encode = model.encode_query if task == "query" else model.encode_document
         with self._lock:
-            whole = encode([text], output_value=None, show_progress_bar=False)[0]["token_embeddings"]
+            whole = encode([texts[row]], output_value=None, show_progress_bar=False)[0]["token_embeddings"]
         return self._checked(whole.float().mean(0, keepdim=True))
 
     def _full_model(self) -> Any:
@@ -140,9 +158,29 @@ class ColBERTEncoder:
         dtype = self.dtype
         if dtype == "auto":
             dtype = "bfloat16" if model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-        model.to(getattr(torch, dtype))
         model.eval()
+        if model.device.type != "cpu":
+            model.to(getattr(torch, dtype))
+        if not self._read_without_padding(model):
+            model.to(getattr(torch, dtype))
         return model
+
+    def _read_without_padding(self, model: Any) -> bool:
+        from rag.retrievers.encoder_linear import choose_linear
+        from rag.retrievers.encoder_ragged import RaggedModel, Refusal, objection
+
+        reason = objection(model)
+        if reason is None:
+            precision = "bfloat16" if self.dtype == "bfloat16" else "float32"  # of the products; auto means float32 here
+            kinds = list(dict.fromkeys((choose_linear(precision).kind, choose_linear("float32").kind)))
+            try:
+                self._ragged = RaggedModel(model, kinds, self.tokens_per_batch)
+                self._how = f"{self._ragged.how}; {self._ragged.kind}"
+                return True
+            except Refusal as refused:
+                reason = str(refused)
+        self._how = f"MultiVectorEncoder.encode, because {reason}"
+        return False
 
     def _refuse_other_types(self, folder: Path | None) -> None:
         if folder is not None and not _is_multi_vector(folder):

@@ -1,11 +1,12 @@
 """Text -> one vector each, with any sentence-transformers model. Knows no index, no chunk and no segment.
 
-Two paths lead to the same vectors: ``SentenceTransformersEncoder.reference`` is plain ``SentenceTransformer.encode``, and
-``PackedBert`` computes BERT-like encoders on real tokens only. ``how`` tells which one a model takes, and why.
+Several paths lead to the same vectors. ``SentenceTransformersEncoder.reference`` is plain ``SentenceTransformer.encode``. On real tokens only,
+``PackedEncoder`` computes plain BERT folders and ``RaggedModel`` all others that can be. ``how`` tells which one a model takes, and why.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +23,20 @@ from rag.quiet import quiet_loading
 from rag.retrievers.encoder_identity import content_name, find_folder
 
 if TYPE_CHECKING:
-    from rag.retrievers.encoder_packed import PackedEncoder
-    from rag.retrievers.encoder_tokens import Wording
+    from rag.retrievers.encoder_parts import BertParts
+    from rag.retrievers.encoder_tokens import Hidden, Wording
 
+Task = Literal["query", "document"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+_UNLIMITED_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    packed: PackedEncoder | None
+    encode: Callable[[Sequence[str], Task, str | None], NDArray[np.float32]]
+    hidden: Hidden
     how: str
     dim: int
     max_tokens: int
@@ -110,7 +116,8 @@ class SentenceTransformersEncoder:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text`` for this model, special tokens included, nothing cut off."""
-        return len(self._full_model().tokenizer(text, truncation=False, verbose=False)["input_ids"])
+        wording = self._load().wording()
+        return len(wording.before) + len(wording.tokenize(text).ids) + len(wording.after)
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._encode(texts, "document", self.document_prompt)
@@ -118,7 +125,7 @@ class SentenceTransformersEncoder:
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._encode(texts, "query", self.query_prompt)
 
-    def reference(self, texts: Sequence[str], task: Literal["query", "document"] = "document") -> NDArray[np.float32]:
+    def reference(self, texts: Sequence[str], task: Task = "document") -> NDArray[np.float32]:
         """What ``SentenceTransformer.encode`` gives with its own defaults; slower, and what the fast path is held against."""
         prompt = self.query_prompt if task == "query" else self.document_prompt
         return self._plain(texts, task, prompt, batch_size=32)
@@ -128,38 +135,36 @@ class SentenceTransformersEncoder:
         """How token vectors become the vector of a text (``mean``, ``cls``, ``lasttoken``, ...), and what comes after it."""
         return self._load().pooling
 
-    def token_vectors(
-        self, texts: Sequence[str], overlap_tokens: int, task: Literal["query", "document"] = "document"
-    ) -> Iterator[TokenBlock]:
+    def token_vectors(self, texts: Sequence[str], overlap_tokens: int, task: Task = "document") -> Iterator[TokenBlock]:
         """The last hidden state of every token of every text, in order, each token once; see ``rag.retrievers.windows``.
 
         Raises ``ModelError`` if the tokenizer gives no offsets, ``ValueError`` if the overlap is as long as the model's input.
         """
-        from rag.retrievers.encoder_tokens import plain_hidden, token_blocks
+        from rag.retrievers.encoder_tokens import token_blocks
 
         loaded = self._load()
         with self._lock:
             self.num_texts_encoded += len(texts)
         given = self.query_prompt if task == "query" else self.document_prompt
-        prompt = loaded.prompts.get(task, "") if given is None else given
-        hidden = loaded.packed.hidden if loaded.packed is not None else partial(plain_hidden, self._full_model())
-        return token_blocks(texts, loaded.wording(), hidden, overlap_tokens, prompt)
+        prompt = loaded.prompts[task] if given is None else given
+        return token_blocks(texts, loaded.wording(), loaded.hidden, overlap_tokens, prompt)
 
-    def _encode(self, texts: Sequence[str], task: Literal["query", "document"], prompt: str | None) -> NDArray[np.float32]:
+    def _encode(self, texts: Sequence[str], task: Task, prompt: str | None) -> NDArray[np.float32]:
         if not len(texts):
             return np.empty((0, self.dim), np.float32)
         loaded = self._load()
         with self._lock:
             self.num_texts_encoded += len(texts)
-        if loaded.packed is not None:
-            prefix = loaded.prompts.get(task, "") if prompt is None else prompt
-            return loaded.packed.encode([prefix + text for text in texts] if prefix else texts)
+        return loaded.encode(texts, task, prompt)
+
+    def _padded(self, max_tokens: int, texts: Sequence[str], task: Task, prompt: str | None) -> NDArray[np.float32]:
+        """By ``SentenceTransformer.encode``, texts of about one length together."""
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         vectors = np.empty((len(texts), self.dim), np.float32)
         start = 0
         while start < len(order):
             # Characters stand in for tokens: a quarter of them, as BERT's vocabularies give for English. Only the batch size hangs on it.
-            longest = min(len(texts[order[start]]) // 4 + 2, loaded.max_tokens)
+            longest = min(len(texts[order[start]]) // 4 + 2, max_tokens)
             rows = order[start : start + max(1, self.tokens_per_batch // longest)]
             vectors[rows] = self._plain([texts[row] for row in rows], task, prompt, batch_size=len(rows))
             start += len(rows)
@@ -179,57 +184,99 @@ class SentenceTransformersEncoder:
 
     def _full_model(self) -> Any:
         """The ``SentenceTransformer`` itself, in the dtype of the plain path."""
-        from sentence_transformers import SentenceTransformer
-
         with self._lock:
             if self._model is None:
-                try:
-                    with quiet_loading():
-                        self._model = SentenceTransformer(resolve(self.model), device=self.device)
-                except (OSError, ValueError) as error:
-                    raise ModelError(f"the encoder {self.model!r} could not be loaded: {error}") from error
-                self._model.eval()
+                self._model = self._read_whole()
             return self._model
+
+    def _read_whole(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            with quiet_loading():
+                model = SentenceTransformer(resolve(self.model), device=self.device)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"the encoder {self.model!r} could not be loaded: {error}") from error
+        return model.eval()
 
     def _read_model(self) -> _Loaded:
         import torch
 
         from rag.retrievers.encoder_linear import choose_linear
-        from rag.retrievers.encoder_packed import PackedEncoder, refusal
-        from rag.retrievers.encoder_parts import objection, parts_of, read_parts
-        from rag.retrievers.encoder_tokens import wording_of_backend
+        from rag.retrievers.encoder_parts import objection as folder_objection
+        from rag.retrievers.encoder_parts import read_parts
+        from rag.retrievers.encoder_ragged import RaggedModel, Refusal, objection
 
         wants_cpu = self.device == "cpu" or (self.device is None and not torch.cuda.is_available())
         if wants_cpu and self.dtype == "float16":
             raise ConfigError("dtype 'float16' is slower than float32 on a CPU; allowed there: auto, float32, bfloat16")
         folder = find_folder(resolve(self.model))
         try:
-            parts = read_parts(folder) if wants_cpu and folder is not None and objection(folder) is None else None
+            parts = read_parts(folder) if wants_cpu and folder is not None and folder_objection(folder) is None else None
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"the encoder {self.model!r} could not be loaded: {error}") from error
-        if parts is None:
-            model = self._full_model()
-            reason = refusal(model) if model.device.type == "cpu" else f"the device is {model.device.type}"
-            if reason is not None:
-                return self._plain_path(model, reason)
-            parts = parts_of(model)
+        if parts is not None:
+            return self._packed_path(parts)
+        model = self._read_whole()
+        if model.device.type != "cpu":
+            model.to(getattr(torch, self._resident_dtype(model)))
+        reason = objection(model)
+        if reason is None:
+            products = {choice.kind: choice.why for choice in (choose_linear(self.dtype), choose_linear("float32"))}
+            try:
+                ragged = RaggedModel(model, list(products), self.tokens_per_batch)
+                why = f"{ragged.how}; {ragged.kind}: {products.get(ragged.kind, 'no other product comes near enough')}"
+                return self._loaded_of(model, ragged.encode, ragged.hidden, why)
+            except Refusal as refused:
+                reason = str(refused)
+        self._model = model.to(getattr(torch, self._resident_dtype(model)))
+        return self._plain_path(model, reason)
+
+    def _resident_dtype(self, model: Any) -> str:
+        """Of the weights that torch itself computes with; products in bfloat16 on a processor are another matter."""
+        import torch
+
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+    def _packed_path(self, parts: BertParts) -> _Loaded:
+        from rag.retrievers.encoder_linear import choose_linear
+        from rag.retrievers.encoder_packed import PackedEncoder
+        from rag.retrievers.encoder_tokens import wording_of_backend
+
         linear = choose_linear(self.dtype)
         packed = PackedEncoder(parts, linear.kind, self.tokens_per_batch)
+
+        def encode(texts: Sequence[str], task: Task, prompt: str | None) -> NDArray[np.float32]:
+            prefix = parts.prompts[task] if prompt is None else prompt
+            return packed.encode([prefix + text for text in texts] if prefix else texts)
+
         dim = parts.tensors["embeddings.word_embeddings.weight"].shape[1]
         how, described = f"packed; {linear.kind}: {linear.why}", parts.described_tokenizer
         wording = cache(lambda: wording_of_backend(described(), parts.max_tokens))
-        return _Loaded(packed, how, dim, parts.max_tokens, parts.prompts, parts.pooling, wording)
+        return _Loaded(encode, packed.hidden, how, dim, parts.max_tokens, parts.prompts, parts.pooling, wording)
 
     def _plain_path(self, model: Any, reason: str) -> _Loaded:
-        import torch
+        from rag.retrievers.encoder_tokens import plain_hidden
 
+        how = f"SentenceTransformer.encode in {self._resident_dtype(model)}, because {reason}"
+        padded = partial(self._padded, _most_tokens(model))
+        return self._loaded_of(model, padded, partial(plain_hidden, model), how)
+
+    def _loaded_of(
+        self, model: Any, encode: Callable[[Sequence[str], Task, str | None], NDArray[np.float32]], hidden: Hidden, how: str
+    ) -> _Loaded:
+        from rag.retrievers.encoder_parts import task_prompts
         from rag.retrievers.encoder_tokens import pooling_of, wording_of
 
-        dtype = self.dtype
-        if dtype == "auto":
-            dtype = "bfloat16" if model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-        model.to(getattr(torch, dtype))
-        how = f"SentenceTransformer.encode in {dtype}, because {reason}"
-        dim, max_tokens = int(model.get_embedding_dimension()), int(model.max_seq_length or 512)
+        dim, max_tokens = int(model.get_embedding_dimension()), _most_tokens(model)
+        prompts = task_prompts(model.prompts, model.default_prompt_name)
         wording = cache(lambda: wording_of(model.tokenizer, max_tokens))
-        return _Loaded(None, how, dim, max_tokens, dict(model.prompts), pooling_of(model), wording)
+        return _Loaded(encode, hidden, how, dim, max_tokens, prompts, pooling_of(model), wording)
+
+
+def _most_tokens(model: Any) -> int:
+    """Where ``model`` cuts a text; some say nothing, or infinity."""
+    limit = model.max_seq_length
+    return min(int(limit), _UNLIMITED_TOKENS) if limit is not None and math.isfinite(limit) else _UNLIMITED_TOKENS

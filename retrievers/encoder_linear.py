@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -38,26 +39,67 @@ def choose_linear(dtype: str, cpuinfo: str | None = None) -> Choice:
 
 
 class Linear:
-    """``x -> x W^T + b``: ``(tokens, in)`` -> ``(tokens, out)``. The weights are laid out once, at construction."""
+    """``x -> x W^T + b``: ``(tokens, in)`` -> ``(tokens, out)``. The weights are laid out once, at construction.
 
-    def __init__(self, weight: Tensor, bias: Tensor, kind: Kind) -> None:
+    The result of ``bfloat16`` is in bfloat16. Laying its weights out for oneDNN is worth 2 to 10 % on a Zen 4.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, kind: Kind) -> None:
         self.kind = kind
         self.num_outputs = weight.shape[0]
         dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-        self.bias = bias.detach().to(dtype)
+        self.bias = bias.detach().to(dtype) if bias is not None else None
         weight = weight.detach().to(dtype)
+        self._laid_out = kind == "onednn" or (kind == "bfloat16" and _has_onednn())
         # The transpose is a view: MKL packs either layout equally fast.
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if kind == "onednn" else weight.t()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._laid_out else weight.t()
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """``out`` ``(tokens, out)`` is used where the kind can write into it; read the result, not ``out``."""
-        if self.kind == "onednn":
+        x = x.to(self.weight.dtype)
+        if self._laid_out:
             product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
             return product
-        x = x.to(self.weight.dtype)
+        if self.bias is None:
+            return x @ self.weight
         if out is None or out.dtype != x.dtype:
             return torch.addmm(self.bias, x, self.weight)
         return torch.addmm(self.bias, x, self.weight, out=out)
+
+
+class SwappedLinear(torch.nn.Module):
+    """A ``Linear`` in the place of a ``torch.nn.Linear``: ``(..., in)`` -> ``(..., out)``."""
+
+    def __init__(self, layer: torch.nn.Linear, kind: Kind) -> None:
+        super().__init__()
+        self._product = Linear(layer.weight, layer.bias, kind)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        """As it is laid out; models ask for its type and device."""
+        return self._product.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+
+def swapped_linears(network: torch.nn.Module, kind: Kind) -> Callable[[], None]:
+    """Replaces every ``torch.nn.Linear`` inside ``network`` by its product of ``kind``; what is returned puts them back."""
+    swapped = [
+        (parent, name, child)
+        for parent in list(network.modules())
+        for name, child in list(parent.named_children())
+        if type(child) is torch.nn.Linear
+    ]
+    for parent, name, child in swapped:
+        setattr(parent, name, SwappedLinear(child, kind))
+
+    def undo() -> None:
+        for parent, name, child in swapped:
+            setattr(parent, name, child)
+
+    return undo
 
 
 def _has_onednn() -> bool:

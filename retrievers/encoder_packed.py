@@ -1,7 +1,9 @@
-"""BERT-like encoders on real tokens only. Knows the architecture and the pooling; knows no prompt, no index and no disk.
+"""A BERT encoder on real tokens only. Knows the architecture and the pooling; knows no prompt, no index and no disk.
+
+Every other model takes the way of ``encoder_ragged``. This one is for short-lived processes: it needs neither transformers nor sentence-transformers.
 
 Texts are laid end to end: every linear layer, norm and activation sees ``(tokens, dim)`` with no padding, attention looks
-at one text at a time (texts of equal length together). The buffers of a pack are kept, because a fresh 25 MB activation
+at one text at a time. The buffers of a pack are kept, because a fresh 25 MB activation
 per layer costs more in page faults than its GELU. Packs go to a crew of threads with their own share of the cores: a pack
 waits for nobody, where one pack spread over all cores waits at every layer for the slowest of them.
 """
@@ -12,7 +14,7 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from rag.kernels.varlen_attention import varlen_attention
 from rag.retrievers.encoder_linear import Kind, Linear
 from rag.retrievers.encoder_parts import BertParts
 
@@ -29,35 +32,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": lambda x: torch.ops.aten.gelu_(x, approximate="tanh"),
     "relu": torch.relu_,
 }  # fmt: skip
-_MODEL_TYPES = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
 _WINDOW_TEXTS = 8192  # tokenised at a time: bounds memory (Python integers), long enough to sort by length well
 _INLINE_TOKENS = 512  # below this a question is answered on the caller's thread: handing it over would cost more
 _MOST_WORKERS = 16
-
-
-def refusal(model: Any) -> str | None:
-    """Why this ``SentenceTransformer`` cannot take the packed path; ``None`` if it can."""
-    names = [type(module).__name__ for module in model]
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        return f"its modules are {' + '.join(names)}"
-    transformer, pooling = model[0], model[1]
-    bert, config = transformer.auto_model, transformer.config
-    if _MODEL_TYPES.get(config.model_type) != type(bert).__name__:
-        return f"its architecture is {type(bert).__name__}"
-    if config.is_decoder or config.add_cross_attention or getattr(config, "position_embedding_type", "absolute") != "absolute":
-        return "it is not a plain encoder with absolute positions"
-    if config.hidden_act not in _ACTIVATIONS:
-        return f"its activation is {config.hidden_act!r}"
-    if pooling.pooling_mode not in ("mean", "cls") or not pooling.include_prompt:
-        return f"its pooling is {pooling.pooling_mode!r} with include_prompt={pooling.include_prompt}"
-    if not model.tokenizer.is_fast or model.tokenizer.padding_side != "right":
-        return "its tokeniser is slow or pads on the left"
-    special = ("query_length", "document_length", "query_expansion", "processing_kwargs")
-    if model.truncate_dim is not None or any(getattr(transformer, name, None) for name in special):
-        return "it sets lengths or dimensions per task"
-    if "message" in getattr(transformer, "modality_config", {}):
-        return "it reads chat messages"
-    return None
 
 
 class _Norm(NamedTuple):
@@ -83,23 +60,21 @@ class Buffers:
 
     def __init__(self, num_tokens: int, dim: int, wide: int) -> None:
         self.qkv = torch.empty(num_tokens, 3 * dim)
-        self.attended = torch.empty(num_tokens, dim)
         self.wide = torch.empty(num_tokens, wide)
         self.sum = torch.empty(num_tokens, dim)
 
 
 class PackedBert:
-    """The weights of a BERT, RoBERTa or XLM-RoBERTa encoder with mean or CLS pooling, and its forward pass over a pack."""
+    """The weights of a BERT encoder with mean or CLS pooling, and its forward pass over a pack."""
 
     def __init__(self, parts: BertParts, kind: Kind) -> None:
         tensors = parts.tensors
         # Every text here is one segment, so type 0 is folded into the positions.
         places = tensors["embeddings.position_embeddings.weight"] + tensors["embeddings.token_type_embeddings.weight"][0]
-        self._first_position = parts.first_position
         self._words = tensors["embeddings.word_embeddings.weight"]
         self._places = places
         self._norm = _norm(parts, "embeddings.LayerNorm")
-        self.max_tokens = len(self._places) - self._first_position
+        self.max_tokens = len(self._places)
         self._num_heads = parts.num_heads
         self._activation = _ACTIVATIONS[parts.activation]
         self.pooling = parts.pooling
@@ -123,26 +98,22 @@ class PackedBert:
         num_tokens = sum(lengths)
         groups = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
         x = self._words[torch.from_numpy(np.concatenate(texts))]
-        x += torch.cat([self._places[self._first_position : self._first_position + n].repeat(count, 1) for n, count in groups])
+        x += torch.cat([self._places[:n].repeat(count, 1) for n, count in groups])
         x = self._norm(x)
-        qkv, attended = buffers.qkv[:num_tokens], buffers.attended[:num_tokens]
-        wide, total = buffers.wide[:num_tokens], buffers.sum[:num_tokens]
+        qkv, wide, total = buffers.qkv[:num_tokens], buffers.wide[:num_tokens], buffers.sum[:num_tokens]
         for layer in self._layers:
-            self._attend(layer.qkv(x, qkv), groups, attended)
+            attended = self._attend(layer.qkv(x, qkv), lengths)
             x = layer.norm_attention(torch.add(x, layer.out(attended, total), out=total))
             hidden = self._activation(layer.up(x, wide))
             x = layer.norm_feed_forward(torch.add(x, layer.down(hidden, total), out=total))
         return x
 
-    def _attend(self, qkv: Tensor, groups: Sequence[tuple[int, int]], attended: Tensor) -> None:
-        heads, width = self._num_heads, self.dim // self._num_heads
-        start = 0
-        for length, count in groups:
-            stop = start + length * count
-            q, k, v = qkv[start:stop].view(count, length, 3, heads, width).permute(2, 0, 3, 1, 4)
-            found = functional.scaled_dot_product_attention(q, k, v)  # (texts, heads, length, width)
-            attended[start:stop].view(count, length, heads, width).copy_(found.transpose(1, 2))
-            start = stop
+    def _attend(self, qkv: Tensor, lengths: Sequence[int]) -> Tensor:
+        width = self.dim // self._num_heads
+        q, k, v = qkv.view(len(qkv), 3, self._num_heads, width).permute(1, 2, 0, 3)
+        starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+        found = varlen_attention(q, k, v, starts, longest=max(lengths), scale=width**-0.5)
+        return found.view(len(qkv), self.dim)
 
 
 def _norm(parts: BertParts, name: str) -> _Norm:

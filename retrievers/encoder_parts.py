@@ -1,8 +1,7 @@
-"""What a BERT-like encoder is made of: tensors, numbers, a tokeniser. Knows two sources of them; computes nothing.
+"""What a BERT encoder is made of: tensors, numbers, a tokeniser. Knows its folder; computes nothing.
 
-``parts_of`` takes them out of a loaded ``SentenceTransformer``. ``read_parts`` reads the plainest kind of folder directly, which
-spares a short-lived process the import of transformers and sentence-transformers (seconds); ``objection`` says why a folder is
-not of that kind. Both give the same vectors (tests hold them against each other).
+``read_parts`` reads the plainest kind of folder directly, which spares a short-lived process the import of transformers and
+sentence-transformers (seconds); ``objection`` says why a folder is not of that kind.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 _KNOWN_FILES = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
+_ACTIVATIONS = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu"}
 _PLAIN_SETTINGS = {"max_seq_length", "do_lower_case"}
 
 
@@ -23,8 +23,8 @@ _PLAIN_SETTINGS = {"max_seq_length", "do_lower_case"}
 class BertParts:
     """``tensors`` carry the names of ``transformers.BertModel``; ``tokenize`` cuts texts and adds the special tokens.
 
-    ``described_tokenizer`` gives the JSON text of its ``tokenizers.Tokenizer``. ``first_position`` is where positions begin (RoBERTa:
-    after the padding index). ``max_tokens``: where texts are cut.
+    ``described_tokenizer`` gives the JSON text of its ``tokenizers.Tokenizer``. ``max_tokens``: where texts are cut. ``prompts``: of
+    ``query`` and ``document``.
     """
 
     tensors: Mapping[str, Tensor]
@@ -32,7 +32,6 @@ class BertParts:
     num_heads: int
     activation: str
     norm_eps: float
-    first_position: int
     pooling: str
     max_tokens: int
     tokenize: Callable[[Sequence[str]], list[list[int]]]
@@ -40,28 +39,11 @@ class BertParts:
     prompts: Mapping[str, str]
 
 
-def parts_of(model: Any) -> BertParts:
-    """The parts of a ``SentenceTransformer`` for which ``encoder_packed.refusal`` had no objection."""
-    bert, config = model[0].auto_model, model[0].config
-
-    def tokenize(texts: Sequence[str]) -> list[list[int]]:
-        found = model.tokenizer(list(texts), truncation="longest_first", padding=False, return_attention_mask=False, verbose=False)
-        ids: list[list[int]] = found["input_ids"]
-        return ids
-
-    return BertParts(
-        tensors={name: tensor.detach() for name, tensor in bert.state_dict().items()},
-        num_layers=int(config.num_hidden_layers),
-        num_heads=int(config.num_attention_heads),
-        activation=config.hidden_act,
-        norm_eps=float(config.layer_norm_eps),
-        first_position=0 if config.model_type == "bert" else bert.embeddings.padding_idx + 1,
-        pooling=model[1].pooling_mode,
-        max_tokens=int(model.max_seq_length),
-        tokenize=tokenize,
-        described_tokenizer=lambda: str(model.tokenizer.backend_tokenizer.to_str()),
-        prompts=dict(model.prompts),
-    )
+def task_prompts(prompts: Mapping[str, str], default_name: str | None) -> dict[str, str]:
+    """The prompt of queries and that of documents, by the names that ``encode_query`` and ``encode_document`` look for."""
+    names = {"query": ("query",), "document": ("document", "passage", "corpus")}
+    default = prompts.get(default_name, "") if default_name is not None else ""
+    return {task: next((prompts[name] for name in known if name in prompts), default) for task, known in names.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -82,9 +64,12 @@ def objection(folder: Path) -> str | None:
     plain = config.get("model_type") == "bert" and config.get("architectures") == ["BertModel"]
     if not plain or config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
         return "it is not a plain BertModel"
-    modes = {
-        name for name, value in _json(folder / "1_Pooling" / "config.json").items() if name.startswith("pooling_mode_") and value
-    }
+    if config.get("hidden_act", "gelu") not in _ACTIVATIONS:
+        return f"its activation is {config['hidden_act']!r}"
+    pooling = _json(folder / "1_Pooling" / "config.json")
+    if not pooling.get("include_prompt", True):
+        return "its pooling leaves the prompt out"
+    modes = {name for name, value in pooling.items() if name.startswith("pooling_mode_") and value}
     if modes not in ({"pooling_mode_mean_tokens"}, {"pooling_mode_cls_token"}):
         return "its pooling is not mean or CLS"
     if not settings.keys() <= _PLAIN_SETTINGS or settings.get("do_lower_case") or "max_seq_length" not in settings:
@@ -118,14 +103,15 @@ def read_parts(folder: Path) -> BertParts:
     words.no_padding()
     words.enable_truncation(max_tokens)
     pooling = _json(folder / "1_Pooling" / "config.json")
-    prompts = _json(folder / "config_sentence_transformers.json").get("prompts", {})
+    told = _json(folder / "config_sentence_transformers.json")
+    known = {"query": "", "document": "", **(told.get("prompts") or {})}  # what sentence-transformers begins with
+    prompts = task_prompts(known, told.get("default_prompt_name"))
     return BertParts(
         tensors={name.removeprefix("bert."): tensor.float() for name, tensor in stored.items() if tensor.is_floating_point()},
         num_layers=int(config["num_hidden_layers"]),
         num_heads=int(config["num_attention_heads"]),
-        activation=config["hidden_act"],
+        activation=config.get("hidden_act", "gelu"),
         norm_eps=float(config["layer_norm_eps"]),
-        first_position=0,
         pooling="cls" if pooling.get("pooling_mode_cls_token") else "mean",
         max_tokens=max_tokens,
         tokenize=lambda texts: [encoding.ids for encoding in words.encode_batch_fast(list(texts))],

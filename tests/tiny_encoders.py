@@ -20,6 +20,7 @@ def save_encoder(
     prompts: dict[str, str] | None = None,
     include_prompt: bool = True,
     word_pieces: bool = False,
+    padding_side: str = "right",
     **config: Any,
 ) -> Path:
     """A random two-layer encoder that cuts texts after 24 tokens, in the layout of sentence-transformers."""
@@ -35,11 +36,15 @@ def save_encoder(
     bare.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", [("[CLS]", 0), ("[SEP]", 2)])
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     made: Any = transformers.PreTrainedTokenizerFast
-    tokenizer = made(tokenizer_object=bare, model_max_length=24, **special)
+    tokenizer = made(tokenizer_object=bare, model_max_length=24, padding_side=padding_side, **special)
     tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32, "type_vocab_size": 2}
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32}
     if kind == "DistilBert":
         sizes = {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 32}
+    if kind in ("Bert", "Roberta", "XLMRoberta"):
+        sizes["type_vocab_size"] = 2
+    if kind == "ModernBert":
+        sizes.update(bos_token_id=0, cls_token_id=0, sep_token_id=2, eos_token_id=2)
     torch.manual_seed(0)
     settings = getattr(transformers, f"{kind}Config")(
         vocab_size=len(names), max_position_embeddings=40, pad_token_id=1, initializer_range=0.6, **sizes, **config
@@ -57,6 +62,19 @@ def save_encoder(
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled), encoding="utf-8")
     (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}), encoding="utf-8")
+    return folder
+
+
+def save_static(folder: Path) -> Path:
+    """An encoder that is a table of vectors, with no network to it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({name: n for n, name in enumerate(["[UNK]", *WORDS])}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    torch.manual_seed(0)
+    SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=16)], device="cpu").save_pretrained(str(folder))
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,51 @@ def problem(case: Attention, seed: int = 0) -> Problem:
         positions = torch.randperm(case.num_keys, generator=made)[: case.num_rows].sort().values
     sinks = torch.randn(case.heads, generator=made) if case.sinks else None
     return Problem(queries, keys, values, positions, sinks)
+
+
+class Varlen(NamedTuple):
+    """Texts of these lengths end to end."""
+
+    name: str
+    lengths: Sequence[int]
+    heads: int = 4
+    key_heads: int = 2
+    key_dim: int = 16
+    value_dim: int = 16
+    causal: bool = False
+    window: int | None = None
+    dtype: torch.dtype = torch.float32
+
+
+VARLEN = [
+    Varlen("plain", [5, 5, 40, 1, 70]),
+    Varlen("empty-texts", [0, 33, 0, 2, 0]),
+    Varlen("nothing", [0, 0]),
+    Varlen("causal", [70, 31, 1, 64, 9], causal=True),
+    Varlen("window", [70, 31, 31, 5, 100], window=9),
+    Varlen("causal-window", [70, 33, 12], causal=True, window=17),
+    Varlen("window-of-one", [4, 40], window=1),
+    Varlen("window-past-the-end", [4, 40], window=64),
+    Varlen("group-1", [3, 50, 50], heads=3, key_heads=3, key_dim=80, value_dim=80),
+    Varlen("unequal-dims", [45, 20], key_dim=48, value_dim=32),
+    Varlen("dim-128", [65, 129], key_dim=128, value_dim=128, causal=True),
+    Varlen("bfloat16", [40, 40, 7, 90], key_heads=4, key_dim=64, value_dim=64, dtype=torch.bfloat16),
+    Varlen("bfloat16-group-causal", [40, 40, 7, 90], heads=6, causal=True, dtype=torch.bfloat16),
+    Varlen("bfloat16-window", [40, 90], heads=3, key_heads=3, window=20, dtype=torch.bfloat16),
+]
+
+
+def varlen_problem(case: Varlen, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+    """Queries, keys, values (views of one tensor of tokens, as a projection gives them), borders, and the other arguments."""
+    made = torch.Generator().manual_seed(seed)
+    starts = torch.tensor([0, *accumulate(case.lengths)], dtype=torch.int32)
+    sizes = [case.heads * case.key_dim, case.key_heads * case.key_dim, case.key_heads * case.value_dim]
+    tokens = torch.randn(int(starts[-1]), sum(sizes), generator=made).to(case.dtype)
+    heads = (case.heads, case.key_heads, case.key_heads)
+    split = zip(torch.split(tokens, sizes, 1), heads, strict=True)
+    queries, keys, values = (part.view(len(part), some, part.shape[1] // some).transpose(0, 1) for part, some in split)
+    more = {"longest": max(case.lengths), "scale": 0.3, "causal": case.causal, "window": case.window}
+    return queries, keys, values, starts, more
 
 
 def texts(lengths: Sequence[int], dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     from rag.kernels.quantise import layer_of, quantise_kv
     from rag.kernels.selective_attention import selective_attention
     from rag.kernels.token_logprob import token_logprob
+    from rag.kernels.varlen_attention import varlen_attention
 
     def bf16(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.bfloat16)
@@ -48,6 +49,10 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     def mass(dim: int) -> None:
         column_mass(bf16(32, 64, dim), bf16(8, 8192, dim), torch.arange(64) + 8128, num_keys=8192, scale=0.1)
+
+    def attend_texts(dim: int, **more: Any) -> None:
+        q, k, v = bf16(4096, 3, 12, dim).permute(1, 2, 0, 3)
+        varlen_attention(q, k, v, torch.arange(0, 4097, 256, dtype=torch.int32), longest=256, scale=0.1, **more)
 
     def assemble(kind: Any, style: Any) -> None:
         stored, packed = {"plain": (torch.bfloat16, 1), "int8": (torch.int8, 1), "int4": (torch.uint8, 2)}[kind]
@@ -80,6 +85,11 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"column mass {dim}", partial(mass, dim)
         if not quick:
             yield f"attention {dim} window", partial(attend, dim, 1024, window=512)
+    for dim in (64,) if quick else (32, 64, 128, 256):
+        yield f"varlen attention {dim} many", partial(attend_texts, dim)
+        if not quick:
+            yield f"varlen attention {dim} many window", partial(attend_texts, dim, window=65)
+            yield f"varlen attention {dim} many causal", partial(attend_texts, dim, causal=True)
     if not quick:
         yield "attention 256 softcap", partial(attend, 256, 1024, softcap=50.0)
     for kind in ("int4",) if quick else ("plain", "int8", "int4"):

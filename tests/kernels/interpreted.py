@@ -20,7 +20,8 @@ from rag.kernels.maxsim import maxsim, maxsim_reference
 from rag.kernels.quantise import quantise_kv, quantise_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
-from tests.kernels.cases import ATTENTION, Attention, limit, problem, rel, texts
+from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
+from tests.kernels.cases import ATTENTION, VARLEN, Attention, Varlen, limit, problem, rel, texts, varlen_problem
 from tests.kernels.interpreter import Fault, install, watched
 from tests.kernels.pieces import pieces_of, table
 
@@ -61,6 +62,14 @@ def attention(case: Attention) -> None:
     torch.testing.assert_close(lse, expected_lse, atol=1e-4, rtol=1e-5)
     expected_mass = column_mass_reference(queries.double(), keys.double(), positions, scale=0.3, **more)
     assert rel(mass, expected_mass) < 1e-5, rel(mass, expected_mass)
+
+
+def within_texts(case: Varlen) -> None:
+    queries, keys, values, starts, more = varlen_problem(case)
+    with watched(queries, keys, values, starts):
+        found = varlen_attention(queries, keys, values, starts, **more)
+    expected = varlen_attention_reference(queries.double(), keys.double(), values.double(), starts, **more)
+    assert rel(found, expected) < limit(case.dtype), rel(found, expected)
 
 
 def assembly(kind: str, style: Any, key_dim: int, value_dim: int, pairs: int, dtype: torch.dtype) -> None:
@@ -136,6 +145,8 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     """Name and check of every case."""
     for case in ATTENTION:
         yield f"attention {case.name}", lambda case=case: attention(case)  # type: ignore[misc]
+    for within in VARLEN:
+        yield f"varlen attention {within.name}", lambda within=within: within_texts(within)  # type: ignore[misc]
     for style, key_dim, value_dim, pairs in (
         ("half", 16, 16, 8),
         ("half", 80, 48, 20),

@@ -1,4 +1,7 @@
-"""The packed path against ``SentenceTransformer.encode``, on tiny random models in real folders and on the embedded one."""
+"""The packed path against ``SentenceTransformer.encode``, on tiny random models in real folders and on the embedded one.
+
+Other architectures: ``test_encoder_ragged``.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from rag.retrievers.encoder import SentenceTransformersEncoder
 from rag.retrievers.encoder_linear import Linear, choose_linear
 from rag.retrievers.encoder_packed import plan
 from rag.retrievers.encoder_parts import objection
-from tests.tiny_encoders import LAYOUT, WORDS, save_encoder
+from tests.tiny_encoders import LAYOUT, WORDS, save_encoder, save_static
 
 MODELS: dict[str, dict[str, Any]] = {
     "bert mean": {},
@@ -38,11 +41,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "plain bert cls": {"word_pieces": True, "pooling": "cls_token"},
     "plain bert with prompts": {"word_pieces": True, "modules": LAYOUT[:2], "prompts": {"query": "w1 w2 ", "document": "W3 "}},
     "xlm-roberta": {"kind": "XLMRoberta", "pooling": "cls_token"},
-}
-REFUSED: dict[str, dict[str, Any]] = {
-    "pooling is 'max'": {"pooling": "max_tokens"},
-    "architecture is DistilBertModel": {"kind": "DistilBert"},
-    "include_prompt=False": {"include_prompt": False},
+    "bert max": {"pooling": "max_tokens"},
+    "prompt left out of the mean": {"include_prompt": False, "prompts": {"query": "w1 w2 ", "document": "w3 "}},
+    "prompts by other names": {"prompts": {"query": "w1 ", "passage": "w3 "}},
+    "plain prompts by other names": {"word_pieces": True, "prompts": {"query": "w1 ", "passage": "w3 "}},
 }
 
 
@@ -52,7 +54,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
     def folder(name: str) -> str:
         if name not in known:
-            known[name] = str(save_encoder(tmp_path_factory.mktemp("encoder"), **{**MODELS, **REFUSED}[name]))
+            known[name] = str(save_encoder(tmp_path_factory.mktemp("encoder"), **MODELS[name]))
         return known[name]
 
     return folder
@@ -68,7 +70,7 @@ def some_texts(num: int = 24, seed: int = 0, most_words: int = 40) -> list[str]:
 def test_packed_equals_sentence_transformers(saved: Callable[[str], str], name: str, tokens_per_batch: int) -> None:
     encoder = SentenceTransformersEncoder(saved(name), dtype="float32", device="cpu", tokens_per_batch=tokens_per_batch)
     texts = [*some_texts(), "", " ", "unknown words only", "w1 " * 500]
-    assert encoder.how.startswith("packed")
+    assert encoder.how.startswith("packed" if name.startswith("plain") else "without padding, attention within texts")
     for found, task in ((encoder.encode_documents(texts), "document"), (encoder.encode_queries(texts), "query")):
         wanted = encoder.reference(texts, task)  # type: ignore[arg-type]
         assert found.dtype == np.float32 and found.shape == (len(texts), encoder.dim)
@@ -80,7 +82,7 @@ def test_packed_equals_sentence_transformers(saved: Callable[[str], str], name: 
 def test_only_plain_folders_are_read_without_sentence_transformers(saved: Callable[[str], str], name: str) -> None:
     encoder = SentenceTransformersEncoder(saved(name), device="cpu")
     assert encoder.dim == 16
-    assert (encoder._model is None) == name.startswith("plain"), objection(Path(saved(name)))
+    assert encoder.how.startswith("packed") == name.startswith("plain"), objection(Path(saved(name)))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,8 @@ def test_only_plain_folders_are_read_without_sentence_transformers(saved: Callab
         ("sentence_bert_config.json", {"model_args": {}}, "settings"),
         ("config_sentence_transformers.json", {"truncate_dim": 8}, "settings"),
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling"),
+        ("1_Pooling/config.json", {"include_prompt": False}, "prompt"),
+        ("config.json", {"hidden_act": "silu"}, "activation"),
         ("tokenizer_config.json", {"do_lower_case": False}, "differ"),
     ],
 )
@@ -103,16 +107,16 @@ def test_what_is_not_plain_is_left_to_sentence_transformers(tmp_path: Path, file
     assert reason in str(objection(folder))
 
 
-@pytest.mark.parametrize("reason", REFUSED)
 @pytest.mark.parametrize("tokens_per_batch", [30, 4096])
-def test_other_models_take_the_plain_path(saved: Callable[[str], str], reason: str, tokens_per_batch: int) -> None:
-    encoder = SentenceTransformersEncoder(saved(reason), dtype="float32", device="cpu", tokens_per_batch=tokens_per_batch)
+def test_what_has_no_network_takes_the_plain_path(tmp_path: Path, tokens_per_batch: int) -> None:
+    folder = str(save_static(tmp_path / "static"))
+    encoder = SentenceTransformersEncoder(folder, dtype="float32", device="cpu", tokens_per_batch=tokens_per_batch)
     texts = some_texts()
-    assert reason in encoder.how and encoder.how.startswith("SentenceTransformer.encode in float32")
+    assert encoder.how == "SentenceTransformer.encode in float32, because its first module is StaticEmbedding"
     np.testing.assert_allclose(encoder.encode_documents(texts), encoder.reference(texts), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bert with prompts", "pooling is 'max'"])
+@pytest.mark.parametrize("name", ["bert with prompts", "plain bert with prompts"])
 def test_prompts_given_replace_those_of_the_model(saved: Callable[[str], str], name: str) -> None:
     encoder = SentenceTransformersEncoder(saved(name), query_prompt="w9 ", document_prompt="", dtype="float32")
     plain = SentenceTransformersEncoder(saved(name), query_prompt="", document_prompt="", dtype="float32")
@@ -129,7 +133,7 @@ def test_documents_and_queries_have_prompts_of_their_own(saved: Callable[[str], 
 
 
 def test_windows_meet_at_their_seams(saved: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="float32")
+    encoder = SentenceTransformersEncoder(saved("plain bert mean"), dtype="float32")
     monkeypatch.setattr(encoder_packed, "_WINDOW_TEXTS", 7)
     texts = some_texts(30)
     np.testing.assert_allclose(encoder.encode_documents(texts), encoder.reference(texts), atol=1e-5)
@@ -139,7 +143,7 @@ def test_the_crew_leaves_the_callers_threads_alone(saved: Callable[[str], str]) 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="float32", tokens_per_batch=30)
+        encoder = SentenceTransformersEncoder(saved("plain bert mean"), dtype="float32", tokens_per_batch=30)
         encoder.encode_documents(some_texts(100))
         with ThreadPoolExecutor(1) as other:
             assert torch.get_num_threads() == other.submit(torch.get_num_threads).result() == 3
@@ -148,8 +152,9 @@ def test_the_crew_leaves_the_callers_threads_alone(saved: Callable[[str], str]) 
     assert any(thread.name.startswith("rag-encode") for thread in threading.enumerate())
 
 
-def test_many_callers_at_once_get_their_own_vectors(saved: Callable[[str], str]) -> None:
-    encoder = SentenceTransformersEncoder(saved("bert mean"), dtype="float32", tokens_per_batch=200)
+@pytest.mark.parametrize("name", ["bert mean", "plain bert mean"])
+def test_many_callers_at_once_get_their_own_vectors(saved: Callable[[str], str], name: str) -> None:
+    encoder = SentenceTransformersEncoder(saved(name), dtype="float32", tokens_per_batch=200)
     batches = [some_texts(25, seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as callers:
         found = list(callers.map(encoder.encode_documents, batches))
