@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import triton
 import triton.language as tl
 
-from rag.kernels.selective_attention import merge_states, with_sinks
+from rag.kernels.merge_triton import merge_triton
+from rag.kernels.selective_attention import with_sinks
 
 if TYPE_CHECKING:
     import torch
@@ -34,13 +35,13 @@ TILES = {  # (architecture, head dimension up to, many or few rows): compiled wi
     (80, 256, "many"): Tile(32, 32, 4, 2),
     (80, 64, "few"): Tile(16, 64, 4, 3),
     (80, 128, "few"): Tile(16, 64, 4, 2),
-    (80, 256, "few"): Tile(16, 32, 4, 2),
+    (80, 256, "few"): Tile(16, 64, 8, 2),
     (90, 64, "many"): Tile(128, 64, 8, 3),
     (90, 128, "many"): Tile(128, 64, 8, 3),
     (90, 256, "many"): Tile(64, 64, 8, 2),
     (90, 64, "few"): Tile(16, 64, 4, 3),
     (90, 128, "few"): Tile(16, 64, 4, 3),
-    (90, 256, "few"): Tile(16, 64, 4, 2),
+    (90, 256, "few"): Tile(16, 64, 8, 2),
 }
 PROGRAMS = 264
 """Below this many programs (two a multiprocessor of an H200) the keys are split as well."""
@@ -73,9 +74,9 @@ def attention_triton(
     sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Output and logarithm of the denominator; see ``selective_attention.selective_attention``."""
-    outs, lses = _launch(queries, keys, values, positions, num_keys, scale, window, softcap)
-    out, lse = (outs[0], lses[0]) if len(outs) == 1 else merge_states(list(outs), list(lses))
-    return with_sinks(out.to(queries.dtype), lse, sinks)
+    outs, lses = attend_states(queries, keys, values, positions, num_keys, scale, window, softcap)
+    out, lse = (outs[0], lses[0]) if len(outs) == 1 else merge_triton(outs, lses, queries.dtype)
+    return with_sinks(out, lse, sinks)
 
 
 def column_mass_triton(
@@ -92,7 +93,7 @@ def column_mass_triton(
     """See ``column_mass.column_mass``: denominators first, then a sum over the rows for every block of keys."""
     import torch
 
-    _, lses = _launch(queries, keys, None, positions, num_keys, scale, window, softcap)
+    _, lses = attend_states(queries, keys, None, positions, num_keys, scale, window, softcap)
     lse = torch.logsumexp(lses, 0)
     if sinks is not None:
         lse = torch.logaddexp(lse, sinks.float()[:, None])
@@ -132,7 +133,7 @@ def column_mass_triton(
     return mass.sum(0)
 
 
-def _launch(
+def attend_states(
     queries: Tensor,
     keys: Tensor,
     values: Tensor | None,
@@ -141,8 +142,12 @@ def _launch(
     scale: float,
     window: int | None,
     softcap: float | None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Outputs ``(splits, T, Hq, Dv)`` and logarithms float32 ``(splits, Hq, T)``; without values the outputs mean nothing."""
+    """Outputs ``(splits, T, Hq, Dv)`` and logarithms float32 ``(splits, Hq, T)``; without values the outputs mean nothing.
+
+    The outputs are of ``dtype``, or of the queries' if there is one split, float32 if there are more.
+    """
     import torch
 
     num_heads, tokens, dim = queries.shape
@@ -155,7 +160,7 @@ def _launch(
     splits = max(1, min(PROGRAMS // max(1, tiles * heads), num_keys // LEAST_KEYS))
     span = triton.cdiv(triton.cdiv(max(num_keys, 1), splits), tile.keys) * tile.keys
     splits = triton.cdiv(max(num_keys, 1), span)
-    kind = torch.float32 if splits > 1 else queries.dtype
+    kind = dtype or (torch.float32 if splits > 1 else queries.dtype)
     outs = torch.empty(splits, tokens, num_heads, value_dim if values is not None else 1, dtype=kind, device=queries.device)
     lses = torch.empty(splits, num_heads, tokens, device=queries.device)
     if tokens:
@@ -202,7 +207,7 @@ def _scores(q, k, scale, softcap, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr
 
 
 @triton.jit
-def _step(
+def advance(
     q,
     k_base,
     v_base,
@@ -320,14 +325,14 @@ def attend(
     k_base = keys + head.to(tl.int64) * k_head + low.to(tl.int64) * k_row
     v_base = values + head.to(tl.int64) * v_head + low.to(tl.int64) * v_row
     for j in range(low, free, BN):
-        m, total, acc = _step(
+        m, total, acc = advance(
             q, k_base, v_base, k_tile, v_tile, pos, j, high, m, total, acc, scale, softcap, window,
             D, DP, DV, DVP, BN, False, WINDOW, SOFTCAP, VALUES, PRECISION,
         )  # fmt: skip
         k_base += BN * k_row
         v_base += BN * v_row
     for j in range(free, high, BN):
-        m, total, acc = _step(
+        m, total, acc = advance(
             q, k_base, v_base, k_tile, v_tile, pos, j, high, m, total, acc, scale, softcap, window,
             D, DP, DV, DVP, BN, True, WINDOW, SOFTCAP, VALUES, PRECISION,
         )  # fmt: skip

@@ -95,7 +95,8 @@ class CachedPass:
     """A pass of ``requests``, whose rows lie one after another in the hidden states; padding does not exist.
 
     ``narrow``: check layer -> per request what decides there which of its rows go on. The fresh keys and values of every row
-    that arrives at a check layer replace the stale ones of that layer.
+    that arrives at a check layer replace the stale ones of that layer. ``common``: first slots that hold the same in all requests, each
+    of which has one row, the one behind its last; layers without a window read them once for all.
     """
 
     def __init__(
@@ -105,9 +106,10 @@ class CachedPass:
         traits: Traits,
         requests: Sequence[Rows],
         narrow: Mapping[int, Sequence[Narrow]] | None = None,
+        common: int = 0,
     ) -> None:
         self._network, self._layers, self._traits = network, layers, traits
-        self._requests, self._narrow = list(requests), dict(narrow or {})
+        self._requests, self._narrow, self._common = list(requests), dict(narrow or {}), common
 
     def logits(self, ids: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Per request float32 ``[num_logits, vocabulary]`` after its last rows. ``ids``: the tokens of its rows, each ``[T]``."""
@@ -146,6 +148,8 @@ class CachedPass:
         """Writes the rows' keys and values, then attends, request by request: ``[T, Hq, Dv]``."""
         import torch
 
+        if self._common and self._traits.layers[index].window is None:
+            return self._attend_together(index, projected)
         outs, start = [], 0
         for rows in self._requests:
             end = start + len(rows.slots)
@@ -160,6 +164,30 @@ class CachedPass:
             outs.append((rows.attention or causal)(attending))
             start = end
         return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _attend_together(self, index: int, projected: Projected) -> torch.Tensor:
+        """One row a request: the common slots are read once, what lies behind them request by request."""
+        import torch
+
+        from rag.kernels.cascade_decode import cascade_decode
+
+        queries = []
+        for number, rows in enumerate(self._requests):
+            query, keys, values = (part[:, number : number + 1] for part in projected[:3])
+            rows.arena.write(index, rows.slots, self._rotated(index, rows, keys), values)
+            queries.append(self._rotated(index, rows, query))
+        arenas = [rows.arena for rows in self._requests]
+        options = self._options(index, projected)
+        del options["window"]
+        return cascade_decode(
+            torch.cat(queries, 1).transpose(0, 1),
+            arenas[0].keys[index, :, : self._common],
+            arenas[0].values[index, :, : self._common],
+            [arena.keys[index, :, self._common :] for arena in arenas],
+            [arena.values[index, :, self._common :] for arena in arenas],
+            [arena.num_tokens - self._common for arena in arenas],
+            **options,
+        )
 
     def after_layers(self, hidden: torch.Tensor) -> torch.Tensor:
         """The last rows of each request."""

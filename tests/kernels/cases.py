@@ -94,3 +94,79 @@ def rel(found: Tensor, expected: Tensor) -> float:
 def limit(dtype: torch.dtype) -> float:
     """Largest relative error that rounding explains."""
     return 2e-6 if dtype == torch.float32 else 6e-3
+
+
+def states(num_parts: int, tokens: int, heads: int, dim: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Outputs ``(parts, tokens, heads, dim)`` and logarithms float32 ``(parts, heads, tokens)``; some rows saw nothing."""
+    made = torch.Generator().manual_seed(seed)
+    outs = torch.randn(num_parts, tokens, heads, dim, generator=made).to(dtype)
+    lses = 3 * torch.randn(num_parts, heads, tokens, generator=made)
+    unseen = torch.rand(num_parts, heads, tokens, generator=made) < 0.2
+    outs[unseen.transpose(1, 2)] = 0
+    return outs, lses.masked_fill(unseen, float("-inf"))
+
+
+class Cascade(NamedTuple):
+    """A decoding step of requests with ``num_common`` common keys and ``own`` keys each."""
+
+    name: str
+    own: tuple[int, ...] = (5, 0, 33, 1)
+    num_common: int = 45
+    heads: int = 4
+    key_heads: int = 2
+    key_dim: int = 16
+    value_dim: int = 16
+    softcap: float | None = None
+    sinks: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+CASCADE = [
+    Cascade("plain"),
+    Cascade("nothing-common", num_common=0),
+    Cascade("nothing-own", own=(0, 0, 0)),
+    Cascade("nothing-at-all", own=(0, 0), num_common=0),
+    Cascade("one-request", own=(7,)),
+    Cascade("many-requests", own=tuple(range(40)), num_common=70),
+    Cascade("long-own", own=(301, 40), num_common=20, key_dim=64, value_dim=64),
+    Cascade("group-1", heads=3, key_heads=3, key_dim=80, value_dim=80),
+    Cascade("group-16-sinks", heads=16, key_heads=1, sinks=True),
+    Cascade("group-24", heads=24, key_heads=1),
+    Cascade("unequal-dims-softcap", key_dim=48, value_dim=32, softcap=2.0),
+    Cascade("bfloat16", own=(40, 3, 65), num_common=200, key_dim=64, value_dim=64, dtype=torch.bfloat16),
+    Cascade("bfloat16-sinks-softcap", softcap=3.0, sinks=True, dtype=torch.bfloat16),
+]
+
+
+class Requests(NamedTuple):
+    queries: Tensor
+    common_keys: Tensor
+    common_values: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    num_keys: list[int]
+
+    def wide(self) -> Requests:
+        """The same in float64."""
+        common = (self.queries.double(), self.common_keys.double(), self.common_values.double())
+        return Requests(*common, [x.double() for x in self.keys], [x.double() for x in self.values], self.num_keys)
+
+
+def requests(case: Cascade, seed: int = 0) -> tuple[Requests, Tensor | None]:
+    """Tensors of a case and its sinks; buffers differ in length, and their rows past the keys are NaN. Common rows are a view into a longer buffer."""
+    made = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=made).to(case.dtype)
+
+    def buffer(rows: int, spare: int, dim: int) -> Tensor:
+        whole = normal(case.key_heads, rows + spare, dim)
+        whole[:, rows:] = float("nan")
+        return whole
+
+    common = [buffer(case.num_common, 3, dim)[:, : case.num_common] for dim in (case.key_dim, case.value_dim)]
+    keys = [buffer(own, 1 + number % 3, case.key_dim) for number, own in enumerate(case.own)]
+    values = [buffer(own, 1 + number % 3, case.value_dim) for number, own in enumerate(case.own)]
+    sinks = torch.randn(case.heads, generator=made) if case.sinks else None
+    queries = normal(len(case.own), case.heads, case.key_dim)
+    return Requests(queries, common[0], common[1], keys, values, list(case.own)), sinks

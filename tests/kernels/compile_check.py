@@ -31,9 +31,11 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     import torch
 
     from rag.kernels.assemble import LayerKV, assemble_layers
+    from rag.kernels.cascade_decode import cascade_decode
     from rag.kernels.column_mass import column_mass
     from rag.kernels.deviation import kv_deviation
     from rag.kernels.maxsim import maxsim
+    from rag.kernels.merge_states import merge_states
     from rag.kernels.quantise import layer_of, quantise_kv
     from rag.kernels.selective_attention import selective_attention
     from rag.kernels.token_logprob import token_logprob
@@ -48,6 +50,13 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     def mass(dim: int) -> None:
         column_mass(bf16(32, 64, dim), bf16(8, 8192, dim), torch.arange(64) + 8128, num_keys=8192, scale=0.1)
+
+    def decode(dim: int, own: int) -> None:
+        common, kept = bf16(8, 4096, dim), [bf16(8, own + 16, dim) for _ in range(4)]
+        cascade_decode(bf16(4, 32, dim), common, common, kept, kept, [own] * 4, scale=0.1)
+
+    def merge(dim: int) -> None:
+        merge_states(bf16(2, 64, 32, dim), torch.empty(2, 32, 64))
 
     def assemble(kind: Any, style: Any) -> None:
         stored, packed = {"plain": (torch.bfloat16, 1), "int8": (torch.int8, 1), "int4": (torch.uint8, 2)}[kind]
@@ -78,7 +87,10 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"attention {dim} many", partial(attend, dim, 1024)
         yield f"attention {dim} decoding", partial(attend, dim, 1)
         yield f"column mass {dim}", partial(mass, dim)
+        yield f"cascade {dim}", partial(decode, dim, 128)
+        yield f"merge {dim}", partial(merge, dim)
         if not quick:
+            yield f"cascade {dim} split", partial(decode, dim, 4096)
             yield f"attention {dim} window", partial(attend, dim, 1024, window=512)
     if not quick:
         yield "attention 256 softcap", partial(attend, 256, 1024, softcap=50.0)

@@ -14,13 +14,15 @@ import triton.language as tl
 
 from rag.kernels import attention_triton
 from rag.kernels.assemble import assemble_layers, assemble_reference
+from rag.kernels.cascade_decode import cascade_decode, cascade_decode_reference
 from rag.kernels.column_mass import column_mass, column_mass_reference
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
 from rag.kernels.maxsim import maxsim, maxsim_reference
+from rag.kernels.merge_states import merge_states, merge_states_reference
 from rag.kernels.quantise import quantise_kv, quantise_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
-from tests.kernels.cases import ATTENTION, Attention, limit, problem, rel, texts
+from tests.kernels.cases import ATTENTION, CASCADE, Attention, Cascade, limit, problem, rel, requests, states, texts
 from tests.kernels.interpreter import Fault, install, watched
 from tests.kernels.pieces import pieces_of, table
 
@@ -61,6 +63,26 @@ def attention(case: Attention) -> None:
     torch.testing.assert_close(lse, expected_lse, atol=1e-4, rtol=1e-5)
     expected_mass = column_mass_reference(queries.double(), keys.double(), positions, scale=0.3, **more)
     assert rel(mass, expected_mass) < 1e-5, rel(mass, expected_mass)
+
+
+def cascade(case: Cascade) -> None:
+    made, sinks = requests(case)
+    with watched(made.common_keys, made.common_values, *made.keys, *made.values):
+        out = cascade_decode(*made, scale=0.3, softcap=case.softcap, sinks=sinks)
+    expected = cascade_decode_reference(*made.wide(), scale=0.3, softcap=case.softcap, sinks=sinks)
+    assert rel(out, expected) < limit(case.dtype), rel(out, expected)
+
+
+def merging(num_parts: int, tokens: int, heads: int, dim: int, dtype: torch.dtype) -> None:
+    outs, lses = states(num_parts, tokens, heads, dim, dtype)
+    outs[-1], lses[-1] = float("nan"), float("-inf")  # not to be read
+    with watched():
+        merged, total = merge_states(outs, lses)
+        listed = merge_states(list(outs), list(lses))
+    expected, expected_total = merge_states_reference(outs.double(), lses)
+    assert rel(merged, expected) < limit(dtype), rel(merged, expected)
+    torch.testing.assert_close(total, expected_total, atol=1e-6, rtol=1e-6)
+    assert torch.equal(merged, listed[0]) and torch.equal(total, listed[1])
 
 
 def assembly(kind: str, style: Any, key_dim: int, value_dim: int, pairs: int, dtype: torch.dtype) -> None:
@@ -136,6 +158,10 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     """Name and check of every case."""
     for case in ATTENTION:
         yield f"attention {case.name}", lambda case=case: attention(case)  # type: ignore[misc]
+    for one in CASCADE:
+        yield f"cascade {one.name}", lambda one=one: cascade(one)  # type: ignore[misc]
+    for parts in ((3, 37, 3, 24, torch.float32), (2, 5, 4, 64, torch.bfloat16), (5, 1, 1, 256, torch.bfloat16)):
+        yield f"merge {parts}", lambda parts=parts: merging(*parts)  # type: ignore[misc]
     for style, key_dim, value_dim, pairs in (
         ("half", 16, 16, 8),
         ("half", 80, 48, 20),

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.kernels.column_mass import column_mass, column_mass_reference
-from rag.kernels.selective_attention import merge_states, selective_attention, selective_attention_reference
+from rag.kernels.merge_states import merge_states
+from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from tests.kernels.cases import ATTENTION, Attention, limit, problem, rel
 
 NAMES = [case.name for case in ATTENTION]
