@@ -9,7 +9,7 @@ to their kernels, would let them see the future.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rag.kvcache.arena import Arena
@@ -26,7 +26,7 @@ class Rows:
 
     ``slots`` int64 ``[T]``, ascending: where they stand in the prompt. ``positions`` ``[T]``: what they are rotated to, the
     slots themselves unless a method says otherwise. ``num_logits``: how many of the last rows are asked for logits.
-    ``attention``: what attends instead of plain causal attention. ``watch``: shown what each layer attends with.
+    ``attention``: what attends instead of plain causal attention. ``watch``: shown what each layer has attended with.
     ``captured``: takes, if given, the un-rotated keys and values ``[Hkv, T, D]`` of each layer.
     """
 
@@ -47,12 +47,16 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Attending:
-    """What a layer attends with: rotated ``queries [Hq, T, Dk]`` of some rows, and the keywords of the attention kernels."""
+    """What a layer attends with: rotated ``queries [Hq, T, Dk]`` of some rows, and the keywords of the attention kernels.
+
+    ``lse``: for who watches plain causal attention, the logarithms of its denominators ``[Hq, T]``.
+    """
 
     layer: int
     queries: torch.Tensor
     rows: Rows
     options: Mapping[str, Any]
+    lse: torch.Tensor | None = None
 
     @property
     def keys(self) -> torch.Tensor:
@@ -78,17 +82,22 @@ Narrow = Callable[[Rows, "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 def causal(attending: Attending) -> torch.Tensor:
     """Attention by absolute slot, ``[T, Hq, Dv]``."""
+    return causal_state(attending)[0]
+
+
+def causal_state(attending: Attending) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention by absolute slot, ``[T, Hq, Dv]``, and the logarithms of its denominators, float32 ``[Hq, T]``."""
     from rag.kernels.selective_attention import selective_attention
 
-    out: torch.Tensor = selective_attention(
+    return selective_attention(
         attending.queries,
         attending.keys,
         attending.values,
         attending.rows.slots,
         num_keys=attending.num_keys,
+        return_lse=True,
         **attending.options,
     )
-    return out
 
 
 class CachedPass:
@@ -158,10 +167,17 @@ class CachedPass:
             if rows.captured is not None:
                 rows.captured[index] = (keys, values)
             rows.arena.write(index, rows.slots, self._rotated(index, rows, keys), values)
-            attending = Attending(index, self._rotated(index, rows, queries), rows, self._options(index, projected))
+            attending = Attending(
+                index, self._rotated(index, rows, queries), rows, attention_options(self._traits, index, projected)
+            )
+            if rows.attention is None:
+                out, lse = causal_state(attending)
+                attending = replace(attending, lse=lse)
+            else:
+                out = rows.attention(attending)
             if rows.watch is not None:
                 rows.watch(attending)
-            outs.append((rows.attention or causal)(attending))
+            outs.append(out)
             start = end
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
@@ -177,7 +193,7 @@ class CachedPass:
             rows.arena.write(index, rows.slots, self._rotated(index, rows, keys), values)
             queries.append(self._rotated(index, rows, query))
         arenas = [rows.arena for rows in self._requests]
-        options = self._options(index, projected)
+        options = attention_options(self._traits, index, projected)
         del options["window"]
         return cascade_decode(
             torch.cat(queries, 1).transpose(0, 1),
@@ -208,12 +224,14 @@ class CachedPass:
         cos, sin = rows.tables[which]
         return rotate(states, cos, sin, self._traits.rotaries[which].style)
 
-    def _options(self, index: int, projected: Projected) -> dict[str, Any]:
-        extras = projected.extras
-        scale = extras.get("scaling")
-        return {
-            "scale": projected.queries.shape[-1] ** -0.5 if scale is None else float(scale),
-            "window": self._traits.layers[index].window,
-            "softcap": extras.get("softcap"),
-            "sinks": extras.get("s_aux"),
-        }
+
+def attention_options(traits: Traits, index: int, projected: Projected) -> dict[str, Any]:
+    """The keywords of the attention kernels at layer ``index``: scale, window, softcap, sinks."""
+    extras = projected.extras
+    scale = extras.get("scaling")
+    return {
+        "scale": projected.queries.shape[-1] ** -0.5 if scale is None else float(scale),
+        "window": traits.layers[index].window,
+        "softcap": extras.get("softcap"),
+        "sinks": extras.get("s_aux"),
+    }

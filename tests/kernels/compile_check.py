@@ -34,6 +34,7 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     from rag.kernels.cascade_decode import cascade_decode
     from rag.kernels.column_mass import column_mass
     from rag.kernels.deviation import kv_deviation
+    from rag.kernels.ingest_prefill import ingest_prefill, room_for
     from rag.kernels.maxsim import maxsim
     from rag.kernels.merge_states import merge_states
     from rag.kernels.quantise import layer_of, quantise_kv
@@ -54,6 +55,12 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     def decode(dim: int, own: int) -> None:
         common, kept = bf16(8, 4096, dim), [bf16(8, own + 16, dim) for _ in range(4)]
         cascade_decode(bf16(4, 32, dim), common, common, kept, kept, [own] * 4, scale=0.1)
+
+    def ingest(dim: int, kind: Any, style: Any = "half", **more: Any) -> None:
+        kv, turns = bf16(8, 1024, dim), torch.empty(1024, dim // 2)
+        into = room_for(8, 2, 1024, dim, dim, kind, torch.bfloat16)
+        before = (bf16(8, 64, dim), bf16(8, 64, dim))
+        ingest_prefill(bf16(32, 1024, dim), kv, kv, [0, 512, 1024], turns, turns, style, into, before=before, scale=0.1, **more)
 
     def merge(dim: int) -> None:
         merge_states(bf16(2, 64, 32, dim), torch.empty(2, 32, 64))
@@ -88,11 +95,14 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"attention {dim} decoding", partial(attend, dim, 1)
         yield f"column mass {dim}", partial(mass, dim)
         yield f"cascade {dim}", partial(decode, dim, 128)
+        yield f"ingest {dim} int8", partial(ingest, dim, "int8")
         yield f"merge {dim}", partial(merge, dim)
         if not quick:
             yield f"cascade {dim} split", partial(decode, dim, 4096)
             yield f"attention {dim} window", partial(attend, dim, 1024, window=512)
     if not quick:
+        yield "ingest 128 plain interleaved", partial(ingest, 128, "plain", "interleaved")
+        yield "ingest 128 int4 window", partial(ingest, 128, "int4", window=256)
         yield "attention 256 softcap", partial(attend, 256, 1024, softcap=50.0)
     for kind in ("int4",) if quick else ("plain", "int8", "int4"):
         yield f"assembly {kind} half", partial(assemble, kind, "half")
