@@ -26,13 +26,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.record import write_result
 from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
+from rag.kernels.cascade_decode import cascade_decode, cascade_decode_reference
 from rag.kernels.choose import choose
 from rag.kernels.column_mass import column_mass, column_mass_reference
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
+from rag.kernels.ingest_prefill import ingest_prefill, ingest_prefill_reference, room_for
 from rag.kernels.maxsim import maxsim, maxsim_reference
+from rag.kernels.merge_states import merge_states, merge_states_reference
 from rag.kernels.quantise import layer_of, quantise_kv, quantise_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
+from rag.kernels.window_scores import window_scores, window_scores_reference
 
 FLUSH_BYTES = 256 << 20
 HEADS, KEY_HEADS, DIM = 32, 8, 128
@@ -143,6 +147,85 @@ def attention_cases(bench: Bench, small: bool) -> Iterator[Case]:
     yield Case(
         "column mass of 64 rows", mass, dense, lambda: relative(mass(), expected), 1e-4, 4 * keys.numel(),
         4 * HEADS * DIM * 64 * num_keys,
+    )  # fmt: skip
+
+
+def prompt_cases(bench: Bench, small: bool) -> Iterator[Case]:
+    """Chunks behind one beginning with codes written, decoding together, merged states, scores of a window."""
+    length, num_chunks, num_before = (24, 3, 8) if small else (512, 64, 64)
+    tokens, kind = length * num_chunks, torch.bfloat16
+    queries, keys, values = (
+        bench.normal(HEADS, tokens, DIM),
+        bench.normal(KEY_HEADS, tokens, DIM),
+        bench.normal(KEY_HEADS, tokens, DIM),
+    )
+    before = (bench.normal(KEY_HEADS, num_before, DIM), bench.normal(KEY_HEADS, num_before, DIM))
+    angles = torch.rand(num_before + length, DIM // 2) * 100
+    turns, borders = (angles.cos().to(bench.device), angles.sin().to(bench.device)), list(range(0, tokens + 1, length))
+    into, other = (room_for(KEY_HEADS, num_chunks, tokens, DIM, DIM, "int8", kind, device=bench.device) for _ in range(2))
+
+    def ingest() -> Tensor:
+        return ingest_prefill(queries, keys, values, borders, *turns, "half", into, before=before, scale=DIM**-0.5)
+
+    def ingest_error() -> float:
+        expected = ingest_prefill_reference(queries, keys, values, borders, *turns, "half", other, before=before, scale=DIM**-0.5)
+        found = ingest()
+        return max(relative(found, expected), float((into.keys != other.keys).double().mean()))
+
+    visible = num_chunks * length * (num_before + (length + 1) / 2)
+    moved = 2 * (2 * queries.numel() + 2 * keys.numel()) + 2 * keys.numel()
+    yield Case(f"{num_chunks} chunks of {length}, int8 kept", ingest, None, ingest_error, 6e-3, moved, 4 * HEADS * DIM * visible)
+
+    num_requests, common, own = (3, 64, 16) if small else (64, 8192, 128)
+    shared = (bench.normal(KEY_HEADS, common, DIM), bench.normal(KEY_HEADS, common, DIM))
+    asked = bench.normal(num_requests, HEADS, DIM)
+    kept = [bench.normal(2, KEY_HEADS, own, DIM) for _ in range(num_requests)]
+    step = (asked, *shared, [kv[0] for kv in kept], [kv[1] for kv in kept], [own] * num_requests)
+    whole = [torch.cat([torch.stack(shared), kv], 2) for kv in kept]
+
+    def cascade() -> Tensor:
+        return cascade_decode(*step, scale=DIM**-0.5)
+
+    def apart() -> list[Tensor]:
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return [attend(query[None, :, None], kv[:1], kv[1:], enable_gqa=True) for query, kv in zip(asked, whole, strict=True)]
+
+    moved = 2 * 2 * KEY_HEADS * DIM * (common + num_requests * own)
+    yield Case(
+        f"{num_requests} requests decode together", cascade, apart,
+        lambda: relative(cascade(), cascade_decode_reference(*step, scale=DIM**-0.5)), 6e-3, moved,
+        4 * HEADS * DIM * num_requests * (common + own),
+    )  # fmt: skip
+
+    outs, lses = bench.normal(2, tokens, HEADS, DIM), torch.randn(2, HEADS, tokens).to(bench.device)
+
+    def merge() -> Tensor:
+        return merge_states(outs, lses)[0]
+
+    def expression() -> Tensor:
+        return (lses.softmax(0).transpose(1, 2)[..., None] * outs).sum(0).bfloat16()
+
+    yield Case(
+        "two states merged",
+        merge,
+        expression,
+        lambda: relative(merge(), merge_states_reference(outs, lses)[0]),
+        6e-3,
+        6 * outs[0].numel(),
+        0,
+    )
+
+    last = torch.arange(common - 16, common, device=bench.device)
+    window = bench.normal(HEADS, 16, DIM)
+    _, known = selective_attention(window, *shared, last, num_keys=common, scale=DIM**-0.5, return_lse=True)
+
+    def scores() -> Tensor:
+        return window_scores(window, shared[0], last, known, num_keys=common, scale=DIM**-0.5)
+
+    yield Case(
+        "scores of a window of 16", scores, None,
+        lambda: relative(scores(), window_scores_reference(window, shared[0], last, known, num_keys=common, scale=DIM**-0.5)),
+        1e-4, 2 * shared[0].numel(), 2.0 * HEADS * DIM * 16 * common,
     )  # fmt: skip
 
 
@@ -275,7 +358,7 @@ def main() -> int:
         ceilings = bench.ceilings(options.small)
         print(f"{chosen.name} ({chosen.why}); copies {ceilings[0] / 1e9:.0f} GB/s, products {ceilings[1] / 1e12:.1f} TFLOP/s")
         cases: dict[str, dict[str, Any]] = {}
-        for made in (attention_cases, storage_cases, search_cases):
+        for made in (attention_cases, prompt_cases, storage_cases, search_cases):
             for case in made(bench, options.small):
                 cases[case.name] = figures(bench, case, ceilings)
                 print(f"{case.name}: {cases[case.name]}", flush=True)

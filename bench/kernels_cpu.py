@@ -1,16 +1,19 @@
 """The key-value kernels on a processor beside what torch offers for the same: milliseconds by turns, ratios, errors against float64.
 
-    python bench/kernels_cpu.py
+    python bench/kernels_cpu.py [--part requests]
 
 Shapes: 16 layers, 4 key heads of 64 (assembly of 8 pieces of 512 tokens); 16 query heads, 4,128 keys (attention); 12 heads of 64, 64 texts of 8 to
 256 tokens (attention within texts); 32 query tokens, 1,000 documents of 20 to 300 tokens of 128 dimensions (late interaction). Peers: assembly as
-torch expressions; ``scaled_dot_product_attention`` with a mask tensor, causal, with one query, and over padded texts; ``einsum`` over padded documents. Every figure is the median of runs that take
+torch expressions; ``scaled_dot_product_attention`` with a mask tensor, causal, with one query, and over padded texts; ``einsum`` over padded
+documents. Requests: chunks of 512 tokens behind 64, a decoding step of 8 requests with 4,096 common keys, states of attention, rotation; peers are
+torch's attention request by request, and expressions. Every figure is the median of runs that take
 turns, with one thread and with two; the load of the machine before and after stands in the result: on shared cores torch's operations of two
 threads wait for each other, by whole time slices, and only the figures with one thread compare the loops themselves.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -25,7 +28,11 @@ sys.path.insert(0, str(ROOT))
 from bench.record import alternating, write_result
 from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
 from rag.kernels.maxsim import maxsim
+from rag.kernels.cascade_decode import cascade_decode
+from rag.kernels.ingest_prefill import ingest_prefill, room_for
+from rag.kernels.merge_states import merge_states
 from rag.kernels.quantise import layer_of, quantise_kv
+from rag.kernels.rotate import rotate, rotate_reference
 from rag.kernels.selective_attention import selective_attention
 from rag.kernels.varlen_attention import varlen_attention
 
@@ -133,12 +140,97 @@ def late_interaction(dtype: torch.dtype) -> dict[str, Any]:
     return found
 
 
+def ingest(dtype: torch.dtype) -> dict[str, Any]:
+    """Eight chunks behind a beginning of 64 tokens: rotated, attended, kept; beside rotation by torch and its attention with a mask, chunk by chunk."""
+    num_before, tokens = 64, PIECES * PIECE_TOKENS
+    queries, keys = torch.randn(HEADS, tokens, DIM).to(dtype), torch.randn(KEY_HEADS, tokens, DIM).to(dtype)
+    values, old = torch.randn(KEY_HEADS, tokens, DIM).to(dtype), torch.randn(2, KEY_HEADS, num_before, DIM).to(dtype)
+    borders = list(range(0, tokens + 1, PIECE_TOKENS))
+    angles = torch.rand(num_before + PIECE_TOKENS, DIM // 2) * 100
+    turns = (angles.cos(), angles.sin())
+    into = room_for(KEY_HEADS, PIECES, tokens, DIM, DIM, "plain", dtype)
+    kept = room_for(KEY_HEADS, PIECES, tokens, DIM, DIM, "plain", dtype)
+    mask = torch.ones(PIECE_TOKENS, num_before + PIECE_TOKENS, dtype=torch.bool).tril(num_before)
+
+    def ours() -> torch.Tensor:
+        return ingest_prefill(queries, keys, values, borders, *turns, "half", into, before=(old[0], old[1]), scale=DIM**-0.5)
+
+    def peer() -> torch.Tensor:
+        outs = []
+        for first in borders[:-1]:
+            rows = slice(first, first + PIECE_TOKENS)
+            fresh, asked = (
+                rotate_reference(part[:, rows], *(turn[num_before:] for turn in turns), "half") for part in (keys, queries)
+            )
+            seen, shown = torch.cat([old[0], fresh], 1), torch.cat([old[1], values[:, rows]], 1)
+            found = torch.nn.functional.scaled_dot_product_attention(
+                asked[None], seen[None], shown[None], attn_mask=mask, enable_gqa=True
+            )
+            outs.append(found[0].transpose(0, 1))
+        kept.keys.copy_(keys)
+        kept.values.copy_(values)
+        return torch.cat(outs)
+
+    found = compared({"ours": ours, "sdpa": peer}, "sdpa")
+    assert _relative(ours(), peer().double()) < 1e-2 and torch.equal(into.keys, kept.keys)
+    return found
+
+
+def together(num_requests: int, dtype: torch.dtype) -> dict[str, Any]:
+    """A decoding step of requests with 4,096 common keys and 128 of their own, beside torch's attention request by request."""
+    num_common, own = 4096, 128
+    buffers = [torch.randn(2, KEY_HEADS, num_common + own, DIM).to(dtype) for _ in range(num_requests)]
+    for buffer in buffers:
+        buffer[:, :, :num_common] = buffers[0][:, :, :num_common]
+    queries = torch.randn(num_requests, HEADS, DIM).to(dtype)
+    common = buffers[0][:, :, :num_common]
+    keys, values = ([buffer[part, :, num_common:] for buffer in buffers] for part in (0, 1))
+
+    def ours() -> torch.Tensor:
+        return cascade_decode(queries, common[0], common[1], keys, values, [own] * num_requests, scale=DIM**-0.5)
+
+    def peer() -> torch.Tensor:
+        attend = torch.nn.functional.scaled_dot_product_attention
+        outs = [
+            attend(query[None, :, None], buffer[:1], buffer[1:], enable_gqa=True)
+            for query, buffer in zip(queries, buffers, strict=True)
+        ]
+        return torch.cat(outs)[:, :, 0]
+
+    found = compared({"ours": ours, "sdpa": peer}, "sdpa")
+    assert _relative(ours(), peer().double()) < 2e-2
+    return found
+
+
+def merging(dtype: torch.dtype) -> dict[str, Any]:
+    """Two states of 4,096 tokens, beside a softmax over logarithms and a weighted sum."""
+    outs, lses = torch.randn(2, 4096, HEADS, DIM).to(dtype), torch.randn(2, HEADS, 4096)
+
+    def peer() -> torch.Tensor:
+        return (lses.softmax(0).transpose(1, 2)[..., None] * outs).sum(0).to(dtype)
+
+    found = compared({"ours": lambda: merge_states(outs, lses), "torch": peer}, "torch")
+    assert _relative(merge_states(outs, lses)[0], peer().double()) < 1e-2
+    return found
+
+
+def rotation(dtype: torch.dtype) -> dict[str, Any]:
+    """Queries of 4,096 tokens, beside the same as torch expressions."""
+    x, (cos, sin) = torch.randn(HEADS, 4096, DIM).to(dtype), torch.rand(2, 4096, DIM // 2)
+    assert torch.equal(rotate(x, cos, sin, "half"), rotate_reference(x, cos, sin, "half"))
+    runs = {"ours": lambda: rotate(x, cos, sin, "half"), "torch": lambda: rotate_reference(x, cos, sin, "half")}
+    return compared(runs, "torch")
+
+
 def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
 def main() -> None:
     """Prints and records the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("layers", "requests"), help="only one of the two; its result has a file of its own")
+    options = parser.parse_args()
     torch.manual_seed(0)
     load_before = os.getloadavg()
     result: dict[str, dict[str, Any]] = {}
@@ -147,18 +239,25 @@ def main() -> None:
             torch.set_num_threads(threads)
             for name, dtype in DTYPES.items():
                 case = f"{name}, threads: {threads}"
-                for kind in ("plain", "int8", "int4"):
-                    result[f"assembly {kind} {case}"] = assembly(kind, dtype)
-                for rows, words in ((NUM_ROWS, "scattered queries"), (NUM_KEYS, "every position"), (1, "decoding")):
-                    result[f"attention {words} {case}"] = attention(rows, dtype)
-                result[f"attention within texts {case}"] = within_texts(dtype)
-                result[f"late interaction {case}"] = late_interaction(dtype)
+                if options.part != "requests":
+                    for kind in ("plain", "int8", "int4"):
+                        result[f"assembly {kind} {case}"] = assembly(kind, dtype)
+                    for rows, words in ((NUM_ROWS, "scattered queries"), (NUM_KEYS, "every position"), (1, "decoding")):
+                        result[f"attention {words} {case}"] = attention(rows, dtype)
+                    result[f"attention within texts {case}"] = within_texts(dtype)
+                    result[f"late interaction {case}"] = late_interaction(dtype)
+                if options.part != "layers":
+                    result[f"chunks behind one beginning {case}"] = ingest(dtype)
+                    result[f"8 requests decode together {case}"] = together(8, dtype)
+                    result[f"two states merged {case}"] = merging(dtype)
+                    result[f"rotation {case}"] = rotation(dtype)
     for title, figures in result.items():
         print(f"{figures['peer_over_ours']:6.2f} x  {title}  {figures['milliseconds']}")
     shapes = {"layers": LAYERS, "key_heads": KEY_HEADS, "heads": HEADS, "dim": DIM, "keys": NUM_KEYS, "scattered_rows": NUM_ROWS}
     loads = {"before": load_before, "after": os.getloadavg()}
     note = "cores shared with other work: with two threads the peers wait at barriers, with one they do not"
-    write_result("kernels_cpu", {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "cases": result})
+    name = f"kernels_cpu_{options.part}" if options.part else "kernels_cpu"
+    write_result(name, {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "cases": result})
 
 
 if __name__ == "__main__":

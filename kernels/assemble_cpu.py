@@ -17,12 +17,12 @@ from rag.kernels.assemble import LayerKV
 from rag.kernels.crew import split
 from rag.kernels.numbers_cpu import array_at, bits, narrow, pointer, wide
 from rag.kernels.rotate import Style
+from rag.kernels.rotate_cpu import STYLES, turn_row
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-STYLES = {"none": 0, "half": 1, "interleaved": 2}
 _LAYER, _HEAD, _ROW, _TOKENS, _KEYS, _KEY_STRIDE, _KEY_SCALES, _VALUES, _VALUE_STRIDE, _VALUE_SCALES = range(10)
 
 
@@ -80,9 +80,9 @@ def _jobs(group: Sequence[tuple[int, int, LayerKV]]) -> tuple[list[Tensor], NDAr
 def _write(
     jobs: Any, like: Any, to: Any, coded: bool, packed: bool, turns: Any, style: int, keys: Any, values: Any
 ) -> None:  # pragma: no cover - compiled
-    key_dim, value_dim, pairs = keys.shape[3], values.shape[3], turns.shape[2]
+    key_dim, value_dim = keys.shape[3], values.shape[3]
     row = np.empty(max(key_dim, value_dim), np.float32)
-    ones = np.ones(key_dim, np.float32)
+    ones, none = np.ones(key_dim, np.float32), np.empty(0, np.float32)
     for job in range(len(jobs)):
         layer, head, start, tokens = jobs[job, _LAYER], jobs[job, _HEAD], jobs[job, _ROW], jobs[job, _TOKENS]
         key_scales, value_scales = ones, ones
@@ -98,19 +98,10 @@ def _write(
                 for place in range(key_dim):
                     row[place] *= key_scales[place]
             out = keys[layer, head, start + token]
-            if style == 1:
-                cos, sin = turns[0, start + token], turns[1, start + token]
-                for pair in range(pairs):
-                    out[pair] = narrow(row[pair] * cos[pair] - row[pair + pairs] * sin[pair], to)
-                for pair in range(pairs):
-                    out[pair + pairs] = narrow(row[pair + pairs] * cos[pair] + row[pair] * sin[pair], to)
-            elif style == 2:
-                cos, sin = turns[0, start + token], turns[1, start + token]
-                for pair in range(pairs):
-                    out[2 * pair] = narrow(row[2 * pair] * cos[pair] - row[2 * pair + 1] * sin[pair], to)
-                    out[2 * pair + 1] = narrow(row[2 * pair + 1] * cos[pair] + row[2 * pair] * sin[pair], to)
-            for place in range(2 * pairs, key_dim):
-                out[place] = narrow(row[place], to)
+            if style:
+                turn_row(row[:key_dim], turns[0, start + token], turns[1, start + token], style, out, to)
+            else:
+                turn_row(row[:key_dim], none, none, style, out, to)
         for token in range(tokens):
             _widen(stored_values[token * value_step :], packed, value_dim, row)
             scale = value_scales[token] if coded else np.float32(1)

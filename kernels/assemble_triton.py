@@ -226,8 +226,7 @@ def quantise_triton(keys: Tensor, values: Tensor, kind: Literal["int8", "int4"])
         codes = torch.empty(*lead, tokens, width, dtype=code, device=x.device)
         if x.numel():
             quantise_rows[(x.numel() // (tokens * dim),)](
-                x, codes, scales, tokens, D=dim, WIDTH=width, WP=triton.next_power_of_2(width), BT=32,
-                INT4=kind == "int4", BY_TOKEN=by_token, num_warps=4,
+                x, codes, scales, tokens, D=dim, INT4=kind == "int4", BY_TOKEN=by_token, num_warps=4,
             )  # fmt: skip
         found.append((codes, scales))
     return LayerKV(found[0][0], found[1][0], found[0][1], found[1][1], kind)
@@ -241,47 +240,46 @@ def _levels(x, scale, LEVELS: tl.constexpr):
 
 
 @triton.jit
-def quantise_rows(
-    x,
-    codes,
-    scales,
-    tokens,
-    D: tl.constexpr,
-    WIDTH: tl.constexpr,
-    WP: tl.constexpr,
-    BT: tl.constexpr,
-    INT4: tl.constexpr,
-    BY_TOKEN: tl.constexpr,
-):
-    LEVELS: tl.constexpr = 7.0 if INT4 else 127.0
+def quantise_rows(x, codes, scales, tokens, D: tl.constexpr, INT4: tl.constexpr, BY_TOKEN: tl.constexpr):
+    WIDTH: tl.constexpr = D // 2 if INT4 else D
     head = tl.program_id(0).to(tl.int64)
+    scales += head * tokens if BY_TOKEN else head * D
+    code_rows(x + head * tokens * D, D, codes + head * tokens * WIDTH, WIDTH, scales, tokens, D, INT4, BY_TOKEN)
+
+
+@triton.jit
+def code_rows(base, x_row, codes, code_row, scales, tokens, D: tl.constexpr, INT4: tl.constexpr, BY_TOKEN: tl.constexpr):
+    """Codes and scales of the ``tokens`` rows of one head: a scale a token, or a scale a channel, whose maximum is a first read of the rows."""
+    LEVELS: tl.constexpr = 7.0 if INT4 else 127.0
+    WIDTH: tl.constexpr = D // 2 if INT4 else D
+    WP: tl.constexpr = triton.next_power_of_2(WIDTH)
+    BT: tl.constexpr = 32
     d = tl.arange(0, WP)
-    base = x + head * tokens * D
     most = tl.zeros((WP,), tl.float32)
     most_high = tl.zeros((WP,), tl.float32)
     if not BY_TOKEN:
         for start in range(0, tokens, BT):
             t = start + tl.arange(0, BT)
             ok = (t < tokens)[:, None] & (d < WIDTH)[None, :]
-            a = tl.load(base + (t * D)[:, None] + d[None, :], mask=ok, other=0.0).to(tl.float32)
+            a = tl.load(base + (t * x_row)[:, None] + d[None, :], mask=ok, other=0.0).to(tl.float32)
             most = tl.maximum(most, tl.max(tl.abs(a), 0))
             if INT4:
-                b = tl.load(base + (t * D)[:, None] + d[None, :] + WIDTH, mask=ok, other=0.0).to(tl.float32)
+                b = tl.load(base + (t * x_row)[:, None] + d[None, :] + WIDTH, mask=ok, other=0.0).to(tl.float32)
                 most_high = tl.maximum(most_high, tl.max(tl.abs(b), 0))
         most, most_high = tl.div_rn(most, LEVELS), tl.div_rn(most_high, LEVELS)
-        tl.store(scales + head * D + d, most, mask=d < WIDTH)
+        tl.store(scales + d, most, mask=d < WIDTH)
         if INT4:
-            tl.store(scales + head * D + d + WIDTH, most_high, mask=d < WIDTH)
+            tl.store(scales + d + WIDTH, most_high, mask=d < WIDTH)
     for start in range(0, tokens, BT):
         t = start + tl.arange(0, BT)
         ok = (t < tokens)[:, None] & (d < WIDTH)[None, :]
-        a = tl.load(base + (t * D)[:, None] + d[None, :], mask=ok, other=0.0).to(tl.float32)
+        a = tl.load(base + (t * x_row)[:, None] + d[None, :], mask=ok, other=0.0).to(tl.float32)
         b = a
         if INT4:
-            b = tl.load(base + (t * D)[:, None] + d[None, :] + WIDTH, mask=ok, other=0.0).to(tl.float32)
+            b = tl.load(base + (t * x_row)[:, None] + d[None, :] + WIDTH, mask=ok, other=0.0).to(tl.float32)
         if BY_TOKEN:
             scale = tl.div_rn(tl.maximum(tl.max(tl.abs(a), 1), tl.max(tl.abs(b), 1)), LEVELS)
-            tl.store(scales + head * tokens + t, scale, mask=t < tokens)
+            tl.store(scales + t, scale, mask=t < tokens)
             low, high = _levels(a, scale[:, None], LEVELS), _levels(b, scale[:, None], LEVELS)
         else:
             low, high = _levels(a, most[None, :], LEVELS), _levels(b, most_high[None, :], LEVELS)
@@ -289,4 +287,4 @@ def quantise_rows(
             code = ((low + 8.0).to(tl.int32) | ((high + 8.0).to(tl.int32) << 4)).to(tl.uint8)
         else:
             code = low.to(tl.int8)
-        tl.store(codes + (head * tokens + t)[:, None] * WIDTH + d[None, :], code, mask=ok)
+        tl.store(codes + (t * code_row)[:, None] + d[None, :], code, mask=ok)

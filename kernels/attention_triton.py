@@ -9,12 +9,13 @@ split over programs and the states merged. Floors: see ``selective_attention`` a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import triton
 import triton.language as tl
 
-from rag.kernels.selective_attention import merge_states, with_sinks
+from rag.kernels.merge_triton import merge_triton
+from rag.kernels.selective_attention import with_sinks
 
 if TYPE_CHECKING:
     import torch
@@ -34,13 +35,21 @@ TILES = {  # (architecture, head dimension up to, many or few rows): compiled wi
     (80, 256, "many"): Tile(32, 32, 4, 2),
     (80, 64, "few"): Tile(16, 64, 4, 3),
     (80, 128, "few"): Tile(16, 64, 4, 2),
-    (80, 256, "few"): Tile(16, 32, 4, 2),
+    (80, 256, "few"): Tile(16, 64, 8, 2),
     (90, 64, "many"): Tile(128, 64, 8, 3),
     (90, 128, "many"): Tile(128, 64, 8, 3),
     (90, 256, "many"): Tile(64, 64, 8, 2),
     (90, 64, "few"): Tile(16, 64, 4, 3),
     (90, 128, "few"): Tile(16, 64, 4, 3),
-    (90, 256, "few"): Tile(16, 64, 4, 2),
+    (90, 256, "few"): Tile(16, 64, 8, 2),
+}
+SCORE_TILES = {  # (architecture, head dimension up to)
+    (80, 64): Tile(32, 64, 4, 2),
+    (80, 128): Tile(32, 64, 4, 2),
+    (80, 256): Tile(32, 32, 4, 2),
+    (90, 64): Tile(32, 64, 4, 2),
+    (90, 128): Tile(32, 64, 4, 2),
+    (90, 256): Tile(32, 32, 4, 2),
 }
 PROGRAMS = 264
 """Below this many programs (two a multiprocessor of an H200) the keys are split as well."""
@@ -73,9 +82,9 @@ def attention_triton(
     sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Output and logarithm of the denominator; see ``selective_attention.selective_attention``."""
-    outs, lses = _launch(queries, keys, values, positions, num_keys, scale, window, softcap)
-    out, lse = (outs[0], lses[0]) if len(outs) == 1 else merge_states(list(outs), list(lses))
-    return with_sinks(out.to(queries.dtype), lse, sinks)
+    outs, lses = attend_states(queries, keys, values, positions, num_keys, scale, window, softcap)
+    out, lse = (outs[0], lses[0]) if len(outs) == 1 else merge_triton(outs, lses, queries.dtype)
+    return with_sinks(out, lse, sinks)
 
 
 def column_mass_triton(
@@ -92,25 +101,41 @@ def column_mass_triton(
     """See ``column_mass.column_mass``: denominators first, then a sum over the rows for every block of keys."""
     import torch
 
-    _, lses = _launch(queries, keys, None, positions, num_keys, scale, window, softcap)
+    _, lses = attend_states(queries, keys, None, positions, num_keys, scale, window, softcap)
     lse = torch.logsumexp(lses, 0)
     if sinks is not None:
         lse = torch.logaddexp(lse, sinks.float()[:, None])
+    scores = window_scores_triton(queries, keys, positions, lse, num_keys=num_keys, scale=scale, window=window, softcap=softcap)
+    return scores.sum(0)
+
+
+def window_scores_triton(
+    queries: Tensor,
+    keys: Tensor,
+    positions: Tensor,
+    lse: Tensor,
+    *,
+    num_keys: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """See ``window_scores.window_scores``: a sum over the rows for every block of keys."""
+    import torch
+
     num_heads, tokens, dim = queries.shape
     group = num_heads // keys.shape[0]
-    mass = torch.zeros(keys.shape[0], num_keys, device=keys.device)
+    scores = torch.zeros(keys.shape[0], num_keys, device=keys.device)
     if not num_keys or not tokens:
-        return mass.sum(0)
+        return scores
     packed = triton.next_power_of_2(group)
-    wide: dict[str, Any] = {"PRECISION": "ieee" if queries.dtype == torch.float32 else "tf32"}
-    block = 64 if dim <= 128 else 32
-    row_tokens = max(1, max(32, packed) // packed)
-    masses[(triton.cdiv(num_keys, block), keys.shape[0])](
+    tile = SCORE_TILES[architecture(queries.device), 64 if dim <= 64 else 128 if dim <= 128 else 256]
+    masses[(triton.cdiv(num_keys, tile.keys), keys.shape[0])](
         queries,
         keys,
         positions,
-        lse.contiguous(),
-        mass,
+        lse.float().contiguous(),
+        scores,
         scale,
         softcap or 1.0,
         tokens,
@@ -122,17 +147,17 @@ def column_mass_triton(
         GP=packed,
         D=dim,
         DP=max(16, triton.next_power_of_2(dim)),
-        BQ=row_tokens,
-        BN=block,
+        BQ=max(1, tile.rows // packed),
+        BN=tile.keys,
         SOFTCAP=bool(softcap),
-        num_warps=4,
-        num_stages=2,
-        **wide,
+        PRECISION="ieee" if queries.dtype == torch.float32 else "tf32",
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
-    return mass.sum(0)
+    return scores
 
 
-def _launch(
+def attend_states(
     queries: Tensor,
     keys: Tensor,
     values: Tensor | None,
@@ -141,8 +166,12 @@ def _launch(
     scale: float,
     window: int | None,
     softcap: float | None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Outputs ``(splits, T, Hq, Dv)`` and logarithms float32 ``(splits, Hq, T)``; without values the outputs mean nothing."""
+    """Outputs ``(splits, T, Hq, Dv)`` and logarithms float32 ``(splits, Hq, T)``; without values the outputs mean nothing.
+
+    The outputs are of ``dtype``, or of the queries' if there is one split, float32 if there are more.
+    """
     import torch
 
     num_heads, tokens, dim = queries.shape
@@ -155,7 +184,7 @@ def _launch(
     splits = max(1, min(PROGRAMS // max(1, tiles * heads), num_keys // LEAST_KEYS))
     span = triton.cdiv(triton.cdiv(max(num_keys, 1), splits), tile.keys) * tile.keys
     splits = triton.cdiv(max(num_keys, 1), span)
-    kind = torch.float32 if splits > 1 else queries.dtype
+    kind = dtype or (torch.float32 if splits > 1 else queries.dtype)
     outs = torch.empty(splits, tokens, num_heads, value_dim if values is not None else 1, dtype=kind, device=queries.device)
     lses = torch.empty(splits, num_heads, tokens, device=queries.device)
     if tokens:
@@ -202,7 +231,17 @@ def _scores(q, k, scale, softcap, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr
 
 
 @triton.jit
-def _step(
+def weighed(x, m, total):
+    """Weights of scores ``x`` (times log2 e) against the largest so far; returns it, the weights, what the old state keeps, and the new sum."""
+    largest = tl.maximum(m, tl.max(x, 1))
+    shift = tl.where(largest == float("-inf"), 0.0, largest)
+    p = tl.exp2(x - shift[:, None])
+    fade = tl.exp2(m - shift)
+    return largest, p, fade, total * fade + tl.sum(p, 1)
+
+
+@triton.jit
+def advance(
     q,
     k_base,
     v_base,
@@ -243,11 +282,7 @@ def _step(
         if WINDOW:
             seen = seen & ((j + n)[None, :] > pos[:, None] - window)
         x = tl.where(seen, x, float("-inf"))
-    largest = tl.maximum(m, tl.max(x, 1))
-    shift = tl.where(largest == float("-inf"), 0.0, largest)
-    p = tl.exp2(x - shift[:, None])
-    fade = tl.exp2(m - shift)
-    total = total * fade + tl.sum(p, 1)
+    m, p, fade, total = weighed(x, m, total)
     if VALUES:
         if MASKED:
             v = tl.load(v_base + v_tile, mask=real[:, None] & (e < DV)[None, :], other=0.0)
@@ -256,7 +291,7 @@ def _step(
         else:
             v = tl.load(v_base + v_tile, mask=(e < DV)[None, :], other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
-    return largest, total, acc
+    return m, total, acc
 
 
 @triton.jit
@@ -320,14 +355,14 @@ def attend(
     k_base = keys + head.to(tl.int64) * k_head + low.to(tl.int64) * k_row
     v_base = values + head.to(tl.int64) * v_head + low.to(tl.int64) * v_row
     for j in range(low, free, BN):
-        m, total, acc = _step(
+        m, total, acc = advance(
             q, k_base, v_base, k_tile, v_tile, pos, j, high, m, total, acc, scale, softcap, window,
             D, DP, DV, DVP, BN, False, WINDOW, SOFTCAP, VALUES, PRECISION,
         )  # fmt: skip
         k_base += BN * k_row
         v_base += BN * v_row
     for j in range(free, high, BN):
-        m, total, acc = _step(
+        m, total, acc = advance(
             q, k_base, v_base, k_tile, v_tile, pos, j, high, m, total, acc, scale, softcap, window,
             D, DP, DV, DVP, BN, True, WINDOW, SOFTCAP, VALUES, PRECISION,
         )  # fmt: skip
@@ -385,6 +420,7 @@ def masses(
             q_tile = ((r // GP) * q_row)[:, None] + ((r % GP).to(tl.int64) * q_head)[:, None] + d[None, :]
             q = tl.load(q_base + q_tile, mask=ok[:, None] & (d < D)[None, :], other=0.0)
             lse = tl.load(lses + (head * G + r % GP).to(tl.int64) * tokens + token, mask=ok, other=0.0)
+            lse = tl.where(lse == float("-inf"), 0.0, lse)  # such a row sees nothing
             x = _scores(q, k, scale, softcap, SOFTCAP, PRECISION)
             seen = ok[:, None] & real[None, :] & (pos[:, None] >= (j + n)[None, :])
             seen = seen & ((window == 0) | ((j + n)[None, :] > pos[:, None] - window))

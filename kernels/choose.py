@@ -39,13 +39,18 @@ def choose(*tensors: Tensor) -> Choice:
         return Choice(cast(Name, forced), f"{VARIABLE}={forced}")
     kind = devices.pop().type
     if kind == "cuda":
-        if _has_triton():
-            return Choice("triton", "tensors on a GPU")
-        return Choice("reference", "tensors on a GPU and triton is not installed")
+        return gpu_choice()
     types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.is_floating_point()}
     if kind == "cpu" and types <= {"float32", "bfloat16"}:
         return Choice("cpu", "tensors in memory")
     return Choice("reference", f"no kernel for {', '.join(sorted(types))} on {kind}")
+
+
+def gpu_choice() -> Choice:
+    """What runs for tensors on a GPU."""
+    if _has_triton():
+        return Choice("triton", "tensors on a GPU")
+    return Choice("reference", "tensors on a GPU and triton is not installed")
 
 
 @lru_cache(maxsize=1)

@@ -1,14 +1,14 @@
 """How much attention each key receives from a set of queries. Knows positions; no model, no selection.
 
 ``mass_j = sum over heads h and rows i of softmax_j(scale q_hi k_j)``: a column sum of the attention matrix, which is never held as a whole.
-With sinks the probabilities of a row sum to less than one. Masks are those of ``selective_attention``.
+It is ``window_scores`` summed over key heads, for queries whose denominators are not known yet: they are computed first. With sinks the probabilities of a row sum to less than one. Masks are those of ``selective_attention``.
 Floor: 2 Hq D sum(visible keys) operations twice (denominators first, then columns), one read of the keys each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag.kernels.choose import choose
 from rag.kernels.selective_attention import check_attention, finite, visible_scores_reference
@@ -45,45 +45,11 @@ def _implementation(name: str) -> Callable[..., Tensor]:
     return _column_mass_cpu if name == "cpu" else column_mass_reference
 
 
-def _column_mass_cpu(
-    queries: Tensor,
-    keys: Tensor,
-    positions: Tensor,
-    *,
-    num_keys: int,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    """Tile by tile: the scores of some rows, their softmax, its column sums."""
-    import torch
+def _column_mass_cpu(queries: Tensor, keys: Tensor, positions: Tensor, **more: Any) -> Tensor:
+    """The softmax of a tile gives the denominators on the way."""
+    from rag.kernels.window_scores import window_scores_cpu
 
-    from rag.kernels.attention_cpu import TILE_ROWS, seeing_rows, tile_scores
-    from rag.kernels.crew import each
-
-    heads, num_heads = keys.shape[0], queries.shape[0]
-    first, last = seeing_rows(positions, num_keys, window)
-    tokens = max(1, TILE_ROWS // num_heads)
-    mass = torch.zeros(num_keys)
-    parts: list[tuple[int, int, Tensor]] = []
-
-    def add(start: int) -> None:
-        tile = slice(start, min(start + tokens, last))
-        rows = queries[:, tile].reshape(heads, -1, queries.shape[2])
-        scores, begin, end = tile_scores(
-            rows, keys, positions[tile], num_keys=num_keys, scale=scale, window=window, softcap=softcap
-        )
-        if sinks is not None:
-            sink = sinks.float().repeat_interleave(len(positions[tile])).view(heads, -1, 1)
-            scores = torch.cat([scores, sink], 2)
-        weights = torch.softmax(scores, 2, out=scores)
-        parts.append((begin, end, weights[..., : end - begin].sum((0, 1))))
-
-    each(range(first, last, tokens), add)
-    for begin, end, part in sorted(parts, key=lambda part: part[:2]):  # one order of sums, whichever thread was first
-        mass[begin:end] += part
-    return mass
+    return window_scores_cpu(queries, keys, positions, None, **more).sum(0)
 
 
 def column_mass_reference(

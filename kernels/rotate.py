@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from rag.kernels.choose import choose
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -39,7 +41,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: Style) -> Tensor:
     check_table(style, x.shape[-1], x.shape[-2], cos, sin)
     if style != "none" and cos.shape[0] != x.shape[-2]:
         raise ValueError(f"{x.shape[-2]} tokens, but {cos.shape[0]} rows of rotations")
-    return rotate_reference(x, cos, sin, style)
+    if style == "none" or not x.numel() or x.stride(-1) != 1 or choose(x).name != "cpu":
+        return rotate_reference(x, cos, sin, style)
+    from rag.kernels.rotate_cpu import rotate_cpu
+
+    return rotate_cpu(x.reshape(-1, *x.shape[-2:]), cos, sin, style).view(x.shape)
 
 
 def rotate_reference(x: Tensor, cos: Tensor, sin: Tensor, style: Style) -> Tensor:

@@ -9,7 +9,7 @@ Floor: 4 Hq D sum(visible keys) operations; decoding (one query) reads keys and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, overload
 
 from rag.kernels.choose import choose
@@ -165,22 +165,3 @@ def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor | None) -> tuple[Tensor, 
         return out, lse
     total = torch.logaddexp(lse, sinks.float()[:, None])
     return out.mul_(torch.exp(lse - total).T[:, :, None]), total
-
-
-def merge_states(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """One attention out of attentions of the same queries over disjoint sets of keys.
-
-    ``outs`` ``(T, Hq, Dv)`` each, ``lses`` float32 ``(Hq, T)`` each, as ``selective_attention`` returns them; sinks must be in one of them only.
-    Each part counts with ``exp(lse_i - lse)``; empty parts (minus infinity) count nothing. Raises ``ValueError`` for nothing to merge.
-    """
-    import torch
-
-    if not outs or len(outs) != len(lses):
-        raise ValueError(f"{len(outs)} outputs and {len(lses)} logarithms to merge")
-    stacked = torch.stack(list(lses)).float()
-    total = torch.logsumexp(stacked, 0)
-    weights = torch.exp(stacked - finite(total))
-    merged = torch.zeros(outs[0].shape, dtype=torch.promote_types(outs[0].dtype, torch.float32), device=outs[0].device)
-    for out, weight in zip(outs, weights, strict=True):
-        merged.addcmul_(out.to(merged.dtype), weight.T[:, :, None].to(merged.dtype))
-    return merged.to(outs[0].dtype), total

@@ -47,7 +47,8 @@ class ParallelAttention:
     def _merged(self, attending: Attending, first: int) -> torch.Tensor:
         import torch
 
-        from rag.kernels.selective_attention import merge_states, selective_attention
+        from rag.kernels.merge_states import merge_states
+        from rag.kernels.selective_attention import selective_attention
 
         queries, slots, options = attending.queries[:, first:], attending.rows.slots[first:], dict(attending.options)
         everywhere = torch.full_like(slots, attending.num_keys)

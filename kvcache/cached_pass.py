@@ -9,7 +9,7 @@ to their kernels, would let them see the future.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rag.kvcache.arena import Arena
@@ -26,7 +26,7 @@ class Rows:
 
     ``slots`` int64 ``[T]``, ascending: where they stand in the prompt. ``positions`` ``[T]``: what they are rotated to, the
     slots themselves unless a method says otherwise. ``num_logits``: how many of the last rows are asked for logits.
-    ``attention``: what attends instead of plain causal attention. ``watch``: shown what each layer attends with.
+    ``attention``: what attends instead of plain causal attention. ``watch``: shown what each layer has attended with.
     ``captured``: takes, if given, the un-rotated keys and values ``[Hkv, T, D]`` of each layer.
     """
 
@@ -47,12 +47,16 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Attending:
-    """What a layer attends with: rotated ``queries [Hq, T, Dk]`` of some rows, and the keywords of the attention kernels."""
+    """What a layer attends with: rotated ``queries [Hq, T, Dk]`` of some rows, and the keywords of the attention kernels.
+
+    ``lse``: for who watches plain causal attention, the logarithms of its denominators ``[Hq, T]``.
+    """
 
     layer: int
     queries: torch.Tensor
     rows: Rows
     options: Mapping[str, Any]
+    lse: torch.Tensor | None = None
 
     @property
     def keys(self) -> torch.Tensor:
@@ -78,24 +82,30 @@ Narrow = Callable[[Rows, "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 def causal(attending: Attending) -> torch.Tensor:
     """Attention by absolute slot, ``[T, Hq, Dv]``."""
+    return causal_state(attending)[0]
+
+
+def causal_state(attending: Attending) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention by absolute slot, ``[T, Hq, Dv]``, and the logarithms of its denominators, float32 ``[Hq, T]``."""
     from rag.kernels.selective_attention import selective_attention
 
-    out: torch.Tensor = selective_attention(
+    return selective_attention(
         attending.queries,
         attending.keys,
         attending.values,
         attending.rows.slots,
         num_keys=attending.num_keys,
+        return_lse=True,
         **attending.options,
     )
-    return out
 
 
 class CachedPass:
     """A pass of ``requests``, whose rows lie one after another in the hidden states; padding does not exist.
 
     ``narrow``: check layer -> per request what decides there which of its rows go on. The fresh keys and values of every row
-    that arrives at a check layer replace the stale ones of that layer.
+    that arrives at a check layer replace the stale ones of that layer. ``common``: first slots that hold the same in all requests, each
+    of which has one row, the one behind its last; layers without a window read them once for all.
     """
 
     def __init__(
@@ -105,9 +115,10 @@ class CachedPass:
         traits: Traits,
         requests: Sequence[Rows],
         narrow: Mapping[int, Sequence[Narrow]] | None = None,
+        common: int = 0,
     ) -> None:
         self._network, self._layers, self._traits = network, layers, traits
-        self._requests, self._narrow = list(requests), dict(narrow or {})
+        self._requests, self._narrow, self._common = list(requests), dict(narrow or {}), common
 
     def logits(self, ids: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Per request float32 ``[num_logits, vocabulary]`` after its last rows. ``ids``: the tokens of its rows, each ``[T]``."""
@@ -146,6 +157,8 @@ class CachedPass:
         """Writes the rows' keys and values, then attends, request by request: ``[T, Hq, Dv]``."""
         import torch
 
+        if self._common and self._traits.layers[index].window is None:
+            return self._attend_together(index, projected)
         outs, start = [], 0
         for rows in self._requests:
             end = start + len(rows.slots)
@@ -154,12 +167,43 @@ class CachedPass:
             if rows.captured is not None:
                 rows.captured[index] = (keys, values)
             rows.arena.write(index, rows.slots, self._rotated(index, rows, keys), values)
-            attending = Attending(index, self._rotated(index, rows, queries), rows, self._options(index, projected))
+            attending = Attending(
+                index, self._rotated(index, rows, queries), rows, attention_options(self._traits, index, projected)
+            )
+            if rows.attention is None:
+                out, lse = causal_state(attending)
+                attending = replace(attending, lse=lse)
+            else:
+                out = rows.attention(attending)
             if rows.watch is not None:
                 rows.watch(attending)
-            outs.append((rows.attention or causal)(attending))
+            outs.append(out)
             start = end
         return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _attend_together(self, index: int, projected: Projected) -> torch.Tensor:
+        """One row a request: the common slots are read once, what lies behind them request by request."""
+        import torch
+
+        from rag.kernels.cascade_decode import cascade_decode
+
+        queries = []
+        for number, rows in enumerate(self._requests):
+            query, keys, values = (part[:, number : number + 1] for part in projected[:3])
+            rows.arena.write(index, rows.slots, self._rotated(index, rows, keys), values)
+            queries.append(self._rotated(index, rows, query))
+        arenas = [rows.arena for rows in self._requests]
+        options = attention_options(self._traits, index, projected)
+        del options["window"]
+        return cascade_decode(
+            torch.cat(queries, 1).transpose(0, 1),
+            arenas[0].keys[index, :, : self._common],
+            arenas[0].values[index, :, : self._common],
+            [arena.keys[index, :, self._common :] for arena in arenas],
+            [arena.values[index, :, self._common :] for arena in arenas],
+            [arena.num_tokens - self._common for arena in arenas],
+            **options,
+        )
 
     def after_layers(self, hidden: torch.Tensor) -> torch.Tensor:
         """The last rows of each request."""
@@ -180,12 +224,14 @@ class CachedPass:
         cos, sin = rows.tables[which]
         return rotate(states, cos, sin, self._traits.rotaries[which].style)
 
-    def _options(self, index: int, projected: Projected) -> dict[str, Any]:
-        extras = projected.extras
-        scale = extras.get("scaling")
-        return {
-            "scale": projected.queries.shape[-1] ** -0.5 if scale is None else float(scale),
-            "window": self._traits.layers[index].window,
-            "softcap": extras.get("softcap"),
-            "sinks": extras.get("s_aux"),
-        }
+
+def attention_options(traits: Traits, index: int, projected: Projected) -> dict[str, Any]:
+    """The keywords of the attention kernels at layer ``index``: scale, window, softcap, sinks."""
+    extras = projected.extras
+    scale = extras.get("scaling")
+    return {
+        "scale": projected.queries.shape[-1] ** -0.5 if scale is None else float(scale),
+        "window": traits.layers[index].window,
+        "softcap": extras.get("softcap"),
+        "sinks": extras.get("s_aux"),
+    }

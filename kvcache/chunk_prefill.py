@@ -11,10 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
 
 from rag.kvcache.arena import Arena
-from rag.kvcache.cached_pass import CachedPass, Rows
+from rag.kvcache.cached_pass import attention_options
+from rag.kvcache.hooked import Projected, run
 from rag.kvcache.load import load
 
 if TYPE_CHECKING:
@@ -64,32 +66,73 @@ def prefill_chunks(
         yield from _packed(decoder, context, batch)
 
 
-def _packed(decoder: Decoder, context: Sequence[tuple[Cached, int]], batch: Sequence[Sequence[int]]) -> list[FreshKV]:
+def _packed(decoder: Decoder, context: Sequence[tuple[Cached, int]], batch: Sequence[Sequence[int]]) -> Iterator[FreshKV]:
     import torch
 
     started = time.perf_counter()
-    num_context = sum(cached.num_tokens for cached, _ in context)
     with torch.inference_mode():
-        requests = [_rows(decoder, context, num_context, len(ids)) for ids in batch]
-        CachedPass(decoder.network, decoder.layers, decoder.traits, requests).logits([decoder.ids(ids) for ids in batch])
-    per_token = (time.perf_counter() - started) / sum(map(len, batch))
-    return [_fresh(rows, per_token * len(ids)) for rows, ids in zip(requests, batch, strict=True)]
+        one = _Ingest(decoder, context, list(map(len, batch)))
+        if not one.steady:
+            for ids in batch:
+                yield from _packed(decoder, context, [ids])
+            return
+        run(decoder.network, decoder.layers, decoder.ids([token for ids in batch for token in ids]), one.positions, one)
+    per_token = (time.perf_counter() - started) / one.borders[-1]
+    for first, last in pairwise(one.borders):
+        yield FreshKV(one.keys[:, :, first:last], one.values[:, :, first:last], per_token * (last - first))
 
 
-def _rows(decoder: Decoder, context: Sequence[tuple[Cached, int]], num_context: int, num_tokens: int) -> Rows:
-    import torch
+class _Ingest:
+    """A pass over packed chunks of some lengths: what each layer makes of them goes into ``keys`` and ``values`` ``[L, Hkv, T, D]``.
 
-    arena = Arena(decoder.traits.geometry, num_context + num_tokens, decoder.device)
-    arena.num_tokens = num_context + num_tokens
-    slots = torch.arange(arena.num_tokens, device=decoder.device)
-    tables = [rotary.table(slots, arena.keys[0]) for rotary in decoder.traits.rotaries] if context else []
-    load(arena, decoder.traits, context, tables, overlap=False)
-    return Rows(arena, slots[num_context:], slots[num_context:], captured={})
+    ``steady``: whether a token is turned by the same angles whatever chunk it is packed with. It is not where angles depend on the length of what
+    is read (dynamic NTK, LongRoPE) and one chunk is longer than the model was made for.
+    """
 
+    def __init__(self, decoder: Decoder, context: Sequence[tuple[Cached, int]], lengths: Sequence[int]) -> None:
+        import torch
 
-def _fresh(rows: Rows, seconds: float) -> FreshKV:
-    import torch
+        traits, device = decoder.traits, decoder.device
+        geometry = traits.geometry
+        num_context = sum(cached.num_tokens for cached, _ in context)
+        self._traits, self.borders = traits, [0, *accumulate(lengths)]
+        self._before = Arena(geometry, num_context, device)
+        self._before.num_tokens = num_context
+        shape, dtype = (geometry.num_layers, geometry.num_kv_heads, self.borders[-1]), self._before.keys.dtype
+        self.keys, self.values = (
+            torch.empty(*shape, dim, dtype=dtype, device=device) for dim in (geometry.key_dim, geometry.value_dim)
+        )
+        slots = torch.arange(num_context + max(lengths), device=device)
+        self._tables = [rotary.table(slots, self.keys) for rotary in traits.rotaries]
+        short = slots[: num_context + min(lengths)]
+        self.steady = len(short) == len(slots) or all(
+            torch.equal(part, table[: len(short)])
+            for rotary, pair in zip(traits.rotaries, self._tables, strict=True)
+            for part, table in zip(rotary.table(short, self.keys), pair, strict=True)
+        )
+        self.positions = torch.cat([slots[num_context : num_context + length] for length in lengths])
+        if self.steady:
+            load(self._before, traits, context, self._tables, overlap=False)
 
-    assert rows.captured is not None
-    layers = [rows.captured[index] for index in range(len(rows.captured))]
-    return FreshKV(torch.stack([keys for keys, _ in layers]), torch.stack([values for _, values in layers]), seconds)
+    def before_layer(self, index: int, layer: Any, hidden: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
+        """Neutral rotation: the kernel rotates."""
+        kwargs["position_embeddings"] = self._traits.neutral[index]
+        return hidden
+
+    def attend(self, index: int, projected: Projected) -> torch.Tensor:
+        """Each chunk over the context and itself, ``[T, Hq, Dv]``; its keys and values are kept."""
+        from rag.kernels.assemble import LayerKV
+        from rag.kernels.ingest_prefill import ingest_prefill
+
+        which = self._traits.layers[index].rotary
+        turns = self._tables[which] if which is not None else (self.keys.new_empty(0, 0),) * 2
+        style = "none" if which is None else self._traits.rotaries[which].style
+        before = (self._before.keys[index], self._before.values[index]) if self._before.num_tokens else None
+        return ingest_prefill(
+            *projected[:3], self.borders, *turns, style, LayerKV(self.keys[index], self.values[index]),
+            before=before, **attention_options(self._traits, index, projected),
+        )  # fmt: skip
+
+    def after_layers(self, hidden: torch.Tensor) -> torch.Tensor:
+        """No logits are wanted; a row there must be."""
+        return hidden[:, -1:]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rag.kvcache.cached_pass import CachedPass, Rows
+from rag.kvcache.common import common_slots
 from rag.kvcache.prefill import Decoder, Prefilled
 
 if TYPE_CHECKING:
@@ -54,13 +55,16 @@ def decode(
     """One token per request and step; ``None`` for a request that is over, the end when all are.
 
     ``going_on(request, token)`` says whether a request goes on after ``token``. A request whose arena has no free slot left is over.
-    The arenas are written to: a ``Prefilled`` can be continued once.
+    The arenas are written to: a ``Prefilled`` can be continued once. A beginning that all requests have in common is read once a step for
+    all of them.
     """
     import torch
 
     choosers = [sampling.chooser() for sampling in samplings]
     logits = [prefilled.logits for prefilled in batch]
     active = list(range(len(batch)))
+    plain = all(prefilled.attention is None for prefilled in batch)
+    common = common_slots([prefilled.arena for prefilled in batch]) if plain else 0
     while active:
         tokens = {number: choosers[number](logits[number]) for number in active}
         yield [tokens.get(number) for number in range(len(batch))]
@@ -69,7 +73,9 @@ def decode(
             with torch.inference_mode():
                 rows = [next_row(decoder, batch[number]) for number in active]
                 ids = [decoder.ids([tokens[number]]) for number in active]
-                found = CachedPass(decoder.network, decoder.layers, decoder.traits, rows).logits(ids)
+                found = CachedPass(
+                    decoder.network, decoder.layers, decoder.traits, rows, common=common if len(rows) > 1 else 0
+                ).logits(ids)
             for number, one in zip(active, found, strict=True):
                 logits[number] = one[-1]
 

@@ -171,20 +171,20 @@ class _Prefill:
         import torch
 
         from rag.kernels.column_mass import column_mass
+        from rag.kernels.window_scores import window_scores
 
         num_question = self._plan.num_question_tokens
         mass = torch.zeros(len(self._plan.prompt), dtype=torch.float32, device=self._decoder.device)
 
         def watch(attending: Attending) -> None:
-            mass.add_(
-                column_mass(
-                    attending.queries[:, -num_question:],
-                    attending.keys,
-                    attending.rows.slots[-num_question:],
-                    num_keys=attending.num_keys,
-                    **attending.options,
-                )
-            )
+            queries, slots = attending.queries[:, -num_question:], attending.rows.slots[-num_question:]
+            options, num_keys = dict(attending.options), attending.num_keys
+            if attending.lse is None:
+                mass.add_(column_mass(queries, attending.keys, slots, num_keys=num_keys, **options))
+                return
+            del options["sinks"]  # the denominators have them
+            lse = attending.lse[:, -num_question:]
+            mass.add_(window_scores(queries, attending.keys, slots, lse, num_keys=num_keys, **options).sum(0))
 
         rows = self._rows(self._computed, self._arena)
         rows.watch = watch

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rag.kernels.assemble import Kind, LayerKV
+from rag.kernels.ingest_prefill import room_for
+from rag.kernels.rotate import Style
+
 
 class Attention(NamedTuple):
     """One attention problem. ``positions``: "all", "one" (the last), "few" or "scattered"."""
@@ -139,3 +143,166 @@ def rel(found: Tensor, expected: Tensor) -> float:
 def limit(dtype: torch.dtype) -> float:
     """Largest relative error that rounding explains."""
     return 2e-6 if dtype == torch.float32 else 6e-3
+
+
+def states(num_parts: int, tokens: int, heads: int, dim: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Outputs ``(parts, tokens, heads, dim)`` and logarithms float32 ``(parts, heads, tokens)``; some rows saw nothing."""
+    made = torch.Generator().manual_seed(seed)
+    outs = torch.randn(num_parts, tokens, heads, dim, generator=made).to(dtype)
+    lses = 3 * torch.randn(num_parts, heads, tokens, generator=made)
+    unseen = torch.rand(num_parts, heads, tokens, generator=made) < 0.2
+    outs[unseen.transpose(1, 2)] = 0
+    return outs, lses.masked_fill(unseen, float("-inf"))
+
+
+class Cascade(NamedTuple):
+    """A decoding step of requests with ``num_common`` common keys and ``own`` keys each."""
+
+    name: str
+    own: tuple[int, ...] = (5, 0, 33, 1)
+    num_common: int = 45
+    heads: int = 4
+    key_heads: int = 2
+    key_dim: int = 16
+    value_dim: int = 16
+    softcap: float | None = None
+    sinks: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+CASCADE = [
+    Cascade("plain"),
+    Cascade("nothing-common", num_common=0),
+    Cascade("nothing-own", own=(0, 0, 0)),
+    Cascade("nothing-at-all", own=(0, 0), num_common=0),
+    Cascade("one-request", own=(7,)),
+    Cascade("many-requests", own=tuple(range(40)), num_common=70),
+    Cascade("long-own", own=(301, 40), num_common=20, key_dim=64, value_dim=64),
+    Cascade("group-1", heads=3, key_heads=3, key_dim=80, value_dim=80),
+    Cascade("group-16-sinks", heads=16, key_heads=1, sinks=True),
+    Cascade("group-24", heads=24, key_heads=1),
+    Cascade("unequal-dims-softcap", key_dim=48, value_dim=32, softcap=2.0),
+    Cascade("bfloat16", own=(40, 3, 65), num_common=200, key_dim=64, value_dim=64, dtype=torch.bfloat16),
+    Cascade("bfloat16-sinks-softcap", softcap=3.0, sinks=True, dtype=torch.bfloat16),
+]
+
+
+class Requests(NamedTuple):
+    queries: Tensor
+    common_keys: Tensor
+    common_values: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    num_keys: list[int]
+
+    def wide(self) -> Requests:
+        """The same in float64."""
+        common = (self.queries.double(), self.common_keys.double(), self.common_values.double())
+        return Requests(*common, [x.double() for x in self.keys], [x.double() for x in self.values], self.num_keys)
+
+
+def requests(case: Cascade, seed: int = 0) -> tuple[Requests, Tensor | None]:
+    """Tensors of a case and its sinks; buffers differ in length, and their rows past the keys are NaN. Common rows are a view into a longer buffer."""
+    made = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=made).to(case.dtype)
+
+    def buffer(rows: int, spare: int, dim: int) -> Tensor:
+        whole = normal(case.key_heads, rows + spare, dim)
+        whole[:, rows:] = float("nan")
+        return whole
+
+    common = [buffer(case.num_common, 3, dim)[:, : case.num_common] for dim in (case.key_dim, case.value_dim)]
+    keys = [buffer(own, 1 + number % 3, case.key_dim) for number, own in enumerate(case.own)]
+    values = [buffer(own, 1 + number % 3, case.value_dim) for number, own in enumerate(case.own)]
+    sinks = torch.randn(case.heads, generator=made) if case.sinks else None
+    queries = normal(len(case.own), case.heads, case.key_dim)
+    return Requests(queries, common[0], common[1], keys, values, list(case.own)), sinks
+
+
+class Ingest(NamedTuple):
+    """Chunks of some lengths behind a beginning of ``num_before`` tokens."""
+
+    name: str
+    lengths: tuple[int, ...] = (5, 1, 37, 33)
+    num_before: int = 6
+    style: Style = "half"
+    kind: Kind = "plain"
+    heads: int = 4
+    key_heads: int = 2
+    key_dim: int = 16
+    value_dim: int = 16
+    pairs: int = 8
+    window: int | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+INGEST = [
+    Ingest("plain"),
+    Ingest("nothing-before", num_before=0),
+    Ingest("one-chunk", lengths=(70,), num_before=40),
+    Ingest("no-chunk", lengths=()),
+    Ingest("one-token-each", lengths=(1, 1, 1), kind="int8"),
+    Ingest("not-rotated", style="none", kind="int4"),
+    Ingest("interleaved-partial", style="interleaved", key_dim=32, value_dim=32, pairs=4, kind="int8"),
+    Ingest("half-partial", key_dim=80, value_dim=48, pairs=20, kind="int4"),
+    Ingest("window", window=9, num_before=40, sinks=True),
+    Ingest("window-of-one", window=1),
+    Ingest("window-within-the-chunk", window=20, lengths=(70, 3), num_before=3),
+    Ingest("softcap-group-1", softcap=2.0, heads=3, key_heads=3),
+    Ingest("group-8-sinks", heads=8, key_heads=1, sinks=True),
+    Ingest("bfloat16", lengths=(70, 40), num_before=20, key_dim=64, value_dim=64, pairs=32, dtype=torch.bfloat16, kind="int8"),
+    Ingest("bfloat16-interleaved-window", style="interleaved", window=25, dtype=torch.bfloat16, kind="int4"),
+]
+
+
+class Chunks(NamedTuple):
+    """The first eight arguments of ``ingest_prefill`` and the keywords."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    borders: list[int]
+    cos: Tensor
+    sin: Tensor
+    style: Style
+    into: LayerKV
+
+    def room(self) -> LayerKV:
+        """Another place of the same content."""
+        keys, values, key_scales, value_scales = (None if tensor is None else tensor.clone() for tensor in self.into[:4])
+        assert keys is not None and values is not None
+        return LayerKV(keys, values, key_scales, value_scales, self.into.kind)
+
+
+def chunks(case: Ingest, seed: int = 0) -> tuple[Chunks, dict[str, Any]]:
+    """Tensors of a case and the keywords; packed rows are views with a stride between heads, and what is to be filled is poisoned."""
+    made = torch.Generator().manual_seed(seed)
+    tokens = sum(case.lengths)
+
+    def rows(heads: int, num: int, dim: int) -> Tensor:
+        return torch.randn(num, heads, dim, generator=made).to(case.dtype).transpose(0, 1)
+
+    angles = 100 * torch.rand(case.num_before + max(case.lengths, default=0) + 2, case.pairs, generator=made)
+    into = room_for(case.key_heads, len(case.lengths), tokens, case.key_dim, case.value_dim, case.kind, case.dtype)
+    for tensor in into[:4]:
+        if tensor is not None:
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 77)
+    before = (rows(case.key_heads, case.num_before, case.key_dim), rows(case.key_heads, case.num_before, case.value_dim))
+    more = {
+        "before": before if case.num_before else None,
+        "window": case.window,
+        "softcap": case.softcap,
+        "sinks": torch.randn(case.heads, generator=made) if case.sinks else None,
+        "scale": 0.3,
+    }
+    packed = (
+        rows(case.heads, tokens, case.key_dim),
+        rows(case.key_heads, tokens, case.key_dim),
+        rows(case.key_heads, tokens, case.value_dim),
+    )
+    borders = [0, *accumulate(case.lengths)]
+    return Chunks(*packed, borders, angles.cos(), angles.sin(), case.style, into), more

@@ -31,9 +31,12 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     import torch
 
     from rag.kernels.assemble import LayerKV, assemble_layers
+    from rag.kernels.cascade_decode import cascade_decode
     from rag.kernels.column_mass import column_mass
     from rag.kernels.deviation import kv_deviation
+    from rag.kernels.ingest_prefill import ingest_prefill, room_for
     from rag.kernels.maxsim import maxsim
+    from rag.kernels.merge_states import merge_states
     from rag.kernels.quantise import layer_of, quantise_kv
     from rag.kernels.selective_attention import selective_attention
     from rag.kernels.token_logprob import token_logprob
@@ -53,6 +56,19 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     def attend_texts(dim: int, **more: Any) -> None:
         q, k, v = bf16(4096, 3, 12, dim).permute(1, 2, 0, 3)
         varlen_attention(q, k, v, torch.arange(0, 4097, 256, dtype=torch.int32), longest=256, scale=0.1, **more)
+
+    def decode(dim: int, own: int) -> None:
+        common, kept = bf16(8, 4096, dim), [bf16(8, own + 16, dim) for _ in range(4)]
+        cascade_decode(bf16(4, 32, dim), common, common, kept, kept, [own] * 4, scale=0.1)
+
+    def ingest(dim: int, kind: Any, style: Any = "half", **more: Any) -> None:
+        kv, turns = bf16(8, 1024, dim), torch.empty(1024, dim // 2)
+        into = room_for(8, 2, 1024, dim, dim, kind, torch.bfloat16)
+        before = (bf16(8, 64, dim), bf16(8, 64, dim))
+        ingest_prefill(bf16(32, 1024, dim), kv, kv, [0, 512, 1024], turns, turns, style, into, before=before, scale=0.1, **more)
+
+    def merge(dim: int) -> None:
+        merge_states(bf16(2, 64, 32, dim), torch.empty(2, 32, 64))
 
     def assemble(kind: Any, style: Any) -> None:
         stored, packed = {"plain": (torch.bfloat16, 1), "int8": (torch.int8, 1), "int4": (torch.uint8, 2)}[kind]
@@ -83,7 +99,11 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"attention {dim} many", partial(attend, dim, 1024)
         yield f"attention {dim} decoding", partial(attend, dim, 1)
         yield f"column mass {dim}", partial(mass, dim)
+        yield f"cascade {dim}", partial(decode, dim, 128)
+        yield f"ingest {dim} int8", partial(ingest, dim, "int8")
+        yield f"merge {dim}", partial(merge, dim)
         if not quick:
+            yield f"cascade {dim} split", partial(decode, dim, 4096)
             yield f"attention {dim} window", partial(attend, dim, 1024, window=512)
     for dim in (64,) if quick else (32, 64, 128, 256):
         yield f"varlen attention {dim} many", partial(attend_texts, dim)
@@ -91,6 +111,8 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"varlen attention {dim} many window", partial(attend_texts, dim, window=65)
             yield f"varlen attention {dim} many causal", partial(attend_texts, dim, causal=True)
     if not quick:
+        yield "ingest 128 plain interleaved", partial(ingest, 128, "plain", "interleaved")
+        yield "ingest 128 int4 window", partial(ingest, 128, "int4", window=256)
         yield "attention 256 softcap", partial(attend, 256, 1024, softcap=50.0)
     for kind in ("int4",) if quick else ("plain", "int8", "int4"):
         yield f"assembly {kind} half", partial(assemble, kind, "half")

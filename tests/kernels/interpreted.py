@@ -12,16 +12,35 @@ import torch
 import triton
 import triton.language as tl
 
-from rag.kernels import attention_triton
+from rag.kernels import attention_triton, ingest_triton
 from rag.kernels.assemble import assemble_layers, assemble_reference
+from rag.kernels.cascade_decode import cascade_decode, cascade_decode_reference
 from rag.kernels.column_mass import column_mass, column_mass_reference
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
+from rag.kernels.ingest_prefill import ingest_prefill, ingest_prefill_reference
 from rag.kernels.maxsim import maxsim, maxsim_reference
+from rag.kernels.merge_states import merge_states, merge_states_reference
 from rag.kernels.quantise import quantise_kv, quantise_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
 from tests.kernels.cases import ATTENTION, VARLEN, Attention, Varlen, limit, problem, rel, texts, varlen_problem
+from rag.kernels.window_scores import window_scores, window_scores_reference
+from tests.kernels.cases import (
+    ATTENTION,
+    CASCADE,
+    INGEST,
+    Attention,
+    Cascade,
+    Ingest,
+    chunks,
+    limit,
+    problem,
+    rel,
+    requests,
+    states,
+    texts,
+)
 from tests.kernels.interpreter import Fault, install, watched
 from tests.kernels.pieces import pieces_of, table
 
@@ -55,6 +74,8 @@ def attention(case: Attention) -> None:
     with watched(queries, keys, values):
         out, lse = selective_attention(queries, keys, values, positions, scale=0.3, return_lse=True, **more)
         mass = column_mass(queries, keys, positions, scale=0.3, **more)
+        known = {name: value for name, value in more.items() if name != "sinks"}
+        scores = window_scores(queries, keys, positions, lse, scale=0.3, **known)
     expected, expected_lse = selective_attention_reference(
         queries.double(), keys.double(), values.double(), positions, scale=0.3, **more
     )
@@ -62,6 +83,40 @@ def attention(case: Attention) -> None:
     torch.testing.assert_close(lse, expected_lse, atol=1e-4, rtol=1e-5)
     expected_mass = column_mass_reference(queries.double(), keys.double(), positions, scale=0.3, **more)
     assert rel(mass, expected_mass) < 1e-5, rel(mass, expected_mass)
+    expected_scores = window_scores_reference(queries.double(), keys.double(), positions, lse, scale=0.3, **known)
+    assert rel(scores, expected_scores) < 1e-5, rel(scores, expected_scores)
+
+
+def cascade(case: Cascade) -> None:
+    made, sinks = requests(case)
+    with watched(made.common_keys, made.common_values, *made.keys, *made.values):
+        out = cascade_decode(*made, scale=0.3, softcap=case.softcap, sinks=sinks)
+    expected = cascade_decode_reference(*made.wide(), scale=0.3, softcap=case.softcap, sinks=sinks)
+    assert rel(out, expected) < limit(case.dtype), rel(out, expected)
+
+
+def ingest(case: Ingest) -> None:
+    made, more = chunks(case)
+    other = made._replace(into=made.room())
+    held = [tensor for tensor in (*made.into[:4], *(more["before"] or ())) if tensor is not None]
+    with watched(*held, seed=2):
+        out = ingest_prefill(*made, **more)
+    expected = ingest_prefill_reference(*other, **more)
+    assert rel(out, expected) < limit(case.dtype), rel(out, expected)
+    for one, another in zip(made.into[:4], other.into[:4], strict=True):
+        assert (one is None) == (another is None) and (one is None or another is None or torch.equal(one, another))
+
+
+def merging(num_parts: int, tokens: int, heads: int, dim: int, dtype: torch.dtype) -> None:
+    outs, lses = states(num_parts, tokens, heads, dim, dtype)
+    outs[-1], lses[-1] = float("nan"), float("-inf")  # not to be read
+    with watched():
+        merged, total = merge_states(outs, lses)
+        listed = merge_states(list(outs), list(lses))
+    expected, expected_total = merge_states_reference(outs.double(), lses)
+    assert rel(merged, expected) < limit(dtype), rel(merged, expected)
+    torch.testing.assert_close(total, expected_total, atol=1e-6, rtol=1e-6)
+    assert torch.equal(merged, listed[0]) and torch.equal(total, listed[1])
 
 
 def within_texts(case: Varlen) -> None:
@@ -147,6 +202,12 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"attention {case.name}", lambda case=case: attention(case)  # type: ignore[misc]
     for within in VARLEN:
         yield f"varlen attention {within.name}", lambda within=within: within_texts(within)  # type: ignore[misc]
+    for one in CASCADE:
+        yield f"cascade {one.name}", lambda one=one: cascade(one)  # type: ignore[misc]
+    for chunked in INGEST:
+        yield f"ingest {chunked.name}", lambda chunked=chunked: ingest(chunked)  # type: ignore[misc]
+    for parts in ((3, 37, 3, 24, torch.float32), (2, 5, 4, 64, torch.bfloat16), (5, 1, 1, 256, torch.bfloat16)):
+        yield f"merge {parts}", lambda parts=parts: merging(*parts)  # type: ignore[misc]
     for style, key_dim, value_dim, pairs in (
         ("half", 16, 16, 8),
         ("half", 80, 48, 20),
@@ -187,6 +248,7 @@ def main() -> None:
     """Prints the lines."""
     install()
     attention_triton.TILES = dict.fromkeys(attention_triton.TILES, SMALL_TILE)
+    ingest_triton.TILES = dict.fromkeys(ingest_triton.TILES, SMALL_TILE)
     attention_triton.LEAST_KEYS = 32
     for name, check in cases():
         try:

@@ -135,3 +135,15 @@ def test_the_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAG_KERNELS", "fast")
     with pytest.raises(ValueError, match="reference, cpu, triton"):
         choose(torch.zeros(1))
+
+
+@pytest.mark.parametrize("style", ["half", "interleaved", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "tokens", "dim", "pairs"), [(3, 5, 16, 8), (2, 1, 80, 20), (4, 700, 64, 32), (1, 0, 16, 4)])
+def test_the_compiled_rotation_is_the_reference_bit_for_bit(
+    style: Any, dtype: torch.dtype, heads: int, tokens: int, dim: int, pairs: int
+) -> None:
+    x = torch.randn(tokens, heads, dim + 3).to(dtype)[..., :dim].transpose(0, 1)
+    cos, sin = table(tokens, pairs)
+    assert torch.equal(rotate(x, cos, sin, style), rotate_reference(x, cos, sin, style))
+    assert torch.equal(rotate(x[None], cos, sin, style)[0], rotate_reference(x, cos, sin, style))

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.kernels.column_mass import column_mass, column_mass_reference
-from rag.kernels.selective_attention import merge_states, selective_attention, selective_attention_reference
+from rag.kernels.merge_states import merge_states
+from rag.kernels.selective_attention import selective_attention, selective_attention_reference
+from rag.kernels.window_scores import window_scores, window_scores_reference
 from tests.kernels.cases import ATTENTION, Attention, limit, problem, rel
 
 NAMES = [case.name for case in ATTENTION]
@@ -33,6 +35,20 @@ def test_column_mass_is_that_of_the_reference(case: Attention) -> None:
     mass = column_mass(queries, keys, positions, scale=0.3, **more)
     expected = column_mass_reference(queries.double(), keys.double(), positions, scale=0.3, **more)
     assert mass.shape == (case.num_keys,) and rel(mass, expected) < 1e-5
+
+
+@pytest.mark.parametrize("case", ATTENTION, ids=NAMES)
+def test_window_scores_are_those_of_the_reference_and_add_up_to_the_column_mass(case: Attention) -> None:
+    queries, keys, values, positions, sinks = problem(case)
+    more: dict[str, Any] = {"num_keys": case.num_keys, "window": case.window, "softcap": case.softcap, "scale": 0.3}
+    _, lse = selective_attention(queries, keys, values, positions, sinks=sinks, return_lse=True, **more)
+    scores = window_scores(queries, keys, positions, lse, **more)
+    expected = window_scores_reference(queries.double(), keys.double(), positions, lse, **more)
+    assert scores.shape == (case.key_heads, case.num_keys) and rel(scores, expected) < 1e-5
+    mass = column_mass_reference(queries.double(), keys.double(), positions, sinks=sinks, **more)
+    assert rel(scores.sum(0), mass) < (2e-5 if case.dtype == torch.float32 else 2e-2)
+    with pytest.raises(ValueError, match="logarithms are"):
+        window_scores(queries, keys, positions, lse[:, :0], **more)
 
 
 def test_the_reference_is_torch_s_attention() -> None:
@@ -66,6 +82,8 @@ def test_any_ascending_positions(positions: list[int], num_keys: int, window: in
     mass = column_mass(queries, keys, rows, num_keys=num_keys, scale=0.3, window=window)
     expected_mass = column_mass_reference(queries, keys, rows, num_keys=num_keys, scale=0.3, window=window)
     torch.testing.assert_close(mass, expected_mass, atol=1e-5, rtol=1e-5)
+    scores = window_scores(queries, keys, rows, lse, num_keys=num_keys, scale=0.3, window=window)
+    torch.testing.assert_close(scores.sum(0), expected_mass, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [5, 40, 45])

@@ -63,3 +63,15 @@ def test_the_report_is_whole() -> None:
     report = json.loads(REPORT.read_text(encoding="utf-8"))["kernels"]
     assert {row["kernel"].split()[0] for row in report} == {f"sm_{arch}" for arch in ARCHITECTURES}
     assert not [row for row in report if row["spills"]]
+
+
+def test_every_row_of_the_tables_of_tiles_is_compiled() -> None:
+    from rag.kernels import attention_triton, ingest_triton
+
+    found = {row["kernel"] for row in json.loads(REPORT.read_text(encoding="utf-8"))["kernels"]}
+    wanted = [
+        f"{arch} attention {dim} {'many' if rows == 'many' else 'decoding'} attend" for arch, dim, rows in attention_triton.TILES
+    ]
+    wanted += [f"{arch} column mass {dim} masses 1" for arch, dim in attention_triton.SCORE_TILES]
+    wanted += [f"{arch} ingest {dim} int8 ingest_rows" for arch, dim in ingest_triton.TILES]
+    assert len(wanted) > 20 and not [name for name in wanted if f"sm_{name}" not in found]

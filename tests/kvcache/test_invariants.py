@@ -205,6 +205,14 @@ def test_i12_packed_chunks_are_the_chunks_one_by_one() -> None:
             assert near(fresh.keys, single.keys) and near(fresh.values, single.values)
 
 
+def test_i12_angles_that_depend_on_the_length_are_those_of_each_chunk() -> None:
+    decode, chunks = prompts.decoder("llama-dynamic"), [tiny.ids(length, length) for length in (7, 1100)]
+    (prefix,) = prefill_chunks(decode, [], [tiny.ids(5)])
+    packed = list(prefill_chunks(decode, [(prefix, 0)], chunks))
+    (short,) = prefill_chunks(decode, [(prefix, 0)], chunks[:1])
+    assert near(packed[0].keys, short.keys) and near(packed[0].values, short.values)
+
+
 def test_shares_outside_zero_to_one_are_refused() -> None:
     with pytest.raises(ValueError, match="recompute=1.5"):
         prompts.answer("llama", prompts.cold(prompts.prompt()), Blend(), 1.5)
