@@ -14,7 +14,7 @@ from rag.citations import MIN_SUPPORT
 from rag.core import Chunk, Completion, Event, Hit, LocalLM, OpenModel, StageEvent, TextEvent, Usage, UsageEvent
 from rag.errors import ConfigError
 from rag.generate import checked_answer
-from rag.kvcache.decode import Sampling, decode
+from rag.kvcache.decode import decode
 from rag.kvcache.engine import KVEngine, Warmed
 from rag.kvcache.gate import Gate
 from rag.kvcache.methods import method as method_named
@@ -22,6 +22,7 @@ from rag.kvcache.prefill import Decoder, Prefilled
 from rag.kvcache.prompt_writer import SYSTEM, PromptWriter, Written
 from rag.kvcache.slab import ALIGNMENT
 from rag.kvcache.store import KVStore
+from rag.lm_sampling import Sampling
 from rag.prompt import ABSTENTION
 from rag.stops import Writer
 
@@ -213,7 +214,9 @@ class KVGenerator:
     def _pieces(self, written: Written, ready: Prefilled) -> Iterator[str | Completion]:
         model = self._model
         writer = Writer(model.tokenizer, model.end_ids, model.stops, len(written.prompt), self.max_tokens, strip=True)
-        steps = decode(self.engine.decoder, [ready], lambda number, token: not writer.finish, [self.sampling])
+        steps = decode(
+            self.engine.decoder, [ready], lambda number, token: not writer.finish, [self.sampling.chooser(written.prompt.ids)]
+        )
         while True:
             with model.lock:  # held per step: a slow reader of this stream blocks nobody
                 tokens = next(steps, None)
