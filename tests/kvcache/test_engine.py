@@ -126,6 +126,13 @@ def test_the_pass_of_the_question_computes_what_stands_before_the_choice_once(mo
     assert near(done.logits, twice.logits)
 
 
+def test_combined_costs_what_first_k_costs() -> None:
+    prompt = prompts.glued()
+    traces = [warmed(word, prompt).prefill(prompt).trace for word in ("combined", "first-k")]
+    assert traces[0].num_computed == traces[1].num_computed and traces[0].num_chosen == traces[1].num_chosen > 0
+    assert traces[0].seconds.keys() == traces[1].seconds.keys(), "no pass of the question"
+
+
 @every_word
 def test_an_answer_forced_in_one_pass_is_thought_of_as_token_by_token(word: str) -> None:
     prompt = prompts.glued()
