@@ -27,9 +27,9 @@ sys.path.insert(0, str(ROOT))
 
 from bench.record import alternating, write_result
 from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
-from rag.kernels.maxsim import maxsim
 from rag.kernels.cascade_decode import cascade_decode
 from rag.kernels.ingest_prefill import ingest_prefill, room_for
+from rag.kernels.maxsim import maxsim
 from rag.kernels.merge_states import merge_states
 from rag.kernels.quantise import layer_of, quantise_kv
 from rag.kernels.rotate import rotate, rotate_reference

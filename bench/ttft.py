@@ -1,6 +1,6 @@
 """Time to first token: full prefill against every way of reusing cached chunks, same prompt, same weights, in turns in one run.
 
-    python bench/ttft.py [--dtype bfloat16] [--rounds 5] [--growth] [--threads 2]
+    python bench/ttft.py [--dtype bfloat16] [--rounds 5] [--growth] [--threads 2] [--only combined]
 
 A Llama shape of 16 layers, width 1024, 16 query and 4 key-value heads of 64 (180M parameters without embeddings), random weights; 8
 chunks of 512 tokens behind a prefix of 64, a question of 32. The bar is transformers' own prefill (SDPA, causal); ours, computing
@@ -73,7 +73,6 @@ def flop_bound(num_tokens: int, word: str) -> float:
     per_layer = cost(chosen, num_tokens / 2) + question
     extra = {
         "query": LAYERS * question,
-        "combined": LAYERS * question + cost(chosen, num_tokens / 2),
         "blend": cost(reused - chosen, num_tokens / 2),
     }
     return full / (LAYERS * per_layer + extra.get(word, 0.0))
@@ -168,6 +167,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", choices=WORDS, help="one method beside the full prefill, in a result file of its own")
     parser.add_argument("--growth", action="store_true", help="also prompts of 1K to 16K tokens, fewer rounds")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -179,7 +179,8 @@ def main() -> None:
         result["flop_bounds"] = {
             word: round(flop_bound(len(case.prompt), word), 2) for word in WORDS if METHODS[word].reads == "chunks"
         }
-        result["methods"] = measured(case, WORDS, options.rounds, with_cold=True)
+        words = WORDS if options.only is None else ("full", options.only)
+        result["methods"] = measured(case, words, options.rounds, with_cold=True)
     if options.growth:
         result["growth"] = {}
         for num_chunks in (2, 4, 8, 16, 32):
@@ -190,7 +191,7 @@ def main() -> None:
     for name, row in result["methods"].items():
         print(f"{name:18} {row['seconds']:8.3f} s  {row['times_faster_than_full']:6.2f} x  {row['phases']}")
     print(result["flop_bounds"], result.get("growth", ""))
-    print(write_result(f"ttft_{options.dtype}", result))
+    print(write_result("_".join(["ttft", *([options.only] if options.only else []), options.dtype]), result))
 
 
 if __name__ == "__main__":

@@ -1,69 +1,48 @@
-"""Everything that helps, in one rule: sinks, what the question looks at, what deviates, what the retriever believed in.
+"""Spends the budget where the retriever believes the answer to be, and there from the beginning of chunks. Knows no model.
 
-None of the rules it is made of is enough alone ("complementary", as the study arXiv 2603.20218 finds): the first tokens of each chunk
-take away false attention sinks (EPIC), the question's mass says what will be read (ProphetKV), deviation says what of it is wrong
-(CacheBlend), and retrieval scores, which a framework that retrieves has for nothing, say which chunks deserve more of the budget.
+Of what the rules it grew from measure, two things earned their place (bench/kv_quality.py): what is wrong with a chunk that was encoded alone
+is mostly its beginning (EPIC, arXiv 2410.15332), and only chunks that the question needs have to be right (ProphetKV, arXiv
+2602.02579). Which these are, a framework that retrieves knows for nothing: from retrieval scores. A chunk that matches the question also lends its
+weight to the chunk after it, whose beginning may speak of what the first one ends with.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rag.kvcache.evidence import Evidence, Part, top
-from rag.kvcache.query_driven import pooled
+from rag.kvcache.evidence import Evidence, Unchecked, top
 
 if TYPE_CHECKING:
     import torch
 
 
-class Combined:
-    """``num_first``: this many first tokens of each chunk but the first are always in (at most ``first_share`` of the budget).
+class Combined(Unchecked):
+    """Chunk c has the weight ``w_c = exp(prior_weight * z_c) + follow * exp(prior_weight * z_{c-1})``; z: standardised retrieval scores.
 
-    The rest goes by the question's mass, averaged over ``pool`` neighbours, times ``exp(prior_weight * z)`` where z is the chunk's retrieval
-    score, standardised over the prompt. ``widening`` > 1: so many times the budget starts, and at layer 1 the tokens whose mass times
-    ``deviation ** deviation_power`` is highest go on; this costs that much more of one layer.
+    Tokens are handed out one by one, each to the chunk of largest ``w_c / (tokens it has + 1)`` (D'Hondt's rule), first tokens first: shares
+    are in proportion to the weights, and a larger budget holds a smaller one. With equal scores this is ``first-k``.
     """
 
-    wants_mass = True
-    part: Part = "kv"
+    wants_mass = False
 
-    def __init__(
-        self,
-        num_first: int = 16,
-        first_share: float = 0.75,
-        pool: int = 9,
-        prior_weight: float = 0.0,
-        widening: float = 2.0,
-        deviation_power: float = 0.5,
-    ) -> None:
-        if num_first < 0 or not 0 <= first_share <= 1:
-            raise ValueError(f"num_first={num_first}, first_share={first_share}: at least 0, and between 0 and 1")
-        if pool < 1 or pool % 2 == 0:
-            raise ValueError(f"pool={pool}: must be odd and at least 1")
-        if widening < 1:
-            raise ValueError(f"widening={widening}: must be at least 1")
-        self.num_first, self.first_share, self.pool, self.prior_weight = num_first, first_share, pool, prior_weight
-        self.widening, self.deviation_power = widening, deviation_power
-        self.check_layers: tuple[int, ...] = (1,) if widening > 1 else ()
+    def __init__(self, prior_weight: float = 2.0, follow: float = 3.0) -> None:
+        if prior_weight < 0 or follow < 0:
+            raise ValueError(f"prior_weight={prior_weight}, follow={follow}: both must be at least 0")
+        self.prior_weight, self.follow = prior_weight, follow
 
     def first(self, evidence: Evidence, budget: int) -> torch.Tensor:
-        """First tokens and the highest mass, ``widening`` times the budget."""
-        return top(self._scores(evidence, budget), min(len(evidence), round(budget * self.widening)))
+        """At most ``budget`` tokens: beginnings of chunks, the longer the more their scores promise."""
+        return top(self.weights(evidence)[evidence.chunk] / (evidence.offset + 1), budget)
 
-    def narrow(self, evidence: Evidence, budget: int, stage: int) -> torch.Tensor:
-        """Of those, the highest mass times deviation; first tokens stay."""
-        assert evidence.deviation is not None
-        return top(self._scores(evidence, budget, evidence.deviation**self.deviation_power), budget)
-
-    def _scores(self, evidence: Evidence, budget: int, weight: torch.Tensor | float = 1.0) -> torch.Tensor:
+    def weights(self, evidence: Evidence) -> torch.Tensor:
+        """Float32 ``[chunks]``."""
         import torch
 
-        mass = pooled(evidence, self.pool) * weight
-        if self.prior_weight:
-            spread = evidence.prior.std(correction=0)
-            standard = (evidence.prior - evidence.prior.mean()) / spread if spread > 0 else torch.zeros_like(evidence.prior)
-            mass = mass * torch.exp(self.prior_weight * standard)
-        later_chunks = int(evidence.chunk.max())
-        allowed = min(self.num_first, int(self.first_share * budget) // max(later_chunks, 1))
-        sinks = (evidence.offset < allowed) & (evidence.chunk > 0)
-        return torch.where(sinks, float("inf"), mass)
+        prior = torch.zeros(int(evidence.chunk.max()) + 1, device=evidence.prior.device).index_copy(
+            0, evidence.chunk, evidence.prior
+        )
+        spread = prior.std(correction=0)
+        own = torch.exp(self.prior_weight * (prior - prior.mean()) / spread) if spread > 0 else torch.ones_like(prior)
+        before = own.roll(1)
+        before[0] = own.min()  # nothing that was retrieved stands before the first
+        return own + self.follow * before

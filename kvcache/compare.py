@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rag.kvcache.cached_pass import CachedPass
-from rag.kvcache.decode import next_row
+from rag.kvcache.cached_pass import CachedPass, Rows
 from rag.kvcache.engine import KVEngine
 from rag.kvcache.gate import Measured
 from rag.kvcache.methods import METHODS
@@ -30,23 +29,52 @@ class Reply:
     logprobs: torch.Tensor
 
 
-def reply(decoder: Decoder, ready: Prefilled, num_tokens: int, ends: Collection[int], forced: Sequence[int] | None = None) -> Reply:
-    """At most ``num_tokens`` greedy tokens after ``ready``; with ``forced``, what is thought of each of those tokens instead."""
+def reply(decoder: Decoder, ready: Prefilled, num_tokens: int, ends: Collection[int]) -> Reply:
+    """At most ``num_tokens`` greedy tokens after ``ready``."""
     import torch
 
     tokens: list[int] = []
     rows = [ready.logits.log_softmax(-1)]
     while len(tokens) < num_tokens:
-        token = int(rows[-1].argmax()) if forced is None else forced[len(tokens)] if len(tokens) < len(forced) else -1
-        if token in ends or token < 0:
+        token = int(rows[-1].argmax())
+        if token in ends:
             break
         tokens.append(token)
         if len(tokens) < num_tokens:
-            with torch.inference_mode():
-                row = next_row(decoder, ready)
-                found = CachedPass(decoder.network, decoder.layers, decoder.traits, [row]).logits([decoder.ids([token])])
-            rows.append(found[0][-1].log_softmax(-1))
+            rows.append(_after(decoder, ready, [token])[0])
     return Reply(tuple(tokens), torch.stack(rows))
+
+
+def forced_reply(decoder: Decoder, ready: Prefilled, num_tokens: int, tokens: Sequence[int]) -> Reply:
+    """What is thought of each of ``tokens`` (and, if they are fewer than ``num_tokens``, of what follows them): one pass."""
+    import torch
+
+    tokens = tokens[:num_tokens]
+    rows = [ready.logits.log_softmax(-1)[None]]
+    if told := tokens[: num_tokens - 1]:
+        rows.append(_after(decoder, ready, told))
+    return Reply(tuple(tokens), torch.cat(rows))
+
+
+def _after(decoder: Decoder, ready: Prefilled, tokens: Sequence[int]) -> torch.Tensor:
+    """Float32 log-probabilities ``[T, vocabulary]`` after each of ``tokens``, which continue ``ready``."""
+    import torch
+
+    slots = decoder.ids(range(ready.arena.num_tokens, ready.arena.num_tokens + len(tokens)))
+    positions = decoder.ids(range(ready.next_position, ready.next_position + len(tokens)))
+    ready.arena.num_tokens += len(tokens)
+    ready.next_position += len(tokens)
+    rows = Rows(ready.arena, slots, positions, num_logits=len(tokens), attention=ready.attention)
+    with torch.inference_mode():
+        (found,) = CachedPass(decoder.network, decoder.layers, decoder.traits, [rows]).logits([decoder.ids(tokens)])
+    return found.log_softmax(-1)
+
+
+def says_the_same(forced: Reply, num_tokens: int, ends: Collection[int]) -> bool:
+    """Whether the greedy answer is the one that was forced: every token, and the end if there was room for it, is the likeliest."""
+    greedy = forced.logprobs.argmax(-1).tolist()
+    ended = len(forced.tokens) == num_tokens or greedy[-1] in ends
+    return greedy[: len(forced.tokens)] == list(forced.tokens) and ended
 
 
 def kl_nats(true: Reply, other: Reply) -> float:
@@ -72,10 +100,9 @@ def check(
         engine.remember(prompt)
         true = reply(full.decoder, full.prefill(prompt, num_tokens), num_tokens, ends)
         for row, one in zip(sums, engines, strict=True):
-            forced = reply(one.decoder, one.prefill(prompt, num_tokens), num_tokens, ends, true.tokens)
-            free = reply(one.decoder, one.prefill(prompt, num_tokens), num_tokens, ends)
+            forced = forced_reply(one.decoder, one.prefill(prompt, num_tokens), num_tokens, true.tokens)
             row[0] += kl_nats(true, forced)
-            row[1] += free.tokens == true.tokens
+            row[1] += says_the_same(forced, num_tokens, ends)
         on_progress(number + 1, len(prompts))
     count = max(len(prompts), 1)
     return [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rag.kvcache.cached_pass import CachedPass, Rows
@@ -14,53 +13,21 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """``temperature`` 0: the most probable token. Else a token drawn from the smallest set that holds the probability ``top_p``.
-
-    ``seed`` makes the draw repeatable: the same prompt, model and seed give the same answer, whatever else is in the batch. Raises
-    ``ValueError`` for values out of range.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must be at least 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: must be above 0 and at most 1")
-
-    def chooser(self) -> Callable[[torch.Tensor], int]:
-        """Takes float32 logits ``[vocabulary]``, returns a token; it draws from a generator of its own."""
-        if self.temperature == 0:
-            return lambda logits: int(logits.argmax())
-        import torch
-
-        generator = torch.Generator().manual_seed(self.seed)
-        return lambda logits: self._drawn(logits.cpu(), generator)
-
-    def _drawn(self, logits: torch.Tensor, generator: torch.Generator) -> int:
-        import torch
-
-        ordered, tokens = (logits / self.temperature).softmax(-1).sort(descending=True, stable=True)
-        ordered = torch.where(ordered.cumsum(-1) - ordered < self.top_p, ordered, 0.0)  # the token that crosses top_p is still in
-        return int(tokens[torch.multinomial(ordered, 1, generator=generator)])
+Choose = Callable[["torch.Tensor"], int]
+"""Float32 logits ``[vocabulary]`` -> the token (``rag.lm_sampling.Sampling.chooser``)."""
 
 
 def decode(
-    decoder: Decoder, batch: Sequence[Prefilled], going_on: Callable[[int, int], bool], samplings: Sequence[Sampling]
+    decoder: Decoder, batch: Sequence[Prefilled], going_on: Callable[[int, int], bool], choosers: Sequence[Choose]
 ) -> Iterator[list[int | None]]:
     """One token per request and step; ``None`` for a request that is over, the end when all are.
 
-    ``going_on(request, token)`` says whether a request goes on after ``token``. A request whose arena has no free slot left is over.
-    The arenas are written to: a ``Prefilled`` can be continued once. A beginning that all requests have in common is read once a step for
-    all of them.
+    ``choosers``: of each request, how its tokens are chosen. ``going_on(request, token)`` says whether a request goes on after ``token``.
+    A request whose arena has no free slot left is over. The arenas are written to: a ``Prefilled`` can be continued once. A beginning
+    that all requests have in common is read once a step for all of them.
     """
     import torch
 
-    choosers = [sampling.chooser() for sampling in samplings]
     logits = [prefilled.logits for prefilled in batch]
     active = list(range(len(batch)))
     plain = all(prefilled.attention is None for prefilled in batch)

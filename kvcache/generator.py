@@ -14,7 +14,7 @@ from rag.citations import MIN_SUPPORT
 from rag.core import Chunk, Completion, Event, Hit, LocalLM, OpenModel, StageEvent, TextEvent, Usage, UsageEvent
 from rag.errors import ConfigError
 from rag.generate import checked_answer
-from rag.kvcache.decode import Sampling, decode
+from rag.kvcache.decode import decode
 from rag.kvcache.engine import KVEngine, Warmed
 from rag.kvcache.gate import Gate
 from rag.kvcache.methods import method as method_named
@@ -22,6 +22,7 @@ from rag.kvcache.prefill import Decoder, Prefilled
 from rag.kvcache.prompt_writer import SYSTEM, PromptWriter, Written
 from rag.kvcache.slab import ALIGNMENT
 from rag.kvcache.store import KVStore
+from rag.lm_sampling import Sampling
 from rag.prompt import ABSTENTION
 from rag.stops import Writer
 
@@ -31,7 +32,7 @@ GIGABYTE = 1 << 30
 class KVGenerator:
     """Lets ``lm`` (``use: transformers``) answer from the hits, reusing what it once computed of their chunks.
 
-    ``method``: how (``rag.kvcache.methods``: first-k, cache-craft, combined, blend, query, reuse, block, ape, prefix, full). ``recompute``: share of the
+    ``method``: how (``rag.kvcache.methods``: combined, first-k, cache-craft, blend, query, reuse, block, ape, prefix, full). ``recompute``: share of the
     reused tokens that is computed anew. ``policy``: what chunks are encoded behind: ``shared-prefix`` (the instructions), ``bare``,
     ``bos-dropped``. ``ram_gb``, ``disk_gb``, ``device_gb``: budgets of the store's tiers; ``storage``: ``plain``, ``int8`` or ``int4``. ``salt``:
     secret of the tenant, best as ``${env:NAME}``. ``prepare_chunks``: compute chunks when they are ingested (as far as the budgets go), else when they are
@@ -45,7 +46,7 @@ class KVGenerator:
     def __init__(
         self,
         lm: LocalLM,
-        method: str = "first-k",
+        method: str = "combined",
         recompute: float = 0.15,
         policy: Literal["shared-prefix", "bare", "bos-dropped"] = "shared-prefix",
         ram_gb: float = 1.0,
@@ -213,7 +214,9 @@ class KVGenerator:
     def _pieces(self, written: Written, ready: Prefilled) -> Iterator[str | Completion]:
         model = self._model
         writer = Writer(model.tokenizer, model.end_ids, model.stops, len(written.prompt), self.max_tokens, strip=True)
-        steps = decode(self.engine.decoder, [ready], lambda number, token: not writer.finish, [self.sampling])
+        steps = decode(
+            self.engine.decoder, [ready], lambda number, token: not writer.finish, [self.sampling.chooser(written.prompt.ids)]
+        )
         while True:
             with model.lock:  # held per step: a slow reader of this stream blocks nobody
                 tokens = next(steps, None)

@@ -60,7 +60,12 @@ METHODS: Mapping[str, Method] = {
             variants=True,
         ),
         Method("query", "computes the tokens that the question looks at (ProphetKV, arXiv 2602.02579)", "chunks", QueryDriven),
-        Method("combined", "first tokens, the question's attention and deviation together", "chunks", Combined),
+        Method(
+            "combined",
+            "computes the first tokens of chunks, most where retrieval scores are high and just behind",
+            "chunks",
+            Combined,
+        ),
     )
 }
 """Word -> method, from the most work to the most thought."""

@@ -198,7 +198,7 @@ class _Prefill:
         import torch
 
         evidence = self._evidence.at(self._first())
-        slots = torch.cat([self._computed, evidence.slots]).sort().values
+        slots = torch.cat([self._still_to_compute(evidence.slots), evidence.slots]).sort().values
         self._underway = evidence
         stages = self._selector.check_layers if 0 < self._budget < len(self._evidence) else ()
         narrow = {layer: [self._narrowing(stage)] for stage, layer in enumerate(stages)}
@@ -208,6 +208,13 @@ class _Prefill:
         logits = self._pass(rows, self._ids[slots], narrow)
         self._slots = rows.slots
         return logits, self._underway.slots
+
+    def _still_to_compute(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Slots that are not cached, without those that the question's pass left as they have to be: all before the first chosen one."""
+        if "question" not in self._seconds or self._captured is not None or not len(chosen):
+            return self._computed
+        question = len(self._plan.prompt) - self._plan.num_question_tokens
+        return self._computed[self._computed >= min(int(chosen.min()), question)]
 
     def _first(self) -> torch.Tensor:
         import torch

@@ -77,22 +77,27 @@ def stats(
 @kv_app.command()
 def warm(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, kv: KVOption = None, lm: LMOption = None) -> None:
     """Compute the keys and values of every chunk that is missing, as far as the budgets go."""
+    from rag.errors import RagError
     from rag.terminal import err, out
 
     rag, generator = _generator(index, config, kv, lm)
     num_computed = num_known = num_refused = 0
     seconds, after = 0.0, -1
-    while True:
-        with rag.catalog.reading() as read:
-            rows = read.all_chunks(after, 64)
-        if not rows:
-            break
-        after = rows[-1][0]
-        warmed = generator.warm([chunk for _, chunk in rows])
-        num_computed, num_known = num_computed + warmed.num_computed, num_known + warmed.num_known
-        num_refused, seconds = num_refused + warmed.num_refused, seconds + warmed.seconds
-        if err.is_terminal:
-            err.print(f"[dim]{num_computed + num_known} chunks ...[/]", end="\r")
+    try:
+        while True:
+            with rag.catalog.reading() as read:
+                rows = read.all_chunks(after, 64)
+            if not rows:
+                break
+            after = rows[-1][0]
+            warmed = generator.warm([chunk for _, chunk in rows])
+            num_computed, num_known = num_computed + warmed.num_computed, num_known + warmed.num_known
+            num_refused, seconds = num_refused + warmed.num_refused, seconds + warmed.seconds
+            if err.is_terminal:
+                err.print(f"[dim]{num_computed + num_known} chunks ...[/]", end="\r")
+    except KeyboardInterrupt:
+        generator.store.flush()
+        raise RagError("interrupted; what was computed is kept, and the same command goes on from there") from None
     generator.store.flush()
     refused = f", {num_refused} refused (budgets)" if num_refused else ""
     out.print(f"{num_computed} chunks computed, {num_known} were there{refused}, {seconds:.1f} s")
@@ -130,20 +135,25 @@ def check(
     from dataclasses import asdict
 
     from rag.curve_queries import draw_queries
+    from rag.errors import RagError
     from rag.kvcache.compare import check as compare
     from rag.terminal import err, out, print_json
 
     tried = _shares(shares)
     rag, generator = _generator(index, config, kv, lm)
-    prompts = []
-    for query in draw_queries(rag.catalog, num_prompts, seed):
-        hits = rag.search(query)
-        prompts.append(generator.writer.write(query, hits, generator.room()).prompt)
-    ends = generator.lm.opened().end_ids
-    rows = compare(
-        generator.engine, prompts, tried, ends, num_tokens,
-        lambda done, of: err.print(f"[dim]{done} of {of} prompts ...[/]", end="\r") if err.is_terminal else None,
-    )  # fmt: skip
+    try:
+        prompts = []
+        for query in draw_queries(rag.catalog, num_prompts, seed):
+            hits = rag.search(query)
+            prompts.append(generator.writer.write(query, hits, generator.room()).prompt)
+        ends = generator.lm.opened().end_ids
+        rows = compare(
+            generator.engine, prompts, tried, ends, num_tokens,
+            lambda done, of: err.print(f"[dim]{done} of {of} prompts ...[/]", end="\r") if err.is_terminal else None,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        generator.store.flush()
+        raise RagError("interrupted; no verdict was written, an earlier one stands") from None
     generator.gate.record(rows)
     verdict = generator.gate.verdict(generator.method.name, generator.recompute)
     if as_json:

@@ -40,10 +40,17 @@ class Sampling:
         """Takes the float32 logits ``(prompts, vocabulary)`` of a step, returns a token each; ``prompts`` are token ids."""
         if not self.temperature:
             return lambda logits: logits.argmax(-1).tolist()
+        own = [self.chooser(ids) for ids in prompts]
+        return lambda logits: [choose(row) for choose, row in zip(own, logits.cpu(), strict=True)]
+
+    def chooser(self, prompt: Sequence[int]) -> Callable[[torch.Tensor], int]:
+        """The same for one prompt: takes float32 logits ``(vocabulary,)``, returns a token."""
+        if not self.temperature:
+            return lambda logits: int(logits.argmax())
         import torch
 
-        generators = [torch.Generator().manual_seed(self._seed_of(ids)) for ids in prompts]
-        return lambda logits: [self._drawn(row, own) for row, own in zip(logits.cpu(), generators, strict=True)]
+        generator = torch.Generator().manual_seed(self._seed_of(prompt))
+        return lambda logits: self._drawn(logits.cpu(), generator)
 
     def _seed_of(self, ids: Sequence[int]) -> int:
         return int(digest("sampling", str(self.seed), " ".join(map(str, ids)))[:15], 16)

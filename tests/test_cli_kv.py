@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from rag.cli import app
+from rag.errors import RagError
+from rag.kvcache.engine import KVEngine
 from tests.tiny_models import save_llama
 
 TEXTS = {
@@ -50,6 +53,45 @@ def test_warm_then_stats_then_clear(place: Path) -> None:
     cleared = rag("kv", "clear", *index)
     assert cleared.exit_code == 0 and "3 entries forgotten" in cleared.output, "two chunks and the prefix"
     assert json.loads(rag("kv", "stats", *index, "--json").output)["entries"] == 0
+
+
+def test_an_interrupted_warming_keeps_what_it_computed_and_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = ["--index", str(place / "i")]
+    rag("kv", "clear", *index)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)  # the prefix and one chunk are kept by then
+        stopped = rag("kv", "warm", *index)
+    assert isinstance(stopped.exception, RagError) and "goes on from there" in str(stopped.exception)
+    again = rag("kv", "warm", *index)
+    assert again.output.startswith("1 chunks computed, 1 were there"), again.output
+
+
+def test_an_interrupted_check_leaves_the_earlier_verdict(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = ["--index", str(place / "i")]
+    check = ["kv", "check", *index, "--num-prompts", "2", "--num-tokens", "2", "--shares", "1"]
+    rag(*check)
+    (verdict,) = (place / "i" / "kv").glob("check-*.json")
+    before = verdict.read_bytes()
+    rag("kv", "clear", *index)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2)
+        stopped = rag(*check)
+    assert isinstance(stopped.exception, RagError) and "an earlier one stands" in str(stopped.exception)
+    assert verdict.read_bytes() == before
+    assert rag("kv", "warm", *index).exit_code == 0
+
+
+def interrupt_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C at the ``number``-th time that something computed is about to be kept."""
+    keep, calls = KVEngine._keep, list[int]()
+
+    def interrupted(engine: KVEngine, *arguments: Any) -> bool:
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return keep(engine, *arguments)
+
+    patch.setattr(KVEngine, "_keep", interrupted)
 
 
 @pytest.mark.parametrize("word", ["combined", "full"])

@@ -47,6 +47,14 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_it() -> None:
         assert {choose(logits)[0] for _ in range(300)} == kept
 
 
+def test_one_prompt_draws_what_it_draws_among_others() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    sampling, ids = Sampling(1.3, 0.9, 3), [[1], [2, 3], [4]]
+    together, alone = sampling.choosers(ids), [sampling.chooser(each) for each in ids]
+    for _ in range(20):
+        assert together(logits) == [choose(row) for choose, row in zip(alone, logits, strict=True)]
+
+
 def test_a_text_is_the_same_in_any_batch_and_order(folder: Path) -> None:
     lm = warm(folder)
     together = lm.complete(PROMPTS, max_tokens=12)

@@ -17,7 +17,7 @@ ALLOWED = {
     "chunkers": CORE | MODELS,
     "retrievers": CORE | MODELS | {"rag.kernels"},
     "rerankers": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.lm_metered"},
-    "kvcache": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.citations", "rag.generate", "rag.stops"},
+    "kvcache": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.citations", "rag.generate", "rag.stops", "rag.lm_sampling"},
     "eval": CORE
     | {
         "rag.pipeline",

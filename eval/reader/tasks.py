@@ -4,9 +4,9 @@ Knows words and sentences, no tokens and no model. Three kinds of question:
 
 - ``direct``: one sentence of one chunk names the subject and the value;
 - ``two-hop``: the question names a person by a fact of one chunk, the value stands in another chunk;
-- ``cross-chunk``: a chunk ends by naming a person or a town, the next begins with sentences about "She", "He" or "It".
-  At least two chunks (from three on) begin with the same kinds of sentence, so without the chunk before it such a
-  sentence cannot be told from its likes.
+- ``cross-chunk``: a chunk ends by naming a person or a town, the next has sentences about "She", "He" or "It", at its beginning
+  or (``carried_at="middle"``) after a sentence about something else. At least two chunks (from three on) have the same kinds of
+  such sentences, so without the chunk before it none can be told from its likes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rag.eval.reader import names
 from rag.eval.reader.relations import CLOSINGS, RELATIONS, Relation, Thing, article
 
 Kind = Literal["direct", "two-hop", "cross-chunk"]
+Place = Literal["start", "middle"]
 KINDS: tuple[Kind, ...] = ("direct", "two-hop", "cross-chunk")
 
 _PRONOUNS = {"woman": "She", "man": "He", "town": "It"}
@@ -64,12 +65,18 @@ class Instance:
 
 
 def make(
-    seed: int, num_chunks: int, *, facts_per_chunk: tuple[int, int] = (2, 4), num_relations: tuple[int, int] = (4, 8)
+    seed: int,
+    num_chunks: int,
+    *,
+    facts_per_chunk: tuple[int, int] = (2, 4),
+    num_relations: tuple[int, int] = (4, 8),
+    carried_at: Place = "start",
 ) -> Instance:
     """The instance of ``seed``: ``num_chunks`` chunks of a random number of named facts within ``facts_per_chunk``.
 
     All facts are of a random number of relations within ``num_relations``: the fewer, the more often only the subject tells
-    two sentences apart. The same arguments give the same instance on every machine. Raises ``ValueError`` for fewer than 2 chunks, more than
+    two sentences apart. ``carried_at``: where the sentences with a pronoun stand in their chunk; in the ``middle`` they follow one more named
+    fact, about a town if the pronoun is a person's and about a person if it is a town's. The same arguments give the same instance on every machine. Raises ``ValueError`` for fewer than 2 chunks, more than
     12, or bounds that are not 1 <= low <= high <= 6.
     """
     low, high = facts_per_chunk
@@ -79,7 +86,7 @@ def make(
         raise ValueError(f"num_relations must be two numbers 1 <= low <= high, not {num_relations}")
     if not 1 <= low <= high <= 6:
         raise ValueError(f"facts_per_chunk must be two numbers 1 <= low <= high <= 6, not {facts_per_chunk}")
-    return _Writer(random.Random(seed), num_chunks, facts_per_chunk, num_relations).write()
+    return _Writer(random.Random(seed), num_chunks, facts_per_chunk, num_relations, carried_at).write()
 
 
 def pick(instance: Instance, kind: Kind, seed: int) -> Question | None:
@@ -91,8 +98,10 @@ def pick(instance: Instance, kind: Kind, seed: int) -> Question | None:
 class _Writer:
     """The draws of one instance: a cast, facts by chunk, and which chunk borders a subject is carried over."""
 
-    def __init__(self, rng: random.Random, num_chunks: int, facts: tuple[int, int], num_relations: tuple[int, int]) -> None:
-        self.rng, self.num_chunks = rng, num_chunks
+    def __init__(
+        self, rng: random.Random, num_chunks: int, facts: tuple[int, int], num_relations: tuple[int, int], carried_at: Place
+    ) -> None:
+        self.rng, self.num_chunks, self.carried_at = rng, num_chunks, carried_at
         self.num_named = [rng.randint(*facts) for _ in range(num_chunks)]
         self.borders = _borders(rng, num_chunks)
         cast = max(4, len(self.borders) + 2, 2 * sum(self.num_named) // 3)
@@ -140,8 +149,10 @@ class _Writer:
         return chosen + self.rng.sample(others, max(0, count - len(chosen)))
 
     def _chunk(self, chunk: int, named: Sequence[Fact]) -> tuple[list[str], list[Fact]]:
-        stated = []
+        stated: list[Fact] = []
         if chunk in self.borders:
+            if self.carried_at == "middle":
+                stated.append(self._about_something_else(chunk))
             subject = self.carried[self.borders.index(chunk)]
             for relation in self.rng.sample(self.carried_relations, len(self.carried_relations)):
                 value = self._value(
@@ -149,7 +160,7 @@ class _Writer:
                 )
                 sentence = relation.carried.format(p=self.pronoun, v=value, a=article(value))
                 stated.append(Fact(subject, relation.name, value, chunk, sentence, carried=True))
-            self.carried_facts += stated
+            self.carried_facts += [fact for fact in stated if fact.carried]
         for fact in named:
             relation = _RELATION[fact.relation]
             template = relation.opening if not stated or self.rng.random() < 0.5 else relation.plain
@@ -160,6 +171,17 @@ class _Writer:
             closing = self.rng.choice(CLOSINGS[self.carried_thing])
             sentences.append(closing.format(s=self.carried[self.borders.index(chunk + 1)]))
         return sentences, stated
+
+    def _about_something_else(self, chunk: int) -> Fact:
+        """A named fact that leaves no doubt whom the pronoun after it means."""
+        others = [relation for relation in RELATIONS if relation.subject != self.carried_thing and relation.value == "word"]
+        tries = 0
+        while (fact := self._named(chunk, others)) is None:
+            tries += 1
+            if tries == _MAX_TRIES and self.carried_thing == "person":  # all may be said of the few towns: one more town
+                self.cast["town"].append(self.rng.choice([town for town in names.TOWNS if town not in self.cast["town"]]))
+        sentence = _RELATION[fact.relation].opening.format(s=fact.subject, v=fact.value, a=article(fact.value))
+        return Fact(fact.subject, fact.relation, fact.value, chunk, sentence)
 
     def _chains(self, named: list[list[Fact]]) -> None:
         """Pairs of named facts in two different chunks: the value of the first is the subject of the second."""

@@ -2,6 +2,7 @@
 
     python -m rag.eval.reader.train --out RUN --minutes 60              the reader
     python -m rag.eval.reader.train --out RUN2 --start RUN --twin ...   the twin: every instance under both masks
+    python -m rag.eval.reader.train --out RUN3 --start eval/reader/weights/reader --middle 0.5 ...  pronouns in the middle of chunks, too
 
 A run writes ``state.safetensors`` (weights and optimiser moments), ``progress.json`` and ``curve.csv``; started again with the same
 ``--out`` it goes on. The learning rate is constant, then falls to zero over the last part of ``--minutes``.
@@ -18,17 +19,18 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from rag.eval.reader import weights
 from rag.eval.reader.batches import Batch, Encoder, Row
 from rag.eval.reader.muon import Muon
 from rag.eval.reader.network import Network, Shape
-from rag.eval.reader.tasks import KINDS, Instance, Kind, Question, make
+from rag.eval.reader.tasks import KINDS, Instance, Kind, Place, Question, make
 from rag.eval.reader.vocabulary import build
 
 FIRST_SEED = 10_000_000  # instances below are for measuring
@@ -110,12 +112,17 @@ def packed(encoder: Encoder, instance: Instance, length: int, seed: int, twin: b
     return encoder.row(instance, asked, recalled), asked
 
 
-def drawn_batch(encoder: Encoder, stage: Stage, seed: int, twin: bool) -> tuple[Batch, list[list[Question]], list[bool]]:
-    """One batch; for the twin every instance stands in it twice, under either mask."""
+def drawn_batch(
+    encoder: Encoder, stage: Stage, seed: int, twin: bool, middle: float = 0.0
+) -> tuple[Batch, list[list[Question]], list[bool]]:
+    """One batch; for the twin every instance stands in it twice, under either mask. ``middle``: share with pronouns in the middle."""
     rows, asked = [], []
     for offset in range(stage.rows // (2 if twin else 1)):
         rng = random.Random(seed + offset)
-        instance = make(seed + offset, rng.randint(*stage.chunks), facts_per_chunk=stage.facts, num_relations=stage.relations)
+        num_chunks, place = rng.randint(*stage.chunks), "middle" if rng.random() < middle else "start"
+        instance = make(
+            seed + offset, num_chunks, facts_per_chunk=stage.facts, num_relations=stage.relations, carried_at=cast("Place", place)
+        )
         row, questions = packed(encoder, instance, stage.length, seed + offset, twin)
         rows.append(row)
         asked.append(questions)
@@ -162,9 +169,11 @@ class Run:
         going_on = (out / "progress.json").exists()
         if going_on:
             self.progress = Progress(**json.loads((out / "progress.json").read_text()))
-        elif start is not None:
+        elif start is not None and (start / "progress.json").exists():
             before = json.loads((start / "progress.json").read_text())
             self.progress = Progress(shape=before["shape"], next_seed=before["next_seed"])
+        elif start is not None:
+            self.progress = Progress(shape=asdict(weights.read(start).shape), stage=len(STAGES) - 2)
         torch.manual_seed(0)
         self.network = Network(Shape(**self.progress.shape))
         matrices = [p for name, p in self.network.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -175,8 +184,10 @@ class Run:
         ]
         self.rates = [muon_rate, adam_rate]
         source = out if going_on else start
-        if source is not None:
+        if source is not None and (source / "state.safetensors").exists():
             self._load(source / "state.safetensors", moments=going_on)
+        elif source is not None:
+            self.network.load_state_dict(weights.read(source).state_dict())
 
     def save(self) -> None:
         """Write weights, moments and progress, each by replacing the file."""
@@ -208,7 +219,9 @@ class Run:
                 group["lr"] = rate * scale
 
 
-def train(run: Run, *, minutes: float, decay: float, twin: bool, context_weight: float, compiled: bool) -> None:
+def train(
+    run: Run, *, minutes: float, decay: float, twin: bool, context_weight: float, compiled: bool, middle: float = 0.0
+) -> None:
     """Steps until ``minutes`` of training time (all sittings together) are over."""
     encoder = Encoder(build())
     forward: Any = torch.compile(run.network, dynamic=False) if compiled else run.network
@@ -217,7 +230,7 @@ def train(run: Run, *, minutes: float, decay: float, twin: bool, context_weight:
     names = ["step", "seconds", "tokens", "stage", "loss", *KINDS, *(f"{kind} blocked" for kind in KINDS)]
     while progress.seconds < 60 * minutes:
         stage = (TWIN_STAGES if twin else STAGES)[progress.stage]
-        batch, asked, blocked = drawn_batch(encoder, stage, progress.next_seed, twin)
+        batch, asked, blocked = drawn_batch(encoder, stage, progress.next_seed, twin, middle)
         progress.next_seed += stage.rows
         run.set_rates(progress.seconds / (60 * minutes), decay)
         with torch.autocast("cpu", torch.bfloat16):
@@ -260,7 +273,8 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="a run whose weights to start from")
+    parser.add_argument("--start", type=Path, help="a run, or a weights folder (then in the last stage but one), to start from")
+    parser.add_argument("--middle", type=float, default=0.0, help="share of instances with pronouns in the middle of chunks")
     parser.add_argument("--twin", action="store_true")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--decay", type=float, default=0.3, help="last share of the time over which the rate falls")
@@ -284,6 +298,7 @@ def main() -> None:
         twin=given.twin,
         context_weight=given.context_weight,
         compiled=not given.eager,
+        middle=given.middle,
     )
 
 

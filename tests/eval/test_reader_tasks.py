@@ -80,6 +80,22 @@ def test_cross_chunk_subjects_end_the_chunk_before_and_are_not_in_the_chunk() ->
         assert not re.search(rf"\b{fact.subject}\b", instance.chunks[chunk].removesuffix(f"{fact.subject}."))
 
 
+def test_in_the_middle_a_named_fact_about_another_kind_of_thing_stands_first() -> None:
+    pronouns = set[str]()
+    for seed in SEEDS:
+        for count in (*COUNTS, 12):
+            instance = make(seed, count, carried_at="middle")
+            assert instance == make(seed, count, carried_at="middle")
+            for number in {fact.chunk for fact in instance.facts if fact.carried}:
+                first, *rest = [fact for fact in instance.facts if fact.chunk == number]
+                assert not first.carried and rest[0].carried
+                pronoun = rest[0].sentence.split()[0]
+                assert instance.chunks[number].startswith(f"{first.sentence} {pronoun} ")
+                assert (len(first.subject.split()) == 1) == (pronoun != "It"), "a town before a person and the other way round"
+                pronouns.add(pronoun)
+    assert pronouns == {"She", "He", "It"}
+
+
 def test_a_carried_sentence_has_its_like_in_another_chunk() -> None:
     for instance in _instances():
         if len(instance.chunks) < 3:

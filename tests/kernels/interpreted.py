@@ -24,15 +24,16 @@ from rag.kernels.quantise import quantise_kv, quantise_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
-from tests.kernels.cases import ATTENTION, VARLEN, Attention, Varlen, limit, problem, rel, texts, varlen_problem
 from rag.kernels.window_scores import window_scores, window_scores_reference
 from tests.kernels.cases import (
     ATTENTION,
     CASCADE,
     INGEST,
+    VARLEN,
     Attention,
     Cascade,
     Ingest,
+    Varlen,
     chunks,
     limit,
     problem,
@@ -40,6 +41,7 @@ from tests.kernels.cases import (
     requests,
     states,
     texts,
+    varlen_problem,
 )
 from tests.kernels.interpreter import Fault, install, watched
 from tests.kernels.pieces import pieces_of, table

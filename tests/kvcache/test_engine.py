@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from rag.kvcache.decode import Sampling, decode
+from rag.kvcache.compare import forced_reply, reply, says_the_same
+from rag.kvcache.decode import decode
 from rag.kvcache.engine import KVEngine
 from rag.kvcache.hooked import Unsupported
 from rag.kvcache.methods import METHODS, method
+from rag.kvcache.prefill import _Prefill
 from rag.kvcache.prompt import Prompt, Segment
 from rag.kvcache.store import KVStore
+from rag.lm_sampling import Sampling
 from tests.kvcache import prompts, tiny
 
+LIKELIEST = Sampling().chooser([])
 every_word = pytest.mark.parametrize("word", METHODS)
 
 
@@ -95,7 +99,7 @@ def test_i12_a_batch_of_ragged_requests_is_its_requests_one_by_one(word: str) ->
         for each in group:
             made.warm(each.prefix, [segment.ids for segment in each.segments if segment.kind == "chunk"])
         ready = [made.prefill(each, room=8) for each in group]
-        for tokens in decode(made.decoder, ready, lambda number, token: len(out[number]) < 3 + number, [Sampling()] * len(group)):
+        for tokens in decode(made.decoder, ready, lambda number, token: len(out[number]) < 3 + number, [LIKELIEST] * len(group)):
             for number, token in enumerate(tokens):
                 if token is not None:
                     out[number].append(token)
@@ -106,11 +110,50 @@ def test_i12_a_batch_of_ragged_requests_is_its_requests_one_by_one(word: str) ->
     assert together[0] == answers(batch[:1])[0] and [together[1][:3]] == [tokens[:3] for tokens in answers(batch[1:2])]
 
 
+def test_the_pass_of_the_question_computes_what_stands_before_the_choice_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = prompts.glued()
+    made = engine("query", recompute=0.2)
+    chunks = [segment.ids for segment in prompt.segments if segment.kind == "chunk"]
+    made.warm(prompt.prefix, chunks[1:])
+    done = made.prefill(prompt)
+    assert 0 < len(done.chosen) and done.computed[0] > prompt.starts[2], (
+        "the first chunk, not cached, was computed by the first pass"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(_Prefill, "_still_to_compute", lambda self, chosen: self._computed)
+        twice = made.prefill(prompt)
+    assert torch.equal(done.chosen, twice.chosen) and len(done.computed) < len(twice.computed)
+    assert near(done.logits, twice.logits)
+
+
+def test_combined_costs_what_first_k_costs() -> None:
+    prompt = prompts.glued()
+    traces = [warmed(word, prompt).prefill(prompt).trace for word in ("combined", "first-k")]
+    assert traces[0].num_computed == traces[1].num_computed and traces[0].num_chosen == traces[1].num_chosen > 0
+    assert traces[0].seconds.keys() == traces[1].seconds.keys(), "no pass of the question"
+
+
+@every_word
+def test_an_answer_forced_in_one_pass_is_thought_of_as_token_by_token(word: str) -> None:
+    prompt = prompts.glued()
+    made = warmed(word, prompt)
+    if METHODS[word].variants:
+        made.planner.variants.store.clear()  # nothing cached, everything computed: it would know more the second time
+    free = reply(made.decoder, made.prefill(prompt, room=6), 6, ends=())
+    forced = forced_reply(made.decoder, made.prefill(prompt, room=6), 6, free.tokens)
+    assert near(free.logprobs, forced.logprobs) and says_the_same(forced, 6, ends=())
+    (last,) = forced_reply(made.decoder, made.prefill(prompt, room=6), 1, free.tokens).logprobs
+    assert near(last, free.logprobs[0])
+    wrong = (*free.tokens[:3], (free.tokens[3] + 1) % 50)
+    other = forced_reply(made.decoder, made.prefill(prompt, room=6), 6, wrong)
+    assert other.logprobs.shape[0] == 5 and not says_the_same(other, 6, ends=range(10_000))
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_decoding_is_what_transformers_generates(family: str) -> None:
     prompt = prompts.prompt()
     made = engine("full", family)
-    steps = decode(made.decoder, [made.prefill(prompt, room=12)], lambda number, token: True, [Sampling()])
+    steps = decode(made.decoder, [made.prefill(prompt, room=12)], lambda number, token: True, [LIKELIEST])
     ours = [tokens[0] for tokens in steps]
     network = tiny.network(family)
     with torch.inference_mode():
@@ -118,16 +161,6 @@ def test_decoding_is_what_transformers_generates(family: str) -> None:
             torch.tensor([prompt.ids]), max_new_tokens=13, min_new_tokens=13, do_sample=False, eos_token_id=None
         )
     assert ours == theirs[0, len(prompt) :].tolist()
-
-
-def test_sampling_is_seeded_and_keeps_to_top_p() -> None:
-    logits = torch.tensor([2.0, 1.9, 1.8, -5.0])
-    draws = [[choose(logits) for _ in range(40)] for choose in (Sampling(1.0, 0.9, 3).chooser(), Sampling(1.0, 0.9, 3).chooser())]
-    assert draws[0] == draws[1] and set(draws[0]) == {0, 1, 2}
-    assert {Sampling(1.0, 0.3).chooser()(logits) for _ in range(9)} == {0}
-    for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            Sampling(**wrong)  # type: ignore[arg-type]
 
 
 @every_word
