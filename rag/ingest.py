@@ -121,7 +121,7 @@ class Ingestion:
         self._reads_documents = any(index.reads_documents for index in indexes.values())
         if catalog.checkpoint():  # else the log may hold a commit that failed halfway and could still come back
             with catalog.reading() as read:
-                store.sweep([row.name for row in read.segments()])
+                store.sweep([row.name for row in read.segments()], indexes)
 
     def apply(self, change: Change) -> None:
         """Takes a document in; it is committed with its batch, at the latest by ``flush``."""
@@ -195,7 +195,7 @@ class Ingestion:
             write.drop_segments(names)
             if merged is not None:
                 write.add_segment(merged)
-        self._store.forget(names)
+        self._store.forget(names, self._indexes)
 
 
 def _keep_keys(

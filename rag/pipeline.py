@@ -240,10 +240,10 @@ class Rag(AsyncTwins):
 
     def verify(self, *, repair: bool = False) -> list[str]:
         """Reads every byte of the index; returns what is wrong, a line each. ``repair`` rebuilds damaged indexes from the catalog."""
-        found = maintain.verify(self.catalog, self._store)
+        found = maintain.verify(self.catalog, self._store, self.indexes)
         if found and repair:
             self.rebuild()
-            return maintain.verify(self.catalog, self._store)
+            return maintain.verify(self.catalog, self._store, self.indexes)
         return found
 
     @contextlib.contextmanager
