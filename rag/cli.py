@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something failed (a file, a lock, a damaged index), 2 the 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -304,6 +305,10 @@ def main() -> None:
     global _debug
     _debug = "--debug" in sys.argv[1:]
     try:
+        if any(name.startswith("OTEL_") for name in os.environ):
+            from rag import tracing
+
+            tracing.start()
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])
     except (ConfigError, ValueError, FileNotFoundError) as error:
         _fail(str(error), 2)

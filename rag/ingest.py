@@ -16,6 +16,7 @@ from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow, Read
 from rag.core import Chunk, Chunker, Document, Generator, Index, digest
 from rag.segments import SegmentStore, build_all, due_merges
+from rag.tracing import span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +130,9 @@ class Ingestion:
         if touched & self._batch.ids:
             self.flush()  # the old chunks must be read as the earlier change leaves them
         self._batch.ids |= touched
-        chunks = self._chunker.chunk(change.document)
+        with span("chunk", chars=len(change.document.text)) as told:
+            chunks = self._chunker.chunk(change.document)
+            told["chunks"] = len(chunks)
         with self._catalog.reading() as read:
             placed, gone = _keep_keys(read, change, chunks, self._reads_documents)
         self._batch.changes.append((change, placed, gone))
@@ -154,7 +157,7 @@ class Ingestion:
         keys = np.arange(first, first + len(new_chunks), dtype=np.int64)
         segments = build_all(self._store, self._indexes, keys, new_chunks, texts, others) if new_chunks else []
         # If this fails, the new segments stay: a commit that reports an error may still stand in the log. The next writer sweeps.
-        with self._catalog.writing() as write:
+        with span("commit", documents=len(batch.changes)), self._catalog.writing() as write:
             fresh = iter(write.take_keys(len(new_chunks)))
             for change, placed, gone in batch.changes:
                 if change.old_id and change.old_id != change.document.id:
@@ -167,7 +170,8 @@ class Ingestion:
         self._tally.num_chunks_added += len(new_chunks)
         self._tally.num_chunks_deleted += sum(len(gone) for _, _, gone in batch.changes)
         if self._generator is not None:
-            self._generator.prepare(new_chunks)
+            with span("prepare", chunks=len(new_chunks)):
+                self._generator.prepare(new_chunks)
         self._merge_due()
         self._on_commit()
 

@@ -19,6 +19,7 @@ from rag.core import Chunk, Facts, Index, Segment
 from rag.errors import DamagedIndex, ServerError
 from rag.facts import BUILD_SECONDS, FILE, read_facts, together, write_facts
 from rag.storage import check_folder, fsync, remove_folder, seal_folder
+from rag.tracing import span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +148,7 @@ def build_all(
     rows = []
     for name, index in indexes.items():
         started = time.perf_counter()
-        segment = index.build(keys, chunks, texts, store.beside(others, name, index))
-        rows.append(store.write(name, index, segment, time.perf_counter() - started))
+        with span(f"index {name}", chunks=len(chunks)):
+            segment = index.build(keys, chunks, texts, store.beside(others, name, index))
+            rows.append(store.write(name, index, segment, time.perf_counter() - started))
     return rows

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rag.read.draft import Draft, Limits
 from rag.read.files import RawFile, open_file, source_of
 from rag.read.walk import Skipped, walk
 from rag.read.worker import ReadPool
+from rag.tracing import span
 
 _RACY_SECONDS = 2.0  # a file changed this recently may change again without its mtime showing it
 
@@ -126,7 +128,7 @@ def _look(
         try:
             for path, source in paths:
                 known = _known(catalog, source)
-                ahead.append(threads.submit(_look_at, path, source, known, plan, pool, parse))
+                ahead.append(threads.submit(copy_context().run, _look_at, path, source, known, plan, pool, parse))
                 if len(ahead) > 2 * plan.workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -160,7 +162,8 @@ def _look_at(path: Path, source: str, known: DocumentRow | None, plan: Plan, poo
         raw = open_file(path, plan.limits, source=source, within=within)
         if known is not None and same_wishes and raw.file_hash == known.file_hash:
             return _Looked(path, source, stat, None)
-        return _Looked(path, source, stat, raw, pool.parse(raw) if parse else None)
+        with span("read", suffix=path.suffix.lower()):
+            return _Looked(path, source, stat, raw, pool.parse(raw) if parse else None)
     except ReadError as error:
         return _Looked(path, source, "", None, error=error)
     except OSError as error:
