@@ -63,8 +63,6 @@ def sync(
     paths = []
     for found in walk(plan.roots, plan.include, plan.exclude, plan.hidden):
         if isinstance(found, Path):
-            if _is_of_an_index(found):
-                continue
             paths.append((found, source_of(found)))
         else:
             (tally.skipped if isinstance(found, Skipped) else tally.failed).append(Refusal(found.path, found.reason))
@@ -102,11 +100,6 @@ class _Missing:
         """The document with these bytes, which is then no longer missing."""
         found = next((row for row in self.rows.values() if row.file_hash == file_hash), None)
         return self.rows.pop(found.id) if found else None
-
-
-def _is_of_an_index(path: Path) -> bool:
-    """Whether a file belongs to a segment of some index that happens to lie below a root."""
-    return path.parent.parent.name == "segments" and (path.parent.parent.parent / "catalog.sqlite").is_file()
 
 
 def _missing(roots: Sequence[Path], catalog: Catalog, seen: set[str]) -> list[DocumentRow]:
