@@ -16,6 +16,7 @@ from rag.errors import ConfigError, MissingExtra
 from rag.retrievers.remote import Floats, Keys, Selection, refused
 from rag.retrievers.remote_index import RemoteIndex
 
+_KEYS_AT_A_TIME = 1_000_000  # 8 MB or so of a request
 _MOST_TIES = 1024  # beyond this many chunks with one score, which of them come first is left to the server
 
 
@@ -139,7 +140,13 @@ class QdrantServer:
                 models.QueryRequest(query=query.tolist(), filter=wanted, params=params, limit=limit, with_payload=["key"])
                 for query in queries
             ]
-            answers = client.query_batch_points(self._collection, requests=asked)
+            num_keys = max(1, sum(len(keys) for keys in (selection.only, selection.without) if keys is not None))
+            at_a_time = max(1, _KEYS_AT_A_TIME // num_keys)  # every query of a request carries the filter
+            answers = [
+                answer
+                for start in range(0, len(asked), at_a_time)
+                for answer in client.query_batch_points(self._collection, requests=asked[start : start + at_a_time])
+            ]
         return [
             Matches(
                 np.array([point.payload["key"] for point in answer.points], np.int64),

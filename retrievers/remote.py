@@ -26,6 +26,7 @@ from rag.retrievers.dense_search import Vectors
 
 _FORMAT = 1
 _BLOCK_ROWS = 512
+_BLOCK_NUMBERS = 1 << 19  # some 10 MB as JSON: servers refuse large requests (Qdrant: above 32 MB)
 
 Keys = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -129,8 +130,9 @@ class RemoteSegment:
 
 def blocks(keys: Keys, vectors: Vectors) -> Iterator[tuple[Keys, Floats]]:
     """Keys and float32 rows, some at a time."""
-    for start in range(0, len(keys), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
+    num_rows = min(_BLOCK_ROWS, max(1, _BLOCK_NUMBERS // max(1, vectors.shape[1])))
+    for start in range(0, len(keys), num_rows):
+        rows = slice(start, start + num_rows)
         yield keys[rows], np.ascontiguousarray(vectors[rows], np.float32)
 
 

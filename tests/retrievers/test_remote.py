@@ -15,7 +15,7 @@ from rag.errors import ConfigError, DamagedIndex, MissingExtra, ServerError
 from rag.pipeline import Rag
 from rag.retrievers.pgvector import PgvectorIndex
 from rag.retrievers.qdrant import QdrantIndex, QdrantServer
-from rag.retrievers.remote import RemoteSegment, ServerRows
+from rag.retrievers.remote import RemoteSegment, Selection, ServerRows, blocks
 from rag.retrievers.remote_index import RemoteIndex
 from tests.fakes import HashingEncoder, ParagraphChunker, QuotingGenerator
 from tests.servers import options_of
@@ -169,6 +169,27 @@ def test_saved_again_from_another_segment_the_vectors_are_the_same_bits(index: R
         RemoteSegment(np.arange(1100), source, "f", index.server).save(folder)
         segments.append(RemoteSegment(np.arange(1100), ServerRows(index.server, folder, np.arange(1100), 8), "f", index.server))
     np.testing.assert_array_equal(segments[1].vectors[:], rows)
+
+
+@pytest.mark.parametrize(("rows", "dim", "most"), [(1100, 8, 512), (300, 4096, 128), (3, 2**20, 1), (0, 8, 0)])
+def test_no_request_grows_with_the_segment_or_the_width(rows: int, dim: int, most: int) -> None:
+    sent = [block.shape for _, block in blocks(np.arange(rows), np.zeros((rows, dim), np.float32))]
+    assert sum(number for number, _ in sent) == rows and max((number for number, _ in sent), default=0) == most
+
+
+def test_many_queries_with_a_large_filter_are_asked_in_parts(
+    index: RemoteIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / f"{tmp_path.name}-filter"
+    folder.mkdir()
+    rows = np.random.default_rng(1).standard_normal((40, 8)).astype(np.float32)
+    RemoteSegment(np.arange(40), rows, "f", index.server).save(folder)
+    wanted = Selection([folder.name], np.arange(0, 40, 2), None)
+    whole = index.server.nearest(rows[:5], 3, wanted)
+    monkeypatch.setattr("rag.retrievers.qdrant._KEYS_AT_A_TIME", 45)
+    for mine, theirs, row in zip(index.server.nearest(rows[:5], 3, wanted), whole, rows[:5], strict=True):
+        truth = np.arange(0, 40, 2)[np.argsort(-(rows[::2] @ row))[:3]]
+        assert mine.keys.tolist() == theirs.keys.tolist() == truth.tolist()
 
 
 def test_a_place_made_for_other_vectors_is_refused_by_name(index: RemoteIndex) -> None:
