@@ -1,10 +1,12 @@
 """The command ``rag``: arguments in, exit code out. Knows typer; the pipeline does the work, ``rag.terminal`` the printing.
 
-Exit codes: 0 done, 1 something failed (a file, a lock, a damaged index), 2 the call or the configuration is wrong.
+Exit codes: 0 done, 1 something failed (a file, a lock, a damaged index) or was interrupted halfway, 2 the call or the configuration is wrong,
+130 interrupted with nothing to tell of.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,14 +109,14 @@ def ingest(
     from rag import terminal
 
     rag = _open(index, config, must_exist=False)
-    try:
-        with terminal.ingest_progress(quiet=as_json) as on_progress:
-            report = rag.ingest(
-                paths, include=include or (), exclude=exclude or (), hidden=hidden, readers=readers or ("*",), dry_run=dry_run,
-                on_progress=on_progress,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        raise RagError("interrupted; what was committed stands, and the next ingest goes on from there") from None
+    with (
+        terminal.interruptible("what was committed stands, and the next ingest goes on from there"),
+        terminal.ingest_progress(quiet=as_json) as on_progress,
+    ):
+        report = rag.ingest(
+            paths, include=include or (), exclude=exclude or (), hidden=hidden, readers=readers or ("*",), dry_run=dry_run,
+            on_progress=on_progress,
+        )  # fmt: skip
     terminal.print_json(report) if as_json else terminal.print_report(report)
     if report.failed:
         raise typer.Exit(1)
@@ -253,7 +255,9 @@ def compact(index: IndexOption = DEFAULT_INDEX) -> None:
     """Merge segments and remove deleted documents physically."""
     from rag import terminal
 
-    terminal.print_json(_open(index, None).compact())
+    with terminal.interruptible("what was merged stands, and the next compact goes on from there"):
+        done = _open(index, None).compact()
+    terminal.print_json(done)
 
 
 @index_app.command()
@@ -261,7 +265,9 @@ def rebuild(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None) -> 
     """Build all indexes anew from the catalog, after a change of models or settings."""
     from rag import terminal
 
-    terminal.print_json(_open(index, config).rebuild())
+    with terminal.interruptible("the indexes are as they were"):
+        done = _open(index, config).rebuild()
+    terminal.print_json(done)
 
 
 @config_app.command()
@@ -304,6 +310,10 @@ def main() -> None:
     global _debug
     _debug = "--debug" in sys.argv[1:]
     try:
+        if any(name.startswith("OTEL_") for name in os.environ):
+            from rag import tracing
+
+            tracing.start()
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])
     except (ConfigError, ValueError, FileNotFoundError) as error:
         _fail(str(error), 2)

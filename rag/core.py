@@ -23,6 +23,7 @@ from rag.core_encoders import TokenEncoder as TokenEncoder
 from rag.core_index import Facts as Facts
 from rag.core_index import Index as Index
 from rag.core_index import Interaction as Interaction
+from rag.core_index import KeptInFolder as KeptInFolder
 from rag.core_index import Matches as Matches
 from rag.core_index import Reader as Reader
 from rag.core_index import Segment as Segment

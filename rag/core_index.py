@@ -116,3 +116,25 @@ class Index(Protocol):
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Reader:
         """A view of these segments in which only keys with ``live[key]`` exist."""
+
+    def check(self, folder: Path) -> None:
+        """Reads all of what a segment keeps elsewhere than in its folder, which is intact (see ``KeptInFolder``).
+
+        Raises ``rag.errors.DamagedIndex`` if it is not what was saved, ``ServerError`` if it cannot be read.
+        """
+
+    def discard(self, folder: Path) -> None:
+        """Removes what a segment keeps elsewhere than in its folder, which no commit names any more, or never did: it may be half written.
+
+        Calling it again does no harm. Raises ``rag.errors.ServerError`` if that is not possible now; the folder then stays.
+        """
+
+
+class KeptInFolder:
+    """Base of indexes whose segments keep nothing outside their folders, so that files alone decide what is there."""
+
+    def check(self, folder: Path) -> None:
+        """The folder's files are all there is."""
+
+    def discard(self, folder: Path) -> None:
+        """The folder's files are all there is."""

@@ -12,6 +12,7 @@ RagError
  +- IndexLocked       another process is writing to the index
  +- IndexMismatch     the index was made with other models or a newer format
  +- DamagedIndex      a file of the index is missing, cut short or altered; ``path`` names it
+ +- ServerError       the server that holds an index did not answer, or refused
  +- ModelError        a language model or its server did not answer
  +- BudgetExceeded    a language model was not asked, because its budget of calls, tokens or seconds is used up
 """
@@ -90,6 +91,10 @@ class DamagedIndex(RagError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason} (`rag index verify --repair` rebuilds it from the catalog)"
+
+
+class ServerError(RagError):
+    """The server that holds an index did not answer, or refused."""
 
 
 class ModelError(RagError):

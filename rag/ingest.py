@@ -16,6 +16,7 @@ from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow, Read
 from rag.core import Chunk, Chunker, Document, Generator, Index, chunk_many, digest
 from rag.segments import SegmentStore, build_all, due_merges
+from rag.tracing import span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +128,7 @@ class Ingestion:
         self._reads_documents = any(index.reads_documents for index in indexes.values())
         if catalog.checkpoint():  # else the log may hold a commit that failed halfway and could still come back
             with catalog.reading() as read:
-                store.sweep([row.name for row in read.segments()])
+                store.sweep([row.name for row in read.segments()], indexes)
 
     def apply(self, change: Change) -> None:
         """Takes a document in; it is committed with its batch, at the latest by ``flush``."""
@@ -148,7 +149,9 @@ class Ingestion:
         if not batch.uncut:
             return
         changes, batch.uncut, batch.num_uncut_chars = batch.uncut, [], 0
-        chunks_of = chunk_many(self._chunker, [change.document for change in changes])
+        with span("chunk", documents=len(changes), chars=sum(len(change.document.text) for change in changes)) as told:
+            chunks_of = chunk_many(self._chunker, [change.document for change in changes])
+            told["chunks"] = sum(map(len, chunks_of))
         with self._catalog.reading() as read:
             for change, chunks in zip(changes, chunks_of, strict=True):
                 placed, gone = _keep_keys(read, change, chunks, self._reads_documents)
@@ -173,7 +176,7 @@ class Ingestion:
         keys = np.arange(first, first + len(new_chunks), dtype=np.int64)
         segments = build_all(self._store, self._indexes, keys, new_chunks, texts, others) if new_chunks else []
         # If this fails, the new segments stay: a commit that reports an error may still stand in the log. The next writer sweeps.
-        with self._catalog.writing() as write:
+        with span("commit", documents=len(batch.changes)), self._catalog.writing() as write:
             fresh = iter(write.take_keys(len(new_chunks)))
             for change, placed, gone in batch.changes:
                 if change.old_id and change.old_id != change.document.id:
@@ -186,7 +189,8 @@ class Ingestion:
         self._tally.num_chunks_added += len(new_chunks)
         self._tally.num_chunks_deleted += sum(len(gone) for _, _, gone in batch.changes)
         if self._generator is not None:
-            self._generator.prepare(new_chunks)
+            with span("prepare", chunks=len(new_chunks)):
+                self._generator.prepare(new_chunks)
         self._merge_due()
         self._on_commit()
 
@@ -214,7 +218,7 @@ class Ingestion:
             write.drop_segments(names)
             if merged is not None:
                 write.add_segment(merged)
-        self._store.forget(names)
+        self._store.forget(names, self._indexes)
 
 
 def _keep_keys(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow, Read, SegmentRow
 from rag.core import Chunk, Document, Generator, Index
-from rag.errors import DamagedIndex, IndexMismatch
+from rag.errors import DamagedIndex, IndexMismatch, ServerError
 from rag.facts import together
 from rag.ingest import BATCH_CHUNKS, Ingestion, merge_everything
 from rag.segments import SegmentStore, build_all
@@ -141,11 +141,11 @@ def rebuild(
         for row in fresh:
             write.add_segment(row)
         write.set_meta("indexes", json.dumps({name: index.fingerprint for name, index in indexes.items()}))
-    store.forget([row.name for row in old])
+    store.forget([row.name for row in old], indexes)
 
 
-def verify(catalog: Catalog, store: SegmentStore) -> list[str]:
-    """Every fault found, a line each: rows and pages of the catalog, length and checksum of every segment file."""
+def verify(catalog: Catalog, store: SegmentStore, indexes: Mapping[str, Index]) -> list[str]:
+    """Every fault found, a line each: rows and pages of the catalog, length and checksum of every segment file, vectors on servers."""
     faults = []
     try:
         with catalog.reading() as read:
@@ -156,7 +156,9 @@ def verify(catalog: Catalog, store: SegmentStore) -> list[str]:
     for row in rows:
         try:
             check_folder(store.folder / row.name, list(row.files))
-        except DamagedIndex as error:
+            if row.index_name in indexes:
+                indexes[row.index_name].check(store.folder / row.name)
+        except (DamagedIndex, ServerError) as error:
             faults.append(str(error))
     return faults
 

@@ -34,6 +34,7 @@ from rag.query.history import messages_of
 from rag.retrieval import Retrieval
 from rag.segments import SegmentStore
 from rag.storage import writer_lock
+from rag.tracing import span, traced
 
 READER_VERSION = "1"  # part of what decides whether a file must be read again
 
@@ -240,10 +241,10 @@ class Rag(AsyncTwins):
 
     def verify(self, *, repair: bool = False) -> list[str]:
         """Reads every byte of the index; returns what is wrong, a line each. ``repair`` rebuilds damaged indexes from the catalog."""
-        found = maintain.verify(self.catalog, self._store)
+        found = maintain.verify(self.catalog, self._store, self.indexes)
         if found and repair:
             self.rebuild()
-            return maintain.verify(self.catalog, self._store)
+            return maintain.verify(self.catalog, self._store, self.indexes)
         return found
 
     @contextlib.contextmanager
@@ -258,7 +259,13 @@ class Rag(AsyncTwins):
             if check:
                 maintain.reconcile(self.catalog, self.indexes)
             try:
-                yield Ingestion(self.catalog, self._store, self.indexes, self.chunker, self.generator, tally)
+                with span("rag.write") as told:
+                    yield Ingestion(self.catalog, self._store, self.indexes, self.chunker, self.generator, tally)
+                    told |= {
+                        "chunks_added": tally.num_chunks_added,
+                        "chunks_deleted": tally.num_chunks_deleted,
+                        "failed": len(tally.failed),
+                    }
             finally:
                 self.catalog.checkpoint()
 
@@ -369,7 +376,7 @@ class Rag(AsyncTwins):
     ) -> Iterator[Event]:  # fmt: skip
         """The stages as they end, the answer as it is written, each citation once it is checked, and the whole ``Answer`` last."""
         asked = Asked(query, [PUBLIC, *principals], self.catalog, self.generator)
-        yield from answer_events(asked, self.stages(query, where=where, principals=principals, history=history))
+        yield from traced(answer_events(asked, self.stages(query, where=where, principals=principals, history=history)), "ask")
 
     def ask(
         self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = (),

@@ -67,6 +67,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "bm25": "rag.retrievers.bm25:BM25Index",
         "warp": "rag.retrievers.warp.index:WarpIndex",
         "impact": "rag.retrievers.impact:ImpactIndex",
+        "qdrant": "rag.retrievers.qdrant:QdrantIndex",
+        "pgvector": "rag.retrievers.pgvector:PgvectorIndex",
     },
     "query": {
         "plain": "rag.query.plain:PlainQuery",

@@ -1,7 +1,8 @@
 """Segment folders: how one comes to be, is opened, merged and forgotten. Knows no kind of index and no document.
 
 ``segments/<name>/`` is written once, made durable, and only then named by a commit. A folder that no commit names is left
-over from a writer that died, and the next writer removes it.
+over from a writer that died, and the next writer removes it. The same holds for what an index keeps on a server: the folder is
+there before anything is sent and goes after everything is taken back, so nothing can be left on a server that no folder tells of.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.catalog_read import SegmentRow
 from rag.core import Chunk, Facts, Index, Segment
-from rag.errors import DamagedIndex
+from rag.errors import DamagedIndex, ServerError
 from rag.facts import BUILD_SECONDS, FILE, read_facts, together, write_facts
-from rag.storage import check_folder, remove_folder, seal_folder
+from rag.storage import check_folder, fsync, remove_folder, seal_folder
+from rag.tracing import span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,21 +36,23 @@ class SegmentStore:
         self.folder = folder
         self._open: dict[str, Segment] = {}
 
-    def write(self, index_name: str, segment: Segment, build_seconds: float) -> SegmentRow:
-        """Writes a segment into a new folder and makes it durable; a commit has yet to name it.
+    def write(self, index_name: str, index: Index, segment: Segment, build_seconds: float) -> SegmentRow:
+        """Writes a segment of ``index`` into a new folder and makes it durable; a commit has yet to name it.
 
         ``build_seconds``: what it took to build so far; what saving takes is added (a graph may be built there).
         """
         name = f"{index_name}-{uuid.uuid4().hex[:16]}"
         folder = self.folder / name
         folder.mkdir(parents=True)
+        fsync(self.folder)
         try:
             started = time.perf_counter()
             segment.save(folder)
             write_facts(folder, segment.facts(), build_seconds + time.perf_counter() - started)
             files = seal_folder(folder)
         except BaseException:
-            remove_folder(folder)
+            with suppress(ServerError):  # then the next writer's sweep tries again
+                _remove(folder, {index_name: index})
             raise
         return SegmentRow(name, index_name, len(segment.keys), tuple(files))
 
@@ -70,23 +75,23 @@ class SegmentStore:
         told = any(file.name == FILE for file in row.files)
         return read_facts(self.folder / row.name) if told else {}
 
-    def forget(self, names: Sequence[str]) -> None:
-        """Lets go of segments and removes their folders; readers that still use them keep their mapped files."""
+    def forget(self, names: Sequence[str], indexes: Mapping[str, Index]) -> None:
+        """Lets go of segments and removes them; readers that still use them keep their mapped files.
+
+        Raises ``ServerError`` if one of ``indexes`` cannot take back what it keeps elsewhere; the next writer's ``sweep`` tries again.
+        """
         for name in names:
             self._open.pop(name, None)
-            remove_folder(self.folder / name)
+            _remove(self.folder / name, indexes)
 
     def keep_open(self, names: Sequence[str]) -> None:
         """Lets go of every open segment but these."""
         self._open = {name: segment for name, segment in self._open.items() if name in set(names)}
 
-    def sweep(self, live_names: Sequence[str]) -> None:
-        """Removes every folder that no commit names. Only the writer may do this."""
-        if not self.folder.is_dir():
-            return
-        for folder in self.folder.iterdir():
-            if folder.name not in set(live_names):
-                self.forget([folder.name])
+    def sweep(self, live_names: Sequence[str], indexes: Mapping[str, Index]) -> None:
+        """Removes every segment that no commit names. Only the writer may do this. Raises ``ServerError`` as ``forget`` does."""
+        if self.folder.is_dir():
+            self.forget([folder.name for folder in self.folder.iterdir() if folder.name not in set(live_names)], indexes)
 
     def beside(self, rows: Sequence[SegmentRow], index_name: str, index: Index) -> list[Segment]:
         """Those of ``rows`` that ``Index.build`` wants to see: the index's own, if it trains."""
@@ -102,7 +107,15 @@ class SegmentStore:
         merged = index.merge(segments, live, self.beside(others, rows[0].index_name, index))
         if not len(merged.keys):
             return None
-        return self.write(rows[0].index_name, merged, float(spent) + time.perf_counter() - started)
+        return self.write(rows[0].index_name, index, merged, float(spent) + time.perf_counter() - started)
+
+
+def _remove(folder: Path, indexes: Mapping[str, Index]) -> None:
+    """The index of a folder is in its name. One that is not configured any more is not there to take back what it keeps elsewhere."""
+    index = indexes.get(folder.name.rpartition("-")[0])
+    if index is not None:
+        index.discard(folder)
+    remove_folder(folder)
 
 
 def due_merges(rows: Sequence[SegmentRow]) -> list[list[SegmentRow]]:
@@ -135,6 +148,7 @@ def build_all(
     rows = []
     for name, index in indexes.items():
         started = time.perf_counter()
-        segment = index.build(keys, chunks, texts, store.beside(others, name, index))
-        rows.append(store.write(name, segment, time.perf_counter() - started))
+        with span(f"index {name}", chunks=len(chunks)):
+            segment = index.build(keys, chunks, texts, store.beside(others, name, index))
+            rows.append(store.write(name, index, segment, time.perf_counter() - started))
     return rows

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rag.read.draft import Draft, Limits
 from rag.read.files import RawFile, open_file, source_of
 from rag.read.walk import Skipped, walk
 from rag.read.worker import ReadPool
+from rag.tracing import span
 
 _RACY_SECONDS = 2.0  # a file changed this recently may change again without its mtime showing it
 
@@ -61,8 +63,6 @@ def sync(
     paths = []
     for found in walk(plan.roots, plan.include, plan.exclude, plan.hidden):
         if isinstance(found, Path):
-            if _is_of_an_index(found):
-                continue
             paths.append((found, source_of(found)))
         else:
             (tally.skipped if isinstance(found, Skipped) else tally.failed).append(Refusal(found.path, found.reason))
@@ -102,11 +102,6 @@ class _Missing:
         return self.rows.pop(found.id) if found else None
 
 
-def _is_of_an_index(path: Path) -> bool:
-    """Whether a file belongs to a segment of some index that happens to lie below a root."""
-    return path.parent.parent.name == "segments" and (path.parent.parent.parent / "catalog.sqlite").is_file()
-
-
 def _missing(roots: Sequence[Path], catalog: Catalog, seen: set[str]) -> list[DocumentRow]:
     """Documents whose source lies under a folder of ``roots`` where no file stands any more."""
     rows: dict[str, DocumentRow] = {}
@@ -126,7 +121,7 @@ def _look(
         try:
             for path, source in paths:
                 known = _known(catalog, source)
-                ahead.append(threads.submit(_look_at, path, source, known, plan, pool, parse))
+                ahead.append(threads.submit(copy_context().run, _look_at, path, source, known, plan, pool, parse))
                 if len(ahead) > 2 * plan.workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -160,7 +155,8 @@ def _look_at(path: Path, source: str, known: DocumentRow | None, plan: Plan, poo
         raw = open_file(path, plan.limits, source=source, within=within)
         if known is not None and same_wishes and raw.file_hash == known.file_hash:
             return _Looked(path, source, stat, None)
-        return _Looked(path, source, stat, raw, pool.parse(raw) if parse else None)
+        with span("read", suffix=path.suffix.lower()):
+            return _Looked(path, source, stat, raw, pool.parse(raw) if parse else None)
     except ReadError as error:
         return _Looked(path, source, "", None, error=error)
     except OSError as error:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rag.core import Answer, AnswerEvent, Citation, Event, Hit, QueryEvent, StageEvent, TextEvent
+from rag.errors import RagError
 from rag.ingest import IngestReport
 from rag.ingest import Progress as Step
 
@@ -84,6 +85,15 @@ def ingest_progress(*, quiet: bool) -> Iterator[Callable[[Step], None] | None]:
             bar.update(task, completed=step.num_files_done, total=step.num_files, rate=rate, description=escape(name))
 
         yield advance
+
+
+@contextmanager
+def interruptible(told: str) -> Iterator[None]:
+    """Turns Ctrl-C in the block into the error "interrupted; ``told``"."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RagError(f"interrupted; {told}") from None
 
 
 def print_hits(hits: Iterable[Hit], sources: Mapping[str, str]) -> None:

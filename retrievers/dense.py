@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Encoder, Interaction, Matches, Segment, TokenEncoder, digest
+from rag.core import Chunk, Encoder, Interaction, KeptInFolder, Matches, Segment, TokenEncoder, digest
 from rag.errors import ConfigError, IndexMismatch
 from rag.retrievers.dense_codes import bits_of, to_int8
 from rag.retrievers.dense_find import Effort, find
-from rag.retrievers.dense_merged import MergedRows
+from rag.retrievers.dense_merged import best_of, look_up, merged, rows_of
 from rag.retrievers.dense_search import Vectors
 from rag.retrievers.dense_segment import DenseSegment, Store, load_segment
 from rag.retrievers.query_cache import QueryCache
@@ -24,7 +24,7 @@ from rag.retrievers.query_cache import QueryCache
 Pooling = Literal["chunk", "late"]
 
 
-class FaissIndex:
+class FaissIndex(KeptInFolder):
     """Finds chunks whose meaning is near the query's: cosine of ``encoder`` vectors, between -1 and 1.
 
     ``pooling="chunk"``: the vector of a chunk is that of ``chunk.indexed_text``. ``"late"`` (late chunking, arXiv 2409.04701): it is
@@ -141,14 +141,8 @@ class FaissIndex:
 
     def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> DenseSegment:
         """Reads no vector before the result is saved or searched, and then block by block."""
-        parts = [_own(segment) for segment in segments]
-        kept = [np.flatnonzero(look_up(live, part.keys)) for part in parts]
-        keys = np.concatenate([np.empty(0, np.int64), *(part.keys[rows] for part, rows in zip(parts, kept, strict=True))])
-        source = np.repeat(np.arange(len(parts), dtype=np.int32), [len(rows) for rows in kept])
-        row = np.concatenate([np.empty(0, np.int64), *kept])
-        order = np.argsort(keys, kind="stable")
-        dim = parts[0].dim if parts else self.dimensions or self.encoder.dim
-        return self._segment(keys[order], MergedRows([part.vectors for part in parts], source[order], row[order], dim))
+        keys, rows = merged([_own(segment) for segment in segments], live, self.dimensions or self.encoder.dim)
+        return self._segment(keys, rows)
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> DenseReader:
         parts = [_own(segment) for segment in segments]
@@ -188,47 +182,17 @@ class DenseReader:
                 allowed = live if allow is None else live & look_up(allow, segment.keys)
                 for number, (rows, scores) in enumerate(find(segment, vectors, k, allowed, self._index.effort)):
                     found[number].append(Matches(segment.keys[rows], scores))
-        return [_best(parts, k) for parts in found]
+        return [best_of(parts, k) for parts in found]
 
     def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
         """One row per query and one per chunk. Raises ``ValueError`` for a key that is not live."""
         if not queries:
             return []
         asked = self._index.query_vectors(queries)
-        return [Interaction(query[None], self._rows(some)) for query, some in zip(asked, keys, strict=True)]
-
-    def _rows(self, keys: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-        found: dict[int, NDArray[np.float32]] = {}
-        for segment, live in self._parts:
-            places = np.searchsorted(segment.keys, keys)
-            places[places == len(segment.keys)] = 0
-            here = (segment.keys[places] == keys) & live[places]
-            rows = segment.vectors[places[here]].astype(np.float32)
-            found.update(zip(keys[here].tolist(), rows[:, None], strict=True))
-        missing = [key for key in keys.tolist() if key not in found]
-        if missing:
-            raise ValueError(f"no live chunk has the key {missing[0]}")
-        return [found[key] for key in keys.tolist()]
-
-
-def look_up(flags: NDArray[np.bool_], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """``flags[key]`` for every key; ``False`` for keys past the end."""
-    inside = keys < len(flags)
-    out = np.zeros(len(keys), np.bool_)
-    out[inside] = flags[keys[inside]]
-    return out
+        return [Interaction(query[None], rows_of(self._parts, some)) for query, some in zip(asked, keys, strict=True)]
 
 
 def _own(segment: Segment) -> DenseSegment:
     if not isinstance(segment, DenseSegment):
         raise TypeError(f"FaissIndex reads its own segments, not {type(segment).__name__}")
     return segment
-
-
-def _best(parts: Sequence[Matches], k: int) -> Matches:
-    if not parts:
-        return Matches(np.empty(0, np.int64), np.empty(0, np.float32))
-    keys = np.concatenate([part.keys for part in parts])
-    scores = np.concatenate([part.scores for part in parts])
-    best = np.lexsort((keys, -scores))[:k]
-    return Matches(keys[best], scores[best])

@@ -25,6 +25,7 @@ from rag.core import (
     Facts,
     Hit,
     Interaction,
+    KeptInFolder,
     Matches,
     Prompt,
     Segment,
@@ -141,7 +142,7 @@ class WordSegment:
         return {"words": sum(len(text.split()) for text in self.texts), "mean_words": 2.5, "kind": "plain"}
 
 
-class WordIndex:
+class WordIndex(KeptInFolder):
     """Counts the query's words in every chunk: the plainest index there is."""
 
     fingerprint = "words"

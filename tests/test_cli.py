@@ -119,11 +119,29 @@ def test_chat_answers_line_by_line(home: Path) -> None:
     assert done.returncode == 0 and "close to water" in done.stdout
 
 
+@pytest.mark.parametrize("module", ["typer", "rag.terminal"])
+def test_an_interrupt_before_anything_is_done_shows_no_traceback(home: Path, module: str) -> None:
+    program = (
+        "import sys, importlib.abc\n"
+        "class Interrupts(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from rag.__main__ import main\n"
+        "main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "search", "x"], check=False, cwd=home, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 130 and not done.stderr.strip() and not done.stdout.strip()
+
+
 def test_an_interrupt_leaves_a_valid_index(home: Path) -> None:
     for number in range(400):
         (home / "docs" / f"{number}.txt").write_text(f"File number {number}.\n\n" + "Words stand here in a row. " * 200)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "from rag.cli import main; main()", "ingest", "docs", "--config", "light.yaml"]
+    command = [sys.executable, "-c", "from rag.__main__ import main; main()", "ingest", "docs", "--config", "light.yaml"]
     running = subprocess.Popen(
         command,
         cwd=home,

@@ -186,6 +186,12 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(open_light: Open, docs: 
 
 
 def test_an_index_below_the_folder_is_not_read(open_light: Open, docs: Path) -> None:
-    rag = open_light(docs / "rag.index")
-    rag.ingest(docs)
-    assert len(rag.ingest(docs).unchanged) == 2
+    rag = open_light(docs / "deeper" / "rag.index")
+    first, second = rag.ingest(docs), rag.ingest(docs)
+    assert first.skipped == second.skipped == () and len(second.unchanged) == 2
+    (told,) = rag.ingest(docs / "deeper" / "rag.index").skipped
+    assert told.reason == "is an index of this program, not a folder of documents"
+    (docs / "segments").mkdir()
+    (docs / "catalog.sqlite").touch()  # names alone do not make an index: all of them do
+    assert [refusal.source for refusal in rag.ingest(docs).skipped] == [str(docs / "catalog.sqlite")]
+    assert len(rag.documents()) == 2

@@ -24,6 +24,7 @@ IGNORE_FILES = (".ragignore", ".gitignore")
 """Files of patterns, in any folder, in the order in which they are asked; the first that knows a path decides."""
 
 _NEVER = frozenset({".git", ".hg", ".svn"})
+_OF_AN_INDEX = frozenset({"catalog.sqlite", "segments", "writer.lock"})
 _IGNORE_LIMITS = Limits(max_file_bytes=2**20)
 _PEEK_LIMITS = Limits(max_file_bytes=2**30)
 _PEEK_BYTES = 8192
@@ -55,7 +56,7 @@ def walk(
 
     ``include`` and ``exclude`` are patterns as in ``.gitignore``, relative to the root; no ``include`` means all.
     ``.gitignore`` and ``.ragignore`` files at and below a root are heeded; names that begin with a dot are left out
-    unless ``hidden``. A root that is a file is taken whatever rules say. Yields ``Skipped`` for files that nothing reads
+    unless ``hidden``; so are indexes of this program. A root that is a file is taken whatever rules say. Yields ``Skipped`` for files that nothing reads
     and ``ReadError`` for what is refused or cannot be reached: links out of the root or to nowhere, devices, pipes,
     folders without permission. Raises ``ReadError`` at once for a root that does not exist.
     """
@@ -115,6 +116,10 @@ class _Walk:
             return
         own = []
         names = {entry.name for entry in entries}
+        if names >= _OF_AN_INDEX:  # what this program writes is nothing to read; said only of a folder that was named
+            if folder.depth == 0:
+                yield Skipped(folder.path, "is an index of this program, not a folder of documents")
+            return
         for name in IGNORE_FILES:
             if name in names:
                 rules, problem = _ignore_rules(folder.path / name)

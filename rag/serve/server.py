@@ -15,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Request, UploadFile
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from rag import __version__
+from rag import __version__, tracing
 from rag.core import PUBLIC, Document, Event
 from rag.errors import ConfigError, DamagedIndex, IndexNotFound, RagError
 from rag.maintain import find_document
@@ -169,7 +169,8 @@ def _guard(app: FastAPI, rag: Rag) -> None:
             return _error(413, f"the body is larger than {settings.max_body_mb} MiB", "BodyTooLarge")
         if length is None and request.method in ("POST", "PUT", "PATCH"):
             return _error(411, "a Content-Length header is required", "LengthRequired")
-        return await call_next(request)
+        with tracing.parent(request.headers):
+            return await call_next(request)
 
     statuses: list[tuple[type[Exception], int]] = [
         (ConfigError, 422), (IndexNotFound, 503), (TooBusy, 429), (DamagedIndex, 500), (RagError, 502), (ValueError, 422),

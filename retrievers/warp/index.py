@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Interaction, Matches, MultiVectorEncoder, Segment, digest
+from rag.core import Chunk, Interaction, KeptInFolder, Matches, MultiVectorEncoder, Segment, digest
 from rag.errors import ConfigError, IndexMismatch
-from rag.retrievers.dense import look_up
+from rag.retrievers.dense_merged import look_up
 from rag.retrievers.query_cache import QueryCache
 from rag.retrievers.token_pooling import PoolMethod, check_pooling, pool_tokens
 from rag.retrievers.warp.build import Plan, joined_segment, plain_segment
@@ -27,7 +27,7 @@ from rag.retrievers.warp.search import Effort, Found, Lanes, lanes_of, search_se
 from rag.retrievers.warp.segment import WarpSegment, load_segment
 
 
-class WarpIndex:
+class WarpIndex(KeptInFolder):
     """MaxSim over token vectors, compressed: ``score = sum over query tokens of the largest cosine with a token of the chunk``.
 
     Storage: ``bits`` (2, 4 or 8) per dimension of a residual; ``dim``: project vectors onto that many principal axes, learnt from the

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 from rag.core import Chunk, Index, Matches, Segment, Span
 from rag.errors import NoVectors
 from rag.registry import component, table, wanted_models
+from rag.retrievers.remote import RemoteSegment
 from tests.fakes import HashingEncoder, HashingSparseEncoder, HashingTokenEncoder
+from tests.servers import options_of
 
 WORDS = ["apple", "banana", "cherry", "river", "mountain", "engine", "valve", "pressure", "invoice", "contract"]
 QUERIES = ["apple river", "valve pressure engine", "contract", "unheard"]
@@ -40,9 +44,16 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 MAKES = [(word, options) for word in sorted(table()["index"]) for options in [{}, *OPTIONS.get(word, [])]]
 
 
+FOLDER = tempfile.TemporaryDirectory()
+ON_SERVERS = ("pgvector", "qdrant")
+"""Indexes whose segments are searched on a server once they are saved: the laws are put to saved ones, the merged ones apart."""
+
+
 @pytest.fixture(params=MAKES, ids=lambda make: "-".join([make[0], *map(str, make[1].values())]))
-def index(request: pytest.FixtureRequest) -> Index:
+def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Index:
     word, options = request.param
+    if word in ON_SERVERS:
+        options = options_of(word, monkeypatch, f"contract_{zlib.crc32(request.node.name.encode())}")
     cls = component("index", word)
     made: Index = cls(**{name: MODELS[name] for name in wanted_models(cls)}, **options)
     return made
@@ -51,7 +62,12 @@ def index(request: pytest.FixtureRequest) -> Index:
 def build(index: Index, texts: Texts) -> Segment:
     keys = sorted(texts)
     chunks = [Chunk(f"chunk{key}", "doc", Span(0, len(texts[key])), texts[key]) for key in keys]
-    return index.build(np.array(keys, np.int64), chunks)
+    segment = index.build(np.array(keys, np.int64), chunks)
+    if isinstance(segment, RemoteSegment):
+        folder = Path(tempfile.mkdtemp(dir=FOLDER.name))
+        segment.save(folder)
+        return index.load(folder)
+    return segment
 
 
 def flags(keys: Sequence[int], length: int = 70) -> NDArray[np.bool_]:
