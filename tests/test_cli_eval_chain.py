@@ -123,7 +123,7 @@ def num_kept(home: Path) -> int:
         return 0
     try:
         with sqlite3.connect(path) as connection:
-            return int(connection.execute("SELECT count(*) FROM outcomes").fetchone()[0])
+            return int(connection.execute("SELECT count(*) FROM texts").fetchone()[0])
     except sqlite3.OperationalError:  # not yet made
         return 0
 
