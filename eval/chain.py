@@ -31,7 +31,7 @@ from rag.eval.chain_report import FORMAT, ChainReport, ConfigOutcome, QuestionOu
 from rag.eval.chain_summary import compared, summarised
 from rag.eval.chain_tokens import BUDGETS, TokenMeasures
 from rag.eval.chain_watch import watching
-from rag.eval.part_prints import identity, is_lasting
+from rag.eval.part_prints import identity, is_lasting, weights_print
 from rag.eval.peak_memory import PeakMemory
 from rag.eval.question_set import QuestionSet
 from rag.eval.spending import Meter
@@ -186,7 +186,7 @@ def _configured(run: _Run, name: str, config: Config) -> ConfigOutcome:
         hook, measure = ("own", run.measure) if run.measure else answer_measure(judge, parts.get("encoder"))
         is_kept = run.measure is None and all(map(is_lasting, own.values()))
         name_of_all = digest(
-            "chain", str(FORMAT), str(written), *(f"{key} {identity(part)}" for key, part in sorted(own.items())),
+            "chain", str(FORMAT), str(written), weights_print(config.model_dump(mode="json")), *(f"{key} {identity(part)}" for key, part in sorted(own.items())),
             print_of_set(run.given), index.content, str(run.answers), hook, run.tokenizer_print, *(f"{each} {told}" for each, told in versions().items()),
         )  # fmt: skip
         questions = _asked(run, name, name_of_all if is_kept else None, lambda: _examiner(run, opened, index, watch, measure))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rag import config as configuration
@@ -30,15 +31,29 @@ def part_print(config: Config, own: Mapping[str, Any], kind: str, key: str, bloc
     """
     if key in own:
         return identity(own[key]) if is_lasting(own[key]) else None
-    parts = [kind, block.model_dump_json()]
+    parts = [kind, block.model_dump_json(), weights_print(block)]
     for name, model in sorted(configuration.models_of(config, kind, block).items()):
         given = own.get(name)
         if MODEL_KINDS[name] == "lm" and draws(given if name in own else model):
             return None
         if name in own and not is_lasting(given):
             return None
-        parts.append(f"{name} {identity(given) if name in own else model.model_dump_json()}")
+        parts.append(f"{name} {identity(given) if name in own else model.model_dump_json() + weights_print(model)}")
     return digest(*parts)
+
+
+def weights_print(block: Any) -> str:
+    """Names, sizes and times of the files of every local ``model:`` in a block or in one inside it: one that was trained anew is another."""
+    if isinstance(block, Block):
+        return weights_print(block.options)
+    if not isinstance(block, Mapping):
+        return "".join(map(weights_print, block)) if isinstance(block, list) else ""
+    told = "".join(weights_print(value) for value in block.values())
+    model = block.get("model")
+    if isinstance(model, str) and Path(model).exists():
+        files = sorted(each for each in (Path(model), *Path(model).rglob("*")) if each.is_file())
+        told += digest(*(f"{each} {each.stat().st_size} {each.stat().st_mtime_ns}" for each in files))
+    return told
 
 
 def draws(lm: Any) -> bool:

@@ -314,3 +314,17 @@ def test_models_of_a_configuration_are_built_counted() -> None:
     models = SharedModels()
     first, second = models.of(config, {}), models.of(config, {})
     assert isinstance(first["lm"], MeteredLM) and first["lm"] is second["lm"]
+
+
+def test_a_model_that_was_trained_anew_in_its_folder_is_another(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"old")
+    config = load({"rerankers": [{"use": "cross-encoder", "model": str(tmp_path)}]})
+
+    def name() -> str | None:
+        return part_print(config, {}, "reranker", "rerankers[0]", config.rerankers[0])
+
+    before = name()
+    assert before is not None and name() == before
+    weights.write_bytes(b"newer")
+    assert name() != before
