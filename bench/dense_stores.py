@@ -94,6 +94,8 @@ def stores(rows: Floats, queries: Floats, rounds: int) -> dict[str, Any]:
 class Capturing:
     """A fusion that only keeps vectors: those of every chunk at the first question, and each question's."""
 
+    reads_vectors = True
+
     def __init__(self) -> None:
         self.chunks: list[Floats] = []
         self.questions: list[Floats] = []

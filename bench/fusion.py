@@ -61,6 +61,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 class Comparing:
     """A fusion that lets many fuse the same rankings, keeps what each found, and answers with the first one's."""
 
+    reads_vectors = True
+
     def __init__(self, fusions: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
         self._fusions: dict[str, Fusion] = {name: component("fusion", word)(**options) for name, (word, options) in fusions.items()}
         self.found: dict[str, list[Hit]] = {}

@@ -24,13 +24,20 @@ from rag.eval.answer_outcome import MeasureAnswer, answer_measure
 from rag.eval.axis import Axis
 from rag.eval.chain_cache import OutcomeCache, outcome_cache
 from rag.eval.chain_facts import remarks, reported_texts, versions
-from rag.eval.chain_index import CountedEncoder, Indexed, SharedModels, identity, ingest_print, ingested, is_lasting, print_of_set
+from rag.eval.chain_index import Indexed, ingest_print, ingested, print_of_set
+from rag.eval.chain_models import CountedEncoder, SharedModels
 from rag.eval.chain_question import Examiner
 from rag.eval.chain_report import FORMAT, ChainReport, ConfigOutcome, QuestionOutcome
 from rag.eval.chain_summary import compared, summarised
 from rag.eval.chain_tokens import BUDGETS, TokenMeasures
+from rag.eval.chain_watch import watching
+from rag.eval.part_prints import identity, is_lasting, weights_print
 from rag.eval.peak_memory import PeakMemory
 from rag.eval.question_set import QuestionSet
+from rag.eval.spending import Meter
+from rag.eval.stage_memo import StageMemo, stage_memo
+from rag.eval.watch import Watch
+from rag.lm_metered import MeteredLM
 from rag.pipeline import Rag
 
 Source = Mapping[str, Any] | str | Path | Config | None
@@ -56,6 +63,7 @@ class _Run:
     on_progress: Callable[[Progress], None]
     folder: Path
     cache: OutcomeCache
+    memo: StageMemo | None
     seed: int
     answers: bool
     measure: MeasureAnswer | None
@@ -89,13 +97,16 @@ def evaluate_chain(
     answers: bool = True,
     components: Mapping[str, Mapping[str, Any]] | None = None,
     measure: MeasureAnswer | None = None,
+    share: bool = True,
 ) -> ChainReport:
     """Judges every stage of every configuration on every question, and each configuration against the first.
 
     ``configs``: name -> what ``Rag.open`` takes; ``None`` is the built-in configuration. ``components``: name of a configuration -> own objects
     instead of configured parts, as for ``Rag.open``; results of objects without a ``fingerprint`` are not kept. ``answers``: whether to generate and
     judge answers; without, the chain ends at ``select``. ``measure``: measures an answer (see ``rag.eval.answer_outcome``). ``cache_folder``: keeps
-    indexes and outcomes, so that a run can be interrupted and a second one costs nothing.
+    indexes, outcomes and what stages handed on, so that a run can be interrupted and a second one costs nothing. ``share``: whether what a
+    stage made of its input is used again where another configuration has an equal stage for an equal input; the cost tables count it as if it
+    had been made again.
 
     Raises ``ConfigError`` for a configuration that cannot be built, before any question is asked, and ``ValueError`` for a set without
     questions or documents, for ids that are not unique, and for no configuration.
@@ -107,7 +118,8 @@ def evaluate_chain(
     with ExitStack() as stack:
         folder = Path(cache_folder or stack.enter_context(TemporaryDirectory(prefix="rag-eval-")))
         cache = stack.enter_context(outcome_cache(Path(cache_folder) if cache_folder else None))
-        run = _Run(given, configs, components or {}, on_progress, folder, cache, seed, answers, measure, stack)
+        memo = stack.enter_context(stage_memo(folder)) if share else None
+        run = _Run(given, configs, components or {}, on_progress, folder, cache, memo, seed, answers, measure, stack)
         for name, config in loaded.items():
             _check_parts(run, name, config)
         outcomes = [_configured(run, name, config) for name, config in loaded.items()]
@@ -166,15 +178,18 @@ def _configured(run: _Run, name: str, config: Config) -> ConfigOutcome:
     parts = _parts(run, name, config)
     written = as_written(run.configs[name], config)
     index = _indexed(run, name, config, own, parts)
-    with Rag.open(index.rag.folder, configuration.raw(run.configs[name]), components=parts) as opened:
+    watch = _watch(run, parts)
+    content = digest(ingest_print(config, own, index.content), *(f"{each} {told}" for each, told in versions().items()))
+    wrap = watching(config, own, content, watch)
+    with Rag.open(index.rag.folder, configuration.raw(run.configs[name]), components=parts, wrap=wrap) as opened:
         judge = parts.get("judge") or (Assembly(config, parts).model("judge") if "judge" in config.models and run.answers else None)
         hook, measure = ("own", run.measure) if run.measure else answer_measure(judge, parts.get("encoder"))
         is_kept = run.measure is None and all(map(is_lasting, own.values()))
         name_of_all = digest(
-            "chain", str(FORMAT), str(written), *(f"{key} {identity(part)}" for key, part in sorted(own.items())),
-            print_of_set(run.given), str(index.generation), str(run.answers), hook, run.tokenizer_print, *(f"{each} {told}" for each, told in versions().items()),
+            "chain", str(FORMAT), str(written), weights_print(config.model_dump(mode="json")), *(f"{key} {identity(part)}" for key, part in sorted(own.items())),
+            print_of_set(run.given), index.content, str(run.answers), hook, run.tokenizer_print, *(f"{each} {told}" for each, told in versions().items()),
         )  # fmt: skip
-        questions = _asked(run, name, name_of_all if is_kept else None, lambda: _examiner(run, opened, index, parts, measure))
+        questions = _asked(run, name, name_of_all if is_kept else None, lambda: _examiner(run, opened, index, watch, measure))
     facts = {**index.facts, "process_peak_memory_mb": run.memory.highest_mb()}
     return summarised(name, written, facts, questions, run.seed)
 
@@ -217,15 +232,20 @@ def _indexed(run: _Run, name: str, config: Config, own: Mapping[str, Any], parts
     return run.indexes[key]
 
 
-def _examiner(run: _Run, opened: Rag, index: Indexed, parts: Mapping[str, Any], measure: MeasureAnswer) -> Examiner:
+def _watch(run: _Run, parts: Mapping[str, Any]) -> Watch:
+    encoders = [part for part in parts.values() if isinstance(part, CountedEncoder)]
+    lms = [part for part in parts.values() if isinstance(part, MeteredLM)]
+    return Watch(Meter(run.memory, encoders, lms), run.memo)
+
+
+def _examiner(run: _Run, opened: Rag, index: Indexed, watch: Watch, measure: MeasureAnswer) -> Examiner:
     tokens = None
     if any(question.evidence for question in run.given.questions):
         key = str(index.rag.folder)
         if key not in run.axes:
             run.axes[key] = index.axis(run.tokenizer)
         tokens = TokenMeasures(run.axes[key], run.tokenizer.count, index.chunks, BUDGETS)
-    counted = [part for part in parts.values() if isinstance(part, CountedEncoder)]
-    return Examiner(opened, index, run.answers, measure, tokens, lambda: sum(each.num_encode_calls for each in counted), run.memory)
+    return Examiner(opened, index, run.answers, measure, tokens, watch, run.memory)
 
 
 def as_written(source: Source, config: Config) -> dict[str, Any]:

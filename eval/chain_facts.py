@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +48,12 @@ def remarks(given: QuestionSet, outcomes: Sequence[ConfigOutcome]) -> Iterable[s
             yield f"{outcome.name}: the chain broke off for {number} questions; they count as lost where it did."
         if number := int(outcome.ingest["num_unread_files"]):
             yield f"{outcome.name}: {number} files could not be read."
+        if made := Counter(stage for question in outcome.questions for stage in question.reused):
+            told = ", ".join(f"{stage} ({number})" for stage, number in made.items())
+            yield (
+                f"{outcome.name}: what these stages had made of the same input before was used again (questions): {told}. Their seconds, calls "
+                "and memory are those of when it was made, once."
+            )
         if number := sum(bool(question.answer and question.answer.failures) for question in outcome.questions):
             yield f"{outcome.name}: a measure of the answer failed for {number} questions; it is in no mean."
     if len(outcomes) > 1:

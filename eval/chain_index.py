@@ -16,16 +16,16 @@ from typing import Any
 
 import rag
 from rag import config as configuration
-from rag.config import Assembly, Config
+from rag.config import Config
 from rag.core import Chunk, Document, digest
 from rag.eval.axis import Axis
 from rag.eval.chain_stages import View
 from rag.eval.folded import Folded
+from rag.eval.part_prints import identity
 from rag.eval.placing import Library
 from rag.eval.question_set import QuestionSet
 from rag.ingest import IngestReport
 from rag.pipeline import READER_VERSION, Rag
-from rag.registry import MODEL_KINDS
 
 MAX_FOLDED_CHUNKS = 20_000
 
@@ -45,79 +45,11 @@ def ingest_print(config: Config, given: Mapping[str, Any], set_print: str) -> st
     return digest(*parts)
 
 
-def identity(component: Any) -> str:
-    """A name of an object that stands in for a component: its ``fingerprint``; without one it equals only itself."""
-    fingerprint = getattr(component, "fingerprint", None)
-    return f"{type(component).__qualname__} {fingerprint if isinstance(fingerprint, str) else hex(id(component))}"
-
-
-def is_lasting(component: Any) -> bool:
-    """Whether ``identity`` means the same in the next process."""
-    return isinstance(getattr(component, "fingerprint", None), str)
-
-
 def print_of_set(given: QuestionSet) -> str:
     """Names the documents of a set: their content, or the paths of the files (whose content the pipeline checks itself)."""
     return digest(
         *(part for each in given.documents for part in (each.id, each.content_hash)), *(str(path.resolve()) for path in given.files)
     )
-
-
-class SharedModels:
-    """Builds each configured model once for all configurations whose block of it is equal."""
-
-    def __init__(self) -> None:
-        self._built: dict[str, Any] = {}
-
-    def of(self, config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The models that ``config`` uses, by name, without those that are ``given``."""
-        ready = dict(given)
-        assembly = Assembly(config, ready)
-        found = {}
-        for name in sorted(_used(config) - ready.keys()):
-            key = digest(name, *(f"{each} {config.models[each].model_dump_json()}" for each in _needed(config, name)))
-            if key not in self._built:
-                model = assembly.model(name)
-                self._built[key] = CountedEncoder(model) if name in ENCODERS else model
-            found[name] = self._built[key]
-        return found
-
-
-ENCODERS = ("encoder", "token_encoder", "sparse_encoder")
-
-
-class CountedEncoder:
-    """An encoder that counts the calls that encode; everything else is the encoder's own."""
-
-    def __init__(self, encoder: Any) -> None:
-        self._encoder = encoder
-        self.num_encode_calls = 0
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_encoder":  # not yet there: a copy is being made
-            raise AttributeError(name)
-        found = getattr(self._encoder, name)
-        if not name.startswith("encode") or not callable(found):
-            return found
-
-        def counted(*arguments: Any, **options: Any) -> Any:
-            self.num_encode_calls += 1
-            return found(*arguments, **options)
-
-        return counted
-
-
-def _used(config: Config) -> set[str]:
-    blocks = [("chunker", config.chunker), ("query", config.query), ("fusion", config.fuse), ("selector", config.select)]
-    blocks.append(("generator", config.generator))
-    blocks += [("index", block) for block in config.indexes.values()]
-    blocks += [("reranker", block) for block in config.rerankers]
-    return {name for kind, block in blocks for name in configuration.models_of(config, kind, block)}
-
-
-def _needed(config: Config, name: str) -> list[str]:
-    """The model and those it takes itself."""
-    return [name, *sorted(configuration.models_of(config, MODEL_KINDS[name], config.models[name]))]
 
 
 class Texts(Mapping[str, str]):
@@ -142,12 +74,14 @@ class Texts(Mapping[str, str]):
 
 @dataclass(frozen=True)
 class Indexed:
-    """An index that holds the documents of a set. ``facts``: seconds and counts of its ingest; ``failed``: sources that were not read."""
+    """An index that holds the documents of a set. ``facts``: seconds and counts of its ingest; ``failed``: sources that were not read.
+    ``content``: names what it holds and under which keys.
+    """
 
     rag: Rag
     facts: Mapping[str, float]
     failed: tuple[str, ...]
-    generation: int
+    content: str
     library: Library
 
     @cached_property
@@ -190,7 +124,8 @@ def ingested(opened: Rag, given: QuestionSet) -> Indexed:
     began = time.perf_counter()
     report: IngestReport = opened.ingest(given.files) if given.files else opened.ingest_documents(given.documents)
     with opened.catalog.reading() as read:
-        rows, (num_documents, num_chunks), generation = list(read.documents()), read.counts(), read.generation
+        rows, (num_documents, num_chunks) = list(read.documents()), read.counts()
+        content = read.fingerprint()
     if report.num_chunks_added or not facts_file.exists():
         facts = {
             "seconds": time.perf_counter() - began, "num_documents": num_documents, "num_chunks": num_chunks,
@@ -201,4 +136,4 @@ def ingested(opened: Rag, given: QuestionSet) -> Indexed:
     failed = tuple(refusal.source for refusal in report.failed)
     sources = {row.id: row.source for row in rows}
     library = Library(Texts(opened, list(sources)), sources, unread=failed, is_read=bool(given.files))
-    return Indexed(opened, facts, failed, generation, library)
+    return Indexed(opened, facts, failed, content, library)

@@ -5,7 +5,7 @@ Nothing is measured on the side: hits and seconds are those of the events that `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rag.core import Answer, AnswerEvent, Event, Hit, StageEvent
@@ -27,10 +27,12 @@ from rag.eval.chain_stages import (
     whole_share,
 )
 from rag.eval.chain_tokens import TokenMeasures
+from rag.eval.chain_watch import rerank_stages
 from rag.eval.peak_memory import PeakMemory
 from rag.eval.placing import PlacedQuestion, place
 from rag.eval.question import Question
 from rag.eval.rank_measures import rank_measures
+from rag.eval.watch import Account, Watch
 from rag.pipeline import Rag
 
 RANKING = "ranking"
@@ -59,22 +61,24 @@ class Walk:
 
 @dataclass(frozen=True)
 class Examiner:
-    """Judges questions on one index under one configuration. ``encoder_calls``: how often the encoders were called so far."""
+    """Judges questions on one index under one configuration, whose stages ``watch`` keeps the accounts of."""
 
     rag: Rag
     index: Indexed
     answers: bool
     measure: MeasureAnswer
     tokens: TokenMeasures | None
-    encoder_calls: Callable[[], int]
+    watch: Watch
     memory: PeakMemory
 
     def outcome(self, question: Question) -> QuestionOutcome:
         """Asks, and judges what every stage had. A chain that raises is recorded, not raised; an interrupt passes through."""
         placed = place(question, self.index.library)
-        calls = self.encoder_calls()
+        calls = self.watch.meter.encoder_calls
+        self.watch.begin()
         walk = walked(self.rag, question, self.answers, self.memory)
-        calls = self.encoder_calls() - calls
+        calls = self.watch.meter.encoder_calls - calls
+        _settle(walk, self.watch.accounts)
         stages = self._stages(placed, walk)
         lost = lost_at(placed, stages, self.rag.indexes, walk.hits, self.index.chunks, self.index.view)
         if walk.failed_at and (lost is None or lost == ANSWER):
@@ -91,7 +95,8 @@ class Examiner:
             stages=stages,
             lost_at=lost,
             measures=self._measures(placed, walk),
-            cost=_cost(walk, calls),
+            cost=_cost(walk, self.watch.accounts, calls),
+            reused=[stage for stage, account in self.watch.accounts.items() if account.num_reused],
             error=walk.error,
         )
         if walk.answer is not None:
@@ -169,7 +174,9 @@ def walked(rag: Rag, question: Question, answers: bool, memory: PeakMemory) -> W
     try:
         for event in events:
             if isinstance(event, (StageEvent, AnswerEvent)):
-                _note_memory(walk, event, indexes, memory.since_mark_mb())
+                peak_mb = memory.since_mark_mb()
+                if peak_mb is not None and event_stage(event) in (PROMPT, ANSWER):  # the stages before are watched one by one
+                    walk.peak_memory_mb[event_stage(event)] = peak_mb
             if isinstance(event, StageEvent):
                 if walk.stages or event.stage.partition(":")[0] != _QUERY:
                     _note(walk, event, indexes)
@@ -184,12 +191,21 @@ def walked(rag: Rag, question: Question, answers: bool, memory: PeakMemory) -> W
     return walk
 
 
-def _note_memory(walk: Walk, event: StageEvent | AnswerEvent, indexes: Sequence[str], peak_mb: float | None) -> None:
-    """All searches and their fusion are ``retrieve``: the pipeline tells of them when the last of them is done."""
-    if peak_mb is not None:
-        stage = ANSWER if isinstance(event, AnswerEvent) else event.stage
-        name = RETRIEVE if stage in indexes or stage == "fuse" or stage.partition(":")[0] == _QUERY else stage
-        walk.peak_memory_mb[name] = max(peak_mb, walk.peak_memory_mb.get(name, 0.0))
+def event_stage(event: StageEvent | AnswerEvent) -> str:
+    """The stage that an event tells of."""
+    return ANSWER if isinstance(event, AnswerEvent) else event.stage
+
+
+def _settle(walk: Walk, accounts: Mapping[str, Account]) -> None:
+    """Gives each stage the seconds and the memory of its account: those of when its output was made, whoever it was made for."""
+    settled = []
+    for stage, hits, seconds in walk.stages:
+        if seconds is not None and stage in accounts:
+            seconds = max(0.0, seconds + accounts[stage].correction)
+        settled.append((stage, hits, seconds))
+    walk.stages = settled
+    peaks = {stage: account.spent.peak_memory_mb for stage, account in accounts.items() if account.spent.peak_memory_mb}
+    walk.peak_memory_mb = peaks | walk.peak_memory_mb
 
 
 def _note(walk: Walk, event: StageEvent, indexes: Sequence[str]) -> None:
@@ -212,20 +228,23 @@ def _unite(walk: Walk, indexes: Sequence[str]) -> None:
 def expected_stages(rag: Rag, answers: bool) -> list[str]:
     """The stages from the indexes on that a question passes if nothing fails. A generator that does not tell has no ``prompt``."""
     fuse = ["fuse"] if len(rag.indexes) > 1 else []
-    rerank: list[str] = []
-    for name, _ in rag.rerankers:
-        number = sum(base_of(each) == name for each in rerank)
-        rerank.append(f"{name}#{number + 1}" if number else name)
-    return [*rag.indexes, RETRIEVE, *fuse, *rerank, SELECT, *([PROMPT, ANSWER] if answers else [])]
+    return [*rag.indexes, RETRIEVE, *fuse, *rerank_stages(rag.config), SELECT, *([PROMPT, ANSWER] if answers else [])]
 
 
-def _cost(walk: Walk, encoder_calls: int) -> dict[str, float]:
+def _cost(walk: Walk, accounts: Mapping[str, Account], encoder_calls: int) -> dict[str, float]:
+    """``encoder_calls``: those that were made; the accounts know of those that were not, because their outcome was kept."""
     cost = {f"seconds/{stage}": seconds for stage, _, seconds in walk.stages if seconds is not None}
     cost |= {f"peak_memory_mb/{stage}": peak for stage, peak in walk.peak_memory_mb.items()}
-    cost["encoder_calls"] = float(encoder_calls)
+    cost["encoder_calls"] = float(encoder_calls + sum(account.reused.encoder_calls for account in accounts.values()))
     if walk.answer is not None:
         cost["seconds/answer"] = walk.answer.seconds.get("generate", 0.0)
         cost.update({name: float(getattr(walk.answer.usage, name)) for name in walk.answer.usage.__slots__})
+    for stage, account in accounts.items():
+        if account.spent.lm_calls:
+            cost[f"lm_tokens/{stage}"] = float(account.spent.prompt_tokens + account.spent.completion_tokens)
+            if not stage.startswith(_QUERY):  # what a query stage asks for is part of the answer's usage
+                for name in ("lm_calls", "prompt_tokens", "completion_tokens"):
+                    cost[name] = cost.get(name, 0.0) + getattr(account.spent, name)
     return cost
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT = 1
+FORMAT = 2
 
 
 class _Record(BaseModel):
@@ -67,7 +67,8 @@ class QuestionOutcome(_Record):
     ``unlocated``: information points that stand nowhere in the set's documents: no stage is judged by them.
 
     ``cost``: ``seconds/<stage>``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``lm_calls``, ``encoder_calls``, ... ``error``: why the
-    chain broke off, if it did: such a question counts as lost at the stage that failed.
+    chain broke off, if it did: such a question counts as lost at the stage that failed. ``reused``: stages whose output had been made
+    before, for another configuration or in an earlier run; their cost is that of when it was made.
     """
 
     id: str
@@ -83,6 +84,7 @@ class QuestionOutcome(_Record):
     lost_at: str | None = None
     measures: dict[str, float] = {}
     cost: dict[str, float] = {}
+    reused: list[str] = []
     error: str | None = None
 
 

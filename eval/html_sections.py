@@ -10,7 +10,7 @@ from rag.eval.html_charts import MAX_LINES, Line, Mark, lines, scatter
 from rag.eval.html_shapes import Step, interval_glyph, waterfall
 from rag.eval.html_text import Cell, Safe, join, number, table, tag
 from rag.eval.report_values import RANK_MEASURES, SECONDS, default_measure, stages_of
-from rag.eval.report_words import headline, key_of, num_with_points, pareto, percent, said, standings
+from rag.eval.report_words import headline, key_of, num_with_points, pareto, percent, said, said_lost, standings
 
 
 def section(anchor: str, title: str, *parts: str | None, note: str | None = None) -> Safe:
@@ -70,8 +70,6 @@ def stages(report: ChainReport) -> Safe:
 
 
 def _stage_details(key: str, config: ConfigOutcome, *, is_open: bool) -> Safe:
-    lost = sum(summary.num_lost for summary in config.stages)
-    said_lost = f"{lost:,} of {num_with_points(config):,} questions lost"
     head = ["stage", "n", "recall", "accuracy", "recall, coarse filter", "accuracy, coarse filter", "lost", "median ms"]
     rows: list[list[Cell | str]] = []
     for place, summary in enumerate(config.stages):
@@ -86,7 +84,7 @@ def _stage_details(key: str, config: ConfigOutcome, *, is_open: bool) -> Safe:
                 number(_milliseconds(spent), spent),
             ]
         )
-    title = join([tag("b", key, class_="key"), config.name, tag("span", said_lost, class_="aside")])
+    title = join([tag("b", key, class_="key"), config.name, tag("span", said_lost(config), class_="aside")])
     return tag("details", tag("summary", title), table(f"Stages of {config.name}", head, rows, class_="stages"), open=is_open)
 
 
@@ -132,12 +130,18 @@ def rankings(report: ChainReport) -> Safe | None:
 
 
 def losses(report: ChainReport) -> Safe:
-    """A waterfall per configuration, all with the same rows."""
+    """A waterfall per configuration, all with the same rows; words where there is nothing to draw."""
+    title = "Where questions are lost"
+    if not any(num_with_points(config) for _, config in charted(report)):
+        said_why = "No question has information points that stand in the documents, so no stage can be said to have lost one."
+        return section("losses", title, note=said_why)
     lost_somewhere = [
         stage
         for stage in stages_of(report.configs)
         if any(summary.stage == stage and summary.num_lost for _, config in charted(report) for summary in config.stages)
     ]
+    if not lost_somewhere:
+        return section("losses", title, note=f"None of the configurations that are drawn lost a question.{_not_drawn(report)}")
     figures = []
     for key, config in charted(report):
         lost = {summary.stage: summary.num_lost for summary in config.stages}
@@ -147,7 +151,7 @@ def losses(report: ChainReport) -> Safe:
         heading = tag("figcaption", tag("b", key, class_="key"), config.name)
         figures.append(tag("figure", heading, picture))
     note = "Each question counts once, at the first stage that lost one of its information points. Stages that lose nothing in any configuration are left out."
-    return section("losses", "Where questions are lost", tag("div", *figures, class_="grid"), note=note + _not_drawn(report))
+    return section("losses", title, tag("div", *figures, class_="grid"), note=note + _not_drawn(report))
 
 
 def _not_drawn(report: ChainReport) -> str:

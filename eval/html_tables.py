@@ -96,7 +96,8 @@ def costs(report: ChainReport) -> Safe | None:
         ]
         rows.append([config_cell(key, config), number(f"{len(config.questions):,}", len(config.questions)), *cells])
     parts = [table("Cost: means per question, and of making the index", head, rows, class_="titled")]
-    parts += [each for each in (_by_stage(report, SECONDS, 1000), _by_stage(report, MEMORY, 1)) if each is not None]
+    by_stage = (_by_stage(report, kind, factor) for kind, factor in ((SECONDS, 1000), (MEMORY, 1), (LM_TOKENS, 1)))
+    parts += [each for each in by_stage if each is not None]
     return section(
         "cost",
         "Cost",
@@ -105,10 +106,11 @@ def costs(report: ChainReport) -> Safe | None:
     )
 
 
-MEMORY = "peak_memory_mb"
+MEMORY, LM_TOKENS = "peak_memory_mb", "lm_tokens"
 _BY_STAGE = {
     SECONDS: "Milliseconds by stage",
-    MEMORY: "Peak memory of the process by stage, MB; retrieve: all searches and their fusion",
+    MEMORY: "Peak memory of the process by stage, MB",
+    LM_TOKENS: "Tokens to and from language models by stage, before the answer",
 }
 
 

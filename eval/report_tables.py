@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rag.eval.chain_report import ChainReport, ConfigOutcome, Estimate
 from rag.eval.report_values import RANK_MEASURES, SECONDS, default_measure, total_cost
-from rag.eval.report_words import is_share, key_of, num_with_points, pareto, percent, said, signed, standings, verdict
+from rag.eval.report_words import is_share, key_of, pareto, percent, said, said_lost, signed, standings, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +39,7 @@ def _add(table: Table, *cells: str) -> None:
 
 
 def _stages(key: str, config: ConfigOutcome) -> Table:
-    title = f"{key}  {config.name}: {sum(each.num_lost for each in config.stages):,} of {num_with_points(config):,} questions lost"
+    title = f"{key}  {config.name}: {said_lost(config)}"
     table = _table(
         title, ["stage", "n", "recall %", "accuracy %", "recall %, coarse filter", "accuracy %, coarse filter", "lost", "median ms"]
     )

@@ -152,9 +152,19 @@ def _worst_stage(report: ChainReport, best: Standing) -> str:
     worst = max(config.stages, key=lambda summary: summary.num_lost, default=None)
     lost = sum(summary.num_lost for summary in config.stages)
     if worst is None or not lost:
-        return f"{best.key} loses no question at any stage." if config.stages else ""
+        return f"{best.key} loses no question at any stage." if num_with_points(config) else ""
     counted = num_with_points(config)
     return f"{best.key} loses {lost:,} of {counted:,} questions on the way, most of them ({worst.num_lost:,}) at the stage {worst.stage!r}."
+
+
+def said_lost(config: ConfigOutcome) -> str:
+    """How many questions were lost, of how many that can be."""
+    counted = num_with_points(config)
+    return (
+        f"{sum(summary.num_lost for summary in config.stages):,} of {counted:,} questions lost"
+        if counted
+        else "no question can be lost"
+    )
 
 
 def num_with_points(config: ConfigOutcome) -> int:

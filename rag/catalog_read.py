@@ -151,6 +151,14 @@ class Read:
         sql = 'SELECT key, start, "end" FROM chunks WHERE doc_id = ? ORDER BY start, key'
         return [(key, Span(start, end)) for key, start, end in self._rows(sql, (doc_id,))]
 
+    def fingerprint(self) -> str:
+        """Names what a search can find: the documents and who may read them, the keys of their chunks, and the bytes of all segments."""
+        documents = (
+            f"{row.id} {row.content_hash} {row.principals} {[key for key, _ in self.places_of(row.id)]}" for row in self.documents()
+        )
+        segments = (f"{row.index_name} {row.files}" for row in self.segments())
+        return digest(*sorted(documents), *sorted(segments))
+
     def _document_row(self, row: tuple[Any, ...]) -> DocumentRow:
         *columns, seal = row
         self._check(f"document {columns[1]!r}", seal, *columns)

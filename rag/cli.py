@@ -1,7 +1,7 @@
 """The command ``rag``: arguments in, exit code out. Knows typer; the pipeline does the work, ``rag.terminal`` the printing.
 
-Exit codes: 0 done, 1 something failed (a file, a lock, a damaged index) or was interrupted halfway, 2 the call or the configuration is wrong,
-130 interrupted with nothing to tell of.
+Exit codes: 0 done; 1 something failed (files of an ingest, a lock, a damaged index, a model, a target that was set) or was interrupted halfway; 2 the
+call, the configuration, or what they name is wrong: it is not there, or is not what it should be; 130 interrupted with nothing to tell of.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rag import (
     cli_kv,
     cli_tune,
 )
-from rag.errors import ConfigError, RagError
+from rag.errors import ConfigError, IndexNotFound, RagError, ReadError
 
 app = typer.Typer(
     name="rag", help="Answers with checked citations from your own documents, on your own hardware.", no_args_is_help=True,
@@ -305,6 +305,19 @@ def beir(
     typer.echo(report.json() if as_json else report.table())
 
 
+WRONG = (
+    ConfigError,
+    ValueError,
+    IndexNotFound,
+    ReadError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
+"""What the one who called can mend in the call or in what it names."""
+
+
 def main() -> None:
     """Runs the command; every expected failure is one line on stderr."""
     global _debug
@@ -315,7 +328,7 @@ def main() -> None:
 
             tracing.start()
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])
-    except (ConfigError, ValueError, FileNotFoundError) as error:
+    except WRONG as error:
         _fail(str(error), 2)
     except (RagError, OSError) as error:
         _fail(str(error), 1)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rag.errors import ConfigError
+from rag.errors import ConfigError, RagError
 
 if TYPE_CHECKING:
     from rag.eval.chain import Progress
     from rag.eval.question_set import QuestionSet
 
 DEFAULT = "default"
-INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 
 
 def chain(
@@ -56,8 +55,7 @@ def chain(
                 given, named, on_progress=on_progress, cache_folder=out_folder / "cache", seed=seed, answers=not no_answers
             )
     except KeyboardInterrupt:
-        err.print("interrupted; the questions that were finished are kept, and the same command goes on from there")
-        raise typer.Exit(INTERRUPTED) from None
+        raise RagError("interrupted; the questions that were finished are kept, and the same command goes on from there") from None
     report.save(out_folder / "report.json")
     wide = Console(
         width=max(out.width, 160), highlight=False

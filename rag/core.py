@@ -389,6 +389,11 @@ VectorsOf = Callable[[str, Sequence[Hit]], Interaction]
 class Fusion(Protocol):
     """Makes one ranking of several: every chunk of any of them once, best first. Sees one query at a time."""
 
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether it looks behind the scores."""
+        ...
+
     def fuse(self, rankings: Mapping[str, Sequence[Hit]], vectors: VectorsOf) -> list[Hit]:
         """``rankings``: index name -> hits, best first. ``vectors`` is for fusions that look behind the scores; nothing is read
         from an index unless it is called.

@@ -29,7 +29,7 @@ from rag.corpus import CatalogCorpus
 from rag.errors import IndexNotFound
 from rag.filter import Filter
 from rag.ingest import Change, Ingestion, IngestReport, Progress, Tally
-from rag.query.drive import Course, Rankings, drive
+from rag.query.drive import Course, Rankings, steps
 from rag.query.history import messages_of
 from rag.retrieval import Retrieval
 from rag.segments import SegmentStore
@@ -37,6 +37,10 @@ from rag.storage import writer_lock
 from rag.tracing import span, traced
 
 READER_VERSION = "1"  # part of what decides whether a file must be read again
+
+
+Wrap = Callable[[str, str, Any], Any]
+"""(kind of the registry, key of the configuration, component) -> what takes its place."""
 
 
 class Loader(Protocol):
@@ -53,11 +57,12 @@ class Rag(AsyncTwins):
     Safe to use from several threads; several processes may read while one writes.
     """
 
-    def __init__(self, folder: Path, assembly: Assembly, raw_config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, assembly: Assembly, raw_config: Mapping[str, Any], wrap: Wrap | None = None) -> None:
         self.folder = folder
         self.config: Config = assembly.config
         self.components = assembly
         self._raw_config = raw_config
+        self._wrap = wrap
         self._store = SegmentStore(folder / "segments")
         self._catalog: Catalog | None = None
         self._retrieval = Retrieval(self._store)
@@ -71,11 +76,13 @@ class Rag(AsyncTwins):
         config: Config | Mapping[str, Any] | str | Path | None = None,
         *,
         components: Mapping[str, Any] | None = None,
+        wrap: Wrap | None = None,
     ) -> Rag:
         """The index in ``folder``; if there is none yet, the first ``ingest`` makes it.
 
         ``config``: a YAML file, a mapping or a ``Config``; by default the one the index was made with, else the built-in one.
-        ``components``: own objects instead of configured ones, by key (``{"encoder": mine, "generator": mine}``).
+        ``components``: own objects instead of configured ones, by key (``{"encoder": mine, "generator": mine}``). ``wrap``: is given the kind,
+        the key and the object of each component of the chain when it is built, and returns what takes its place (to measure it, to trace it).
         Raises ``ConfigError``, ``IndexMismatch`` or ``DamagedIndex``.
         """
         folder = Path(folder)
@@ -85,7 +92,7 @@ class Rag(AsyncTwins):
             with catalog.reading() as read:
                 raw = json.loads(read.meta("config"))
         given = {"index_folder": folder, "corpus": CatalogCorpus(lambda: rag.catalog)}
-        rag = cls(folder, Assembly(configuration.load(raw), components, given), raw)
+        rag = cls(folder, Assembly(configuration.load(raw), components, given), raw, wrap)
         rag._catalog = catalog
         if catalog is not None:
             maintain.check_small_catalog(catalog)
@@ -104,7 +111,8 @@ class Rag(AsyncTwins):
     def _component(self, kind: str, key: str, block: configuration.Block) -> Any:
         with self._lock:
             if key not in self._built:
-                self._built[key] = self.components.build(kind, key, block)
+                built = self.components.build(kind, key, block)
+                self._built[key] = self._wrap(kind, key, built) if self._wrap else built
             return self._built[key]
 
     @property
@@ -320,44 +328,61 @@ class Rag(AsyncTwins):
     ) -> Iterator[StageEvent]:  # fmt: skip
         """Every stage from the indexes to the selection, with its hits and seconds: what evaluation, tracing and answers read.
 
-        A query stage that rewrites shows up after its searches, as a ``QueryEvent``.
+        Each stage shows once. Where the question is searched as it is, an index and the fusion show when they are done; a query stage that
+        rewrites may search them again, so they show when it is done, and it after them, as a ``QueryEvent``.
         """
         course = Course()
+        rewrites = self.query_stage.rewrites
         try:
-            courses = self._courses([query], self.config.search.candidates, where, principals, history, [course])
-        finally:  # a stage that raises takes nothing from those before it
-            yield from (StageEvent(stage, tuple(each), seconds) for stage, each, seconds in course.stages())
+            for name in self._steps([query], self.config.search.candidates, where, principals, history, [course]):
+                if not rewrites:
+                    yield _event(*course.stage(name))
+        except Exception:  # a stage that raises takes nothing from those before it
+            if rewrites:
+                yield from (_event(*stage) for stage in course.stages())
+            raise
         hits = list(course.found.hits)
-        if self.query_stage.rewrites:
+        if rewrites:
+            yield from (_event(*stage) for stage in course.stages())
             yield course.event(f"query:{self.config.query.use}")
-        for stage, (hits,), seconds in self._reranked(courses):
-            yield StageEvent(stage, tuple(hits), seconds)
+        for stage, (hits,), seconds in self._reranked([course]):
+            yield _event(stage, hits, seconds)
         started = time.perf_counter()
         selector = self._component("selector", "select", self.config.select)
         selected = selector.rerank(course.found.question, hits)
-        yield StageEvent("select", tuple(selected), time.perf_counter() - started)
+        yield _event("select", selected, time.perf_counter() - started)
 
     def _courses(
         self, queries: Sequence[str], k: int, where: Filter | str | Mapping[str, Any] | None, principals: Sequence[str],
-        history: Iterable[Any] = (), courses: list[Course] | None = None,
+        history: Iterable[Any] = (),
     ) -> list[Course]:  # fmt: skip
-        """What the query stage made of each query, every search of it under this one filter and these principals.
+        """What the query stage made of each query."""
+        courses = [Course() for _ in queries]
+        for _ in self._steps(queries, k, where, principals, history, courses):
+            pass
+        return courses
 
-        ``courses``: empty ones to fill in, for a caller who wants to know how far they came.
-        """
+    def _steps(
+        self, queries: Sequence[str], k: int, where: Filter | str | Mapping[str, Any] | None, principals: Sequence[str],
+        history: Iterable[Any], courses: Sequence[Course],
+    ) -> Iterator[str]:  # fmt: skip
+        """Fills in the courses, every search of the query stage under this one filter and these principals; see ``steps``."""
         for query in queries:
             if not isinstance(query, str) or not query.strip():
                 raise ValueError("the query is empty" if isinstance(query, str) else f"the query must be text, not {query!r}")
         search = partial(self._searched, k=k, expression=filters.load(where), principals=[PUBLIC, *principals])
-        return drive(self.config.query.use, self.query_stage, queries, messages_of(history), search, courses)
+        return steps(self.config.query.use, self.query_stage, queries, messages_of(history), search, courses)
 
     def _searched(self, queries: Sequence[str], k: int, expression: Filter | None, principals: Sequence[str]) -> Rankings:
-        retrieved = self._retrieval.search(self.catalog, self.indexes, queries, k, expression, principals)
-        yield from retrieved.rankings
+        rankings: list[tuple[str, list[list[Hit]], float]] = []
+        try:
+            retrieved = self._retrieval.search(self.catalog, self.indexes, queries, k, expression, principals, rankings)
+        finally:  # the indexes before one that raises have found what they have found
+            yield from rankings
         if len(retrieved.rankings) > 1:
             started = time.perf_counter()
             fusion = self._component("fusion", "fuse", self.config.fuse)
-            batch = [fusion.fuse(retrieved.of(number), partial(retrieved.vectors, number)) for number in range(len(queries))]
+            batch = [fusion.fuse(retrieved.of(number), retrieved.vectors_of(number)) for number in range(len(queries))]
             yield "fuse", batch, time.perf_counter() - started
 
     def _reranked(self, courses: Sequence[Course]) -> Iterator[tuple[str, list[list[Hit]], float]]:
@@ -408,3 +433,7 @@ class Rag(AsyncTwins):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _event(stage: str, hits: Sequence[Hit], seconds: float) -> StageEvent:
+    return StageEvent(stage, tuple(hits), seconds)

@@ -35,8 +35,21 @@ class Retrieved:
         """Index name -> hits of query ``number``."""
         return {name: batch[number] for name, batch, _ in self.rankings}
 
-    def vectors(self, number: int, index: str, hits: Sequence[Hit]) -> Interaction:
-        """Query ``number`` and the chunks of ``hits`` as ``index`` compares them, whichever index found them.
+    def vectors_of(self, number: int) -> QueryVectors:
+        """What a fusion may ask of the indexes about query ``number``."""
+        return QueryVectors(self.queries[number], self.readers, self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVectors:
+    """``query`` and chunks as an index compares them; ``keys``: chunk id -> key of every chunk that may be asked for."""
+
+    query: str
+    readers: Mapping[str, Reader]
+    keys: Mapping[str, int]
+
+    def __call__(self, index: str, hits: Sequence[Hit]) -> Interaction:
+        """The query and the chunks of ``hits``, whichever index found them.
 
         Raises ``NoVectors`` if that index has none, ``ConfigError`` for an unknown index.
         """
@@ -45,7 +58,7 @@ class Retrieved:
         import numpy as np
 
         keys = np.array([self.keys[hit.chunk.id] for hit in hits], np.int64)
-        (found,) = self.readers[index].vectors([self.queries[number]], [keys])
+        (found,) = self.readers[index].vectors([self.query], [keys])
         return found
 
 
@@ -65,20 +78,22 @@ class Retrieval:
         k: int,
         expression: Filter | None,
         principals: Sequence[str],
+        rankings: Rankings,
     ) -> Retrieved:
         """At most ``k`` hits per query and index, among the chunks that pass the filter and that ``principals`` may read.
 
-        Raises ``DamagedIndex`` or ``IndexMismatch``.
+        ``rankings``: an empty list to fill in: it tells how far the search came if an index raises. Raises ``DamagedIndex`` or ``IndexMismatch``.
         """
         try:
-            return self._search(catalog, indexes, queries, k, expression, principals)
+            return self._search(catalog, indexes, queries, k, expression, principals, rankings)
         except DamagedIndex:
             with catalog.reading() as read:
                 same_commit = self._snapshot is not None and self._snapshot.generation == read.generation
             if same_commit:
                 raise
             # A compaction in another process took the files of the commit that was being read: the next one has others.
-            return self._search(catalog, indexes, queries, k, expression, principals)
+            rankings.clear()
+            return self._search(catalog, indexes, queries, k, expression, principals, rankings)
 
     def _search(
         self,
@@ -88,8 +103,8 @@ class Retrieval:
         k: int,
         expression: Filter | None,
         principals: Sequence[str],
+        rankings: Rankings,
     ) -> Retrieved:
-        rankings: Rankings = []
         keys: dict[str, int] = {}
         with catalog.reading() as read:  # one transaction over search and hydration: no other commit comes between
             snapshot = self._current(read, indexes)

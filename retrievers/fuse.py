@@ -26,6 +26,8 @@ class ReciprocalRankFusion:
     ``fuse`` for a weight whose index is not among the rankings.
     """
 
+    reads_vectors = False
+
     def __init__(self, k: float = 60.0, weights: Mapping[str, float] | None = None) -> None:
         if not (math.isfinite(k) and k >= 0):
             raise ConfigError(f"k must be a number of at least 0, not {k}")
@@ -57,6 +59,8 @@ class ConvexFusion:
     best ones measured: nDCG@10 of dense (MiniLM), BM25, fused is .683, .751, .811 on the Anthropic documentation questions and
     .764, .800, .850 on MTRAG; reciprocal ranks give .793 and .824.
     """
+
+    reads_vectors = False
 
     def __init__(
         self,

@@ -37,6 +37,8 @@ class GuidedQueryRefinement:
     there or a ``primary`` without vectors.
     """
 
+    reads_vectors = True
+
     def __init__(
         self,
         primary: str = "dense",

@@ -6,7 +6,7 @@ Several questions go side by side: what their stages ask for in one round is one
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rag.core import Finding, Found, Hit, Message, QueryEvent, QueryStage
@@ -30,9 +30,14 @@ class Course:
     found: Found = field(default_factory=lambda: Found("", ()))
 
     def stages(self) -> Iterator[tuple[str, list[Hit], float]]:
-        """Each stage of the searches once, whatever the number of queries: chunks in the order of their ranks."""
-        for stage, rankings in self.rankings.items():
-            yield stage, rankings[0] if len(rankings) == 1 else interleaved(rankings), self.seconds[stage]
+        """Each stage of the searches once, whatever the number of queries."""
+        for stage in self.rankings:
+            yield self.stage(stage)
+
+    def stage(self, name: str) -> tuple[str, list[Hit], float]:
+        """One stage of the searches as it stands: its name, its chunks in the order of their ranks, its seconds."""
+        rankings = self.rankings[name]
+        return name, rankings[0] if len(rankings) == 1 else interleaved(rankings), self.seconds[name]
 
     def event(self, name: str) -> QueryEvent:
         """What the stage itself did, under the stage name ``name``."""
@@ -40,28 +45,30 @@ class Course:
         return QueryEvent(name, tuple(found.hits), self.own_seconds, found.question, tuple(self.queries), found.notes, found.usage)
 
 
-def drive(
-    word: str,
-    stage: QueryStage,
-    questions: Sequence[str],
-    history: Sequence[Message],
-    search: Search,
-    courses: list[Course] | None = None,
-) -> list[Course]:
-    """The course of each question. ``courses``: empty ones to fill in: they tell how far it came if a search or a stage raises.
+def drive(word: str, stage: QueryStage, questions: Sequence[str], history: Sequence[Message], search: Search) -> list[Course]:
+    """The course of each question. Raises what ``steps`` raises."""
+    courses = [Course() for _ in questions]
+    for _ in steps(word, stage, questions, history, search, courses):
+        pass
+    return courses
 
-    Raises ``ModelError`` that names the stage, ``ValueError`` for a stage that asks for nothing.
+
+def steps(
+    word: str, stage: QueryStage, questions: Sequence[str], history: Sequence[Message], search: Search, courses: Sequence[Course]
+) -> Iterator[str]:
+    """Fills in ``courses``, an empty one per question, and says the name of each stage of a search when it is done and noted there.
+
+    A query stage that searches several times makes the same names come again. Raises ``ModelError`` that names the query stage,
+    ``ValueError`` for one that asks for nothing; the courses then tell how far it came.
     """
-    courses = courses or [Course() for _ in questions]
     running = [(course, stage.find(question, history)) for course, question in zip(courses, questions, strict=True)]
     asked = [(course, finding, _advanced(word, course, finding, None)) for course, finding in running]
     while asked := [(course, finding, queries) for course, finding, queries in asked if queries is not None]:
-        fused = _searched(search, [(course, queries) for course, _, queries in asked])
+        fused = yield from _searched(search, [(course, queries) for course, _, queries in asked])
         asked = [
             (course, finding, _advanced(word, course, finding, hits))
             for (course, finding, _), hits in zip(asked, fused, strict=True)
         ]
-    return courses
 
 
 def _advanced(word: str, course: Course, finding: Finding, hits: list[list[Hit]] | None) -> list[str] | None:
@@ -82,8 +89,8 @@ def _advanced(word: str, course: Course, finding: Finding, hits: list[list[Hit]]
     return queries
 
 
-def _searched(search: Search, asked: Sequence[tuple[Course, list[str]]]) -> list[list[list[Hit]]]:
-    """Per question and query the fused hits, of one search; its stages are noted on the courses."""
+def _searched(search: Search, asked: Sequence[tuple[Course, list[str]]]) -> Generator[str, None, list[list[list[Hit]]]]:
+    """Per question and query the fused hits, of one search; its stages are noted on the courses, then named."""
     flat = [query for _, queries in asked for query in queries]
     batch: list[list[Hit]] = []
     for stage, batch, seconds in search(flat):
@@ -92,5 +99,6 @@ def _searched(search: Search, asked: Sequence[tuple[Course, list[str]]]) -> list
             course.rankings.setdefault(stage, []).extend(batch[place : place + len(queries)])
             course.seconds[stage] = course.seconds.get(stage, 0.0) + seconds * len(queries) / len(flat)
             place += len(queries)
+        yield stage
     ends = [sum(len(queries) for _, queries in asked[: number + 1]) for number in range(len(asked))]
     return [batch[end - len(queries) : end] for end, (_, queries) in zip(ends, asked, strict=True)]

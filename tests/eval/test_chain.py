@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ def test_every_stage_has_its_seconds_and_its_peak_of_memory() -> None:
     watched = PeakMemory().since_mark_mb() is not None
     for question in evaluate().configs[0].questions:
         told = {name.partition("/")[2] for name in question.cost if name.startswith("peak_memory_mb/")}
-        assert told == ({"retrieve", "select", "prompt", "answer"} if watched else set())
+        assert told == ({"words", "select", "prompt", "answer"} if watched else set())
         assert all(question.cost[f"peak_memory_mb/{stage}"] > 10 for stage in told)
         assert {
             "seconds/words",
@@ -185,8 +186,8 @@ def test_a_row_that_was_altered_counts_as_absent(tmp_path: Path) -> None:
     cache = OutcomeCache(tmp_path)
     cache.put("key", outcome)
     assert cache.get("key") == outcome and cache.get("other") is None
-    assert cache._connection is not None
-    cache._connection.execute("UPDATE outcomes SET outcome = replace(outcome, 'yes', 'no')")
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("UPDATE texts SET text = replace(text, 'yes', 'no')")
     assert cache.get("key") is None
     cache.close()
     assert OutcomeCache(None).get("key") is None
@@ -385,5 +386,7 @@ def test_a_set_with_judged_relevance_alone_is_told_by_its_rankings(tmp_path: Pat
     page = render(report)
     assert 'id="rankings"' in page and "ranking: nDCG@10" in page and "there is nothing to compare" not in page
     stages = page[page.index('id="stages"') : page.index('id="losses"')]
+    lost = page[page.index('id="losses"') : page.index('id="rankings"')]
+    assert "no stage can be said to have lost one" in lost and "<svg" not in lost and "no question can be lost" in stages
     assert "0.0 to 0.0" not in stages and "\u2013" in stages, "nothing was measured there, which is not zero"
     assert any("nDCG@10" in str(table.columns[3].header) for table in tables(report) if len(table.columns) > 3)

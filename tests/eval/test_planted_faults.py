@@ -245,6 +245,22 @@ def test_a_fusion_that_raises_is_blamed_and_not_the_indexes() -> None:
     assert (by_stage["retrieve"], by_stage["fuse"], by_stage["select"]) == (1.0, 0.0, 0.0)
 
 
+def test_an_index_that_raises_takes_nothing_from_the_index_before_it() -> None:
+    class Broken(BM25Index):
+        def reader(self, segments: Any, live: Any) -> Any:
+            return self
+
+        def search(self, *_: Any) -> Any:
+            raise OSError("disk")
+
+    own: dict[str, Any] = {"indexes.other": Broken()}
+    config = {**WORDS, "indexes": {"words": {"use": "bm25"}, "other": {"use": "bm25"}}}
+    outcome = run(config=config, **own)
+    assert blamed(outcome) == {"retrieve": 40}
+    by_stage = {summary.stage: summary.recall.mean for summary in outcome.stages}
+    assert (by_stage["words"], by_stage["other"], by_stage["retrieve"]) == (1.0, 0.0, 0.0)
+
+
 def test_one_failing_question_costs_that_question() -> None:
     outcome = run(select=Sulking())
     assert blamed(outcome) == {"select": 1}

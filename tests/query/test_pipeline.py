@@ -91,6 +91,45 @@ def test_an_index_shows_once_whatever_the_number_of_searches(opened: Callable[..
     assert all(hit.why["multi-hop"] for hit in events[1].hits)
 
 
+def test_what_the_indexes_found_shows_before_the_fusion_begins(tmp_path: Path) -> None:
+    class Late:
+        reads_vectors = False
+        has_begun = False
+
+        def fuse(self, rankings: Any, vectors: Any) -> list[Hit]:
+            self.has_begun = True
+            return list(rankings["words"])
+
+    late = Late()
+    config = {**LIGHT, "indexes": {"words": {"use": "bm25"}, "other": {"use": "bm25"}}}
+    parts = {"indexes.words": WordIndex(), "indexes.other": WordIndex(), "chunker": ParagraphChunker(), "fuse": late}
+    rag = Rag.open(tmp_path / "index", config, components=parts)
+    rag.ingest_documents([DUCKS, CATS])
+    events = rag.stages("ducks")
+    assert [next(events).stage, next(events).stage] == ["words", "other"] and not late.has_begun
+    assert [event.stage for event in events] == ["fuse", "select"] and late.has_begun
+    left = rag.stages("ducks")
+    next(left)
+    left.close()
+
+
+def test_a_component_can_be_wrapped(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def wrap(kind: str, key: str, component: Any) -> Any:
+        seen.append((kind, key))
+        return Reading() if kind == "generator" else component
+
+    parts = {"indexes.words": WordIndex(), "chunker": ParagraphChunker(), "generator": QuotingGenerator()}
+    rag = Rag.open(tmp_path / "index", LIGHT, components=parts, wrap=wrap)
+    rag.ingest_documents([DUCKS])
+    rag.ask("ducks")
+    assert isinstance(rag.generator, Reading) and rag.generator.queries == ["ducks"]
+    assert sorted(seen) == [
+        ("chunker", "chunker"), ("generator", "generator"), ("index", "indexes.words"), ("query", "query"), ("selector", "select"),
+    ]  # fmt: skip
+
+
 def test_no_search_of_a_stage_sees_more_than_the_one_who_asks(opened: Callable[..., Rag]) -> None:
     def greedy(prompt: str) -> str:
         return f"ducks own gold {len(lm.prompts)}"

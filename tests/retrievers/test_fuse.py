@@ -33,6 +33,7 @@ def fuse(word: str, rankings: dict[str, list[Hit]]) -> list[Hit]:
     """By a fusion with its defaults; the vectors of an index are its scores, ``(1, 1)`` each, 0 for what it has not found."""
 
     def vectors(index: str, wanted: Sequence[Hit]) -> Interaction:
+        assert fusion.reads_vectors, "it says that it does not look behind the scores"
         known = {hit.chunk.id: hit.score for hit in rankings[index]}
         return Interaction(np.ones((1, 1), np.float32), [np.full((1, 1), known.get(hit.chunk.id, 0), np.float32) for hit in wanted])
 
