@@ -36,6 +36,21 @@ from rag.kernels.merge_states import merge_states, merge_states_reference
 from rag.kernels.quantise import layer_of, quantise_kv, quantise_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
+from rag.kernels.warp_score import (
+    CentroidScores,
+    Coded,
+    centroid_scores,
+    centroid_scores_reference,
+    document_scores,
+    document_scores_reference,
+    interaction,
+    interaction_reference,
+    lanes_of,
+    row_bytes,
+    top_rows,
+    top_rows_reference,
+    unpacked,
+)
 from rag.kernels.window_scores import window_scores, window_scores_reference
 
 FLUSH_BYTES = 256 << 20
@@ -326,6 +341,83 @@ def search_cases(bench: Bench, small: bool) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def compressed_cases(bench: Bench, small: bool) -> Iterator[Case]:
+    """The steps of a search in 2.5 million coded tokens of 20,000 documents; peers decompress or gather with torch."""
+    num_documents, num_centroids, num_candidates = (60, 256, 20) if small else (20_000, 16_384, 1_600)
+    device = bench.device
+    lengths = torch.randint(60, 190, (num_documents,))
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    num_tokens = int(starts[-1])
+    levels = torch.randint(0, 256, (num_centroids, DIM)).to(torch.uint8).to(device)
+    steps = (torch.rand(num_centroids) / 500 + 1e-4).to(device)
+    centroid = torch.randint(0, num_centroids, (num_tokens,)).to(torch.uint16)
+    query = torch.nn.functional.normalize(torch.randn(32, DIM), dim=1).to(device)
+    lanes = lanes_of(query)
+    ones, scales = torch.ones(num_tokens, dtype=torch.uint8), torch.randint(40, 256, (num_tokens,)).to(torch.uint8)
+    scores = centroid_scores(lanes, levels, steps)
+    vectors = ((levels.float() - 128) * steps[:, None]).bfloat16()
+
+    def centroid_error() -> float:
+        return relative(centroid_scores(lanes, levels, steps).scores, centroid_scores_reference(lanes, levels, steps).scores)
+
+    flop = 2.0 * num_centroids * 32 * DIM
+    yield Case(
+        f"scores and bytes of {num_centroids} centroids", lambda: centroid_scores(lanes, levels, steps),
+        lambda: vectors @ query.bfloat16().T, centroid_error, 1e-5, levels.numel() + 9 * scores.scores.numel(), flop,
+    )  # fmt: skip
+    runs, borders = centroid.to(device), starts.to(device)
+    segment = torch.repeat_interleave(torch.arange(num_documents), lengths).to(device)
+
+    def gathered() -> Tensor:
+        best = torch.zeros(num_documents, 32, dtype=torch.uint8, device=device)
+        return best.scatter_reduce_(0, segment[:, None].expand(-1, 32), scores.table[runs.int()], "amax").sum(1)
+
+    def interaction_error() -> float:
+        return relative(interaction(scores.table, runs, borders)[:50], interaction_reference(scores.table, runs, borders[:51]))
+
+    yield Case(
+        f"centroid interaction of {num_documents} documents", lambda: interaction(scores.table, runs, borders), gathered,
+        interaction_error, 0.0, 2 * num_tokens + 8 * num_documents, 0.0,
+    )  # fmt: skip
+    sums = interaction(scores.table, runs, borders)
+    yield Case(
+        f"best 100 of {num_documents}", lambda: top_rows(sums, 100, 255 * 32), lambda: torch.topk(sums, min(100, num_documents)),
+        lambda: relative(top_rows(sums, 100, 255 * 32), top_rows_reference(sums, 100)), 0.0, 4 * num_documents, 0.0,
+    )  # fmt: skip
+    rows = torch.randperm(num_documents)[:num_candidates].to(device)
+    for bits in (2, 4, 5, 8):
+        codes = torch.randint(0, 256, (num_tokens, row_bytes(DIM, bits)), dtype=torch.uint8)
+        arrays = (tensor.to(device) for tensor in (starts, starts, centroid, ones, codes, scales))
+        coded = Coded(*arrays, 1e-4, bits, DIM, runs)
+        read = float(lengths[rows.cpu()].sum())
+        yield _codes_case(f"{int(read)} tokens in {bits} bits", (lanes, scores, coded, rows, vectors, query), read)
+
+
+def _codes_case(title: str, given: tuple[Any, CentroidScores, Coded, Tensor, Tensor, Tensor], num_read: float) -> Case:
+    lanes, scores, coded, rows, vectors, query = given
+    taken = torch.cat([torch.arange(coded.token_starts[row], coded.token_starts[row + 1]) for row in rows.tolist()]).to(rows.device)
+    lengths = coded.token_starts[rows + 1] - coded.token_starts[rows]
+    place = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
+    zero, asked = torch.from_numpy(coded.middles).to(rows.device), query.bfloat16().T
+
+    def decompressed() -> Tensor:
+        left = (unpacked(coded.codes[taken], DIM, coded.bits) - zero) * (coded.scales[taken].float() * coded.scale_unit)[:, None]
+        assert coded.of_token is not None
+        dots = ((vectors[coded.of_token[taken].int()] + left.bfloat16()) @ asked).float()
+        best = torch.full((len(rows), 32), float("-inf"), device=rows.device)
+        return best.scatter_reduce_(0, place[:, None].expand(-1, 32), dots, "amax").sum(1)
+
+    def error() -> float:
+        return relative(
+            document_scores(lanes, scores, coded, rows)[:20], document_scores_reference(lanes, scores, coded, rows[:20])
+        )
+
+    size = num_read * (coded.codes.shape[1] + 3)
+    return Case(
+        title, lambda: document_scores(lanes, scores, coded, rows), decompressed, error, 1e-5, size, 2 * num_read * 32 * DIM
+    )
+
+
 def figures(bench: Bench, case: Case, ceilings: tuple[float, float]) -> dict[str, Any]:
     """Error, milliseconds, ratio and share of the ceiling of one case; without times if it is wrong."""
     error = case.error()
@@ -358,7 +450,7 @@ def main() -> int:
         ceilings = bench.ceilings(options.small)
         print(f"{chosen.name} ({chosen.why}); copies {ceilings[0] / 1e9:.0f} GB/s, products {ceilings[1] / 1e12:.1f} TFLOP/s")
         cases: dict[str, dict[str, Any]] = {}
-        for made in (attention_cases, prompt_cases, storage_cases, search_cases):
+        for made in (attention_cases, prompt_cases, storage_cases, search_cases, compressed_cases):
             for case in made(bench, options.small):
                 cases[case.name] = figures(bench, case, ceilings)
                 print(f"{case.name}: {cases[case.name]}", flush=True)

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.record import RESULTS, write_result
-from rag.retrievers.warp import lanes
+from rag.kernels import warp_score_lanes as lanes
 from rag.retrievers.warp.index import WarpIndex, WarpReader
 from rag.retrievers.warp.search import why_probe
 from rag.retrievers.warp.segment import WarpSegment

@@ -24,11 +24,13 @@ class Interaction(NamedTuple):
     """A query and some chunks as an index compares them: ``query`` float32 ``(q, dim)``, per chunk one float32 ``(t, dim)``.
 
     The score of a chunk is the sum, over the rows of the query, of the largest inner product with a row of the chunk. Where a
-    text is one vector, ``q`` and ``t`` are 1 and the score is one inner product.
+    text is one vector, ``q`` and ``t`` are 1 and the score is one inner product. With a ``basis`` float32 ``(dim, dim')`` the chunks'
+    rows are in a space of ``dim'`` dimensions, where the query is ``query @ basis``.
     """
 
     query: NDArray[np.float32]
     chunks: Sequence[NDArray[np.float32]]
+    basis: NDArray[np.float32] | None = None
 
 
 Facts = Mapping[str, int | float | str]

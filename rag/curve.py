@@ -138,7 +138,8 @@ def exhaustive(reader: Reader, queries: Sequence[str], keys: NDArray[np.int64]) 
     for first in range(0, len(keys), _BLOCK_CHUNKS):
         (own,) = reader.vectors(queries[:1], [keys[first : first + _BLOCK_CHUNKS]])
         borders = np.cumsum([0, *map(len, own.chunks)])[:-1]
-        best = np.maximum.reduceat(rows @ np.concatenate(own.chunks).T, borders, axis=1)
+        turned = rows if own.basis is None else rows @ own.basis
+        best = np.maximum.reduceat(turned @ np.concatenate(own.chunks).T, borders, axis=1)
         scores[:, first : first + len(own.chunks)] = np.add.reduceat(best, starts, axis=0)
     return scores
 

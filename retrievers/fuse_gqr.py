@@ -75,15 +75,16 @@ class GuidedQueryRefinement:
         chosen = {hit.chunk.id for head in heads for hit in head}
         # The candidates first, then what was found besides: both are scored, only the former guide.
         hits = sorted(merged(rankings), key=lambda hit: hit.chunk.id not in chosen)
-        query, chunks = self._primary_vectors(rankings, vectors, hits)
+        query, chunks, basis = self._primary_vectors(rankings, vectors, hits)
         if not hits:
             return []
+        found = Candidates(chunks, basis)
         if heads[1]:
-            own = Candidates(chunks[: len(chosen)])
+            own = found.first(len(chosen))
             guide = self._softened(self._opinion(hits[: len(chosen)], rankings[self.complement], vectors))
             temperature = self.temperature * self._unit(own.scores(query))
             query = refined(query, own, softmax(guide), steps=self.steps, learning_rate=self.learning_rate, temperature=temperature)
-        return rescored(STAGE, zip(hits, Candidates(chunks).scores(query).tolist(), strict=True))
+        return rescored(STAGE, zip(hits, found.scores(query).tolist(), strict=True))
 
     def _primary_vectors(self, rankings: Mapping[str, Sequence[Hit]], vectors: VectorsOf, hits: Sequence[Hit]) -> Interaction:
         try:
@@ -98,8 +99,8 @@ class GuidedQueryRefinement:
         told = {hit.chunk.id: hit.score for hit in ranking}
         missing = [hit for hit in hits if hit.chunk.id not in told]
         try:
-            query, chunks = vectors(self.complement, missing)
-            found = Candidates(chunks).scores(query).tolist() if missing else []
+            query, chunks, basis = vectors(self.complement, missing)
+            found = Candidates(chunks, basis).scores(query).tolist() if missing else []
         except NoVectors:
             found = [min(told.values())] * len(missing)
         told.update(zip((hit.chunk.id for hit in missing), found, strict=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,29 +23,40 @@ _KEPT_MEAN, _KEPT_SQUARE, _EPSILON = 0.9, 0.999, 1e-8  # Adam's own (arXiv 1412.
 class Candidates:
     """Chunks as rows of vectors: the score of one is the sum over query rows of the best inner product with a row of it."""
 
-    def __init__(self, chunks: Sequence[Floats]) -> None:
-        """``chunks``: ``(t, dim)`` each. Raises ``ValueError`` if there is none, or one without a row."""
-        lengths = np.array([len(rows) for rows in chunks])
+    def __init__(self, chunks: Sequence[Floats], basis: Floats | None = None) -> None:
+        """``chunks``: ``(t, dim')`` each; ``basis`` ``(dim, dim')`` turns a query into their space (without it, it is there).
+
+        Raises ``ValueError`` if there is none, or one without a row.
+        """
+        lengths = np.array([len(rows) for rows in chunks], np.int64)
         if not len(lengths) or not lengths.all():
             raise ValueError(f"every candidate needs at least one vector, found numbers {lengths.tolist()[:10]}")
         self._rows = np.concatenate(chunks)
-        places = np.arange(lengths.max())[None]
-        # A shorter chunk repeats its first row: that moves no maximum, and of equals the first is taken anyway.
-        self._places = np.where(places < lengths[:, None], places, 0) + (np.cumsum(lengths) - lengths)[:, None]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._basis = basis
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._starts) - 1
+
+    def first(self, count: int) -> Candidates:
+        """The first ``count`` of them; nothing is copied. Raises ``ValueError`` for a count that there is not."""
+        if not 0 < count <= len(self):
+            raise ValueError(f"there are {len(self)} candidates, not {count}")
+        found = Candidates.__new__(Candidates)
+        found._rows, found._starts = self._rows[: self._starts[count]], self._starts[: count + 1]
+        found._basis = self._basis
+        return found
 
     def scores(self, query: Floats) -> Floats:
         """``(q, dim)`` -> ``(chunks,)``."""
         return self._scored(query)[0]
 
     def _scored(self, query: Floats) -> tuple[Floats, NDArray[np.int64]]:
-        """The scores, and the number of the row that was best for each row of the query, ``(q, chunks)``."""
-        products = (query @ self._rows.T)[:, self._places]  # (q, chunks, longest)
-        best = products.argmax(axis=2)
-        scores: Floats = np.take_along_axis(products, best[..., None], axis=2)[..., 0].sum(axis=0)
-        return scores, self._places[np.arange(len(self))[None], best]
+        """The scores, and the number of the row that was best for each row of the query, ``(chunks, q)``."""
+        asked = query if self._basis is None else query @ self._basis
+        scores, best = np.empty(len(self), asked.dtype), np.empty((len(self), len(asked)), np.int64)
+        _best_rows(self._rows @ np.ascontiguousarray(asked.T), self._starts, scores, best)
+        return scores, best
 
     def gradient(self, query: Floats, guide: Floats, temperature: float) -> Floats:
         """Of ``KL(target || p1)`` by the query, ``(q, dim)``: ``p1 = softmax(scores / temperature)``, ``target = (p1 + guide) / 2`` fixed.
@@ -53,8 +65,36 @@ class Candidates:
         """
         scores, best = self._scored(query)
         by_score = (softmax(scores / temperature) - guide) / (2 * temperature)
-        gradient: Floats = by_score @ self._rows[best]  # (chunks,) @ (q, chunks, dim)
-        return gradient
+        gradient = np.zeros((len(query), self._rows.shape[1]), self._rows.dtype)
+        _add_rows(self._rows, best, by_score.astype(gradient.dtype), gradient)
+        return gradient if self._basis is None else gradient @ self._basis.T
+
+
+@numba.njit(nogil=True, cache=True)
+def _best_rows(products: Any, starts: Any, scores: Any, best: Any) -> None:  # pragma: no cover - compiled
+    """Of ``products`` ``(rows, q)``: the largest of every chunk in each column, its row, and the sum over columns."""
+    width = products.shape[1]
+    largest = np.empty(width, products.dtype)
+    for chunk in range(len(scores)):
+        for column in range(width):
+            largest[column] = products[starts[chunk], column]
+            best[chunk, column] = starts[chunk]
+        for row in range(starts[chunk] + 1, starts[chunk + 1]):
+            for column in range(width):
+                if products[row, column] > largest[column]:
+                    largest[column] = products[row, column]
+                    best[chunk, column] = row
+        scores[chunk] = largest.sum()
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_rows(rows: Any, best: Any, shares: Any, out: Any) -> None:  # pragma: no cover - compiled
+    """``out[column] += shares[chunk] * rows[best[chunk, column]]`` for every chunk."""
+    for chunk in range(len(best)):
+        for column in range(best.shape[1]):
+            row = best[chunk, column]
+            for place in range(rows.shape[1]):
+                out[column, place] += shares[chunk] * rows[row, place]
 
 
 def refined(

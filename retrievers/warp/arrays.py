@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag.errors import DamagedIndex
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Arrays = Mapping[str, NDArray[Any]]
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -85,6 +88,22 @@ def map_arrays(folder: Path, shapes: Shapes) -> Arrays:
         except OSError as error:
             raise DamagedIndex(path, f"it cannot be read: {error}") from error
     return found
+
+
+class _Alias:
+    """An array's memory, told to be writable: torch has no other kind of tensor and warns of what is read-only."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array  # the memory lives as long as the alias
+        told = array.__array_interface__
+        self.__array_interface__ = told | {"data": (told["data"][0], False)}
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """The memory of a ``frozen`` array as a tensor, nothing copied. Writing to it ends the process: nobody may."""
+    import torch
+
+    return torch.from_numpy(np.asarray(_Alias(array)))
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:

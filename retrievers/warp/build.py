@@ -19,13 +19,15 @@ from rag.retrievers.warp.arrays import Sink
 from rag.retrievers.warp.codec import Codec, num_centroids_for, padded_dim, train_codec
 from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.parts import Part, blocks, keys_of, sample
-from rag.retrievers.warp.segment import Header, Judge, Recipe, WarpSegment, take
+from rag.retrievers.warp.segment import Header, Judge, Recipe, WarpSegment, lists_of, take
 
 MAX_GROWTH = 8
 MAX_DRIFT = 1.15
 SAMPLE_PER_CENTROID = 32
 _DRIFT_SAMPLE = 16_384
 _LONGEST_RUN = 255
+_LISTS_ABOVE_RUNS = 4_000_000
+"""Lists of fewer runs are made in a second by whoever probes them; searches read all documents there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,10 @@ def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim
         token_starts, run_starts = _starts(lengths), _starts(num_runs)
         sink.add("token_starts", token_starts)
         sink.add("run_starts", run_starts)
-        _add_lists(sink, np.concatenate(runs), run_starts, len(codec.centroids.levels))
+        if run_starts[-1] > _LISTS_ABOVE_RUNS:
+            lists = lists_of(np.concatenate(runs), run_starts, len(codec.centroids.levels))
+            sink.add("list_starts", lists[0])
+            sink.add("list_rows", lists[1])
         _add_codec(sink, codec)
         mean = residual_sum / int(token_starts[-1])
         return Header(dim, codec.bits, codec.scale_unit, codec.num_trained_tokens, codec.mean_residual, mean)
@@ -105,7 +110,7 @@ def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim
 
 
 class _Block(NamedTuple):
-    """Coded documents: tokens and runs of each document, then the arrays of ``decompression.Tokens``."""
+    """Coded documents: tokens and runs of each document, then the arrays of ``segment.Tokens``."""
 
     lengths: NDArray[np.int64]
     num_runs: NDArray[np.int64]
@@ -147,13 +152,6 @@ def _encoded(part: Part, rows: NDArray[np.int64], codec: Codec) -> _Block:
 
 def _starts(lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths), dtype=np.int64)])
-
-
-def _add_lists(sink: Sink, runs: NDArray[np.uint16], run_starts: NDArray[np.int64], num_centroids: int) -> None:
-    rows = np.repeat(np.arange(len(run_starts) - 1, dtype=np.int32), np.diff(run_starts))
-    sink.add("list_rows", rows[np.argsort(runs, kind="stable")])
-    counts = np.bincount(runs, minlength=num_centroids)
-    sink.add("list_starts", np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)]))
 
 
 def _add_codec(sink: Sink, codec: Codec) -> None:

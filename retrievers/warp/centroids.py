@@ -10,12 +10,18 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.retrievers.warp.arrays import as_tensor, frozen
 from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.nearest import keep_nearest, largest_of, reference_nearest, sums_by
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 NUM_ITERATIONS = 10
 NUM_PROBED_CELLS = 4
@@ -43,6 +49,16 @@ class Centroids:
     @cached_property
     def _halves(self) -> NDArray[np.float32]:
         return _halves(self.vectors)
+
+    @cached_property
+    def _on(self) -> dict[str, tuple[Tensor, Tensor]]:
+        return {}
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """``levels`` and ``steps`` as tensors on a device: in memory themselves, on a GPU a copy that is kept."""
+        if str(device) not in self._on:
+            self._on[str(device)] = as_tensor(frozen(self.levels)).to(device), as_tensor(frozen(self.steps)).to(device)
+        return self._on[str(device)]
 
     def nearest(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
         """The row of the nearest centroid among those of the ``NUM_PROBED_CELLS`` nearest cells, for each of ``(n, dim)``."""

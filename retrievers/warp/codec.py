@@ -17,20 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import digest
+from rag.kernels.warp_score import middles, num_fine, row_bytes, unpacked
 from rag.retrievers.warp.centroids import Centroids, train_centroids
 from rag.retrievers.warp.crew import Crew
-from rag.retrievers.warp.decompression import residuals
-from rag.retrievers.warp.lanes import ROW_BYTES
 
 MAX_CENTROIDS = 65_536  # ids are uint16; reached at 17 million tokens
-BITS = (2, 4, 8)
 _BLOCK_ROWS = 65_536
-STEP_DEVIATIONS = {2: 0.996, 4: 0.335, 8: 0.0308}
+STEP_DEVIATIONS = {2: 0.996, 4: 0.335, 5: 0.188, 8: 0.0308}
 """Step of the uniform quantiser with the least mean square error for a normal distribution, in standard deviations (Max 1960)."""
 
 
 class Encoded(NamedTuple):
-    """Centroid uint16 ``(n,)``, codes uint8 ``(n, dim * bits / 8)``, scales uint8 ``(n,)``, residual norms float32 ``(n,)``."""
+    """Centroid uint16 ``(n,)``, codes uint8 ``(n, row bytes)``, scales uint8 ``(n,)``, residual norms float32 ``(n,)``."""
 
     centroid: NDArray[np.uint16]
     codes: NDArray[np.uint8]
@@ -83,10 +81,11 @@ class Codec:
     def encode(self, vectors: NDArray[np.float32]) -> Encoded:
         """Of turned vectors ``(n, codec dim)``."""
         nearest = self.centroids.nearest(vectors)
-        codes = np.empty((len(vectors), vectors.shape[1] * self.bits // 8), np.uint8)
+        codes = np.empty((len(vectors), row_bytes(vectors.shape[1], self.bits)), np.uint8)
         scales, norms = np.empty(len(vectors), np.uint8), np.empty(len(vectors), np.float32)
         deviation, unit = np.float32(STEP_DEVIATIONS[self.bits]), np.float32(self.scale_unit)
-        _encode(np.ascontiguousarray(vectors), nearest, self.centroids.vectors, self.bits, deviation, unit, codes, scales, norms)
+        given, fine = np.ascontiguousarray(vectors), num_fine(vectors.shape[1], self.bits)
+        _encode(given, nearest, self.centroids.vectors, self.bits, fine, deviation, unit, codes, scales, norms)
         return Encoded(nearest.astype(np.uint16), codes, scales, norms)
 
     def reference_encode(self, vectors: NDArray[np.float32]) -> Encoded:
@@ -99,8 +98,14 @@ class Codec:
 
     def decode(self, centroid: NDArray[np.uint16], codes: NDArray[np.uint8], scales: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The vectors that the codes stand for, in the codec's space, ``(n, codec dim)``."""
-        decoded: NDArray[np.float32] = self.centroids.vectors[centroid] + residuals(codes, scales, self.scale_unit, self.bits)
-        return decoded
+        import torch
+
+        dim = self.basis.shape[1]
+        levels = unpacked(torch.from_numpy(np.array(codes)), dim, self.bits).numpy().astype(np.float32)
+        levels -= middles(dim, self.bits)
+        levels *= (scales.astype(np.float32) * np.float32(self.scale_unit))[:, None]
+        levels += self.centroids.vectors[centroid]
+        return levels
 
 
 def num_centroids_for(num_tokens: int) -> int:
@@ -110,7 +115,7 @@ def num_centroids_for(num_tokens: int) -> int:
 
 def padded_dim(dim: int, bits: int) -> int:
     """The least dimension from ``dim`` up whose codes fill whole rows."""
-    whole = ROW_BYTES * 8 // bits
+    whole = {2: 64, 4: 32, 5: 32, 8: 16}[bits]
     return -(-dim // whole) * whole
 
 
@@ -159,17 +164,22 @@ def _basis(sample: NDArray[np.float16], dim: int | None, bits: int, seed: int) -
 
 
 def _quantise(left: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Codes ``(n, dim)`` and the least-squares scale ``(n,)`` of each residual."""
-    half = np.float32((2**bits - 1) / 2)
+    """Levels ``(n, dim)``, even where the lowest bit is not kept, and the least-squares scale ``(n,)`` of each residual."""
+    zero = middles(left.shape[1], bits)
+    spacing = np.where(np.arange(left.shape[1]) < num_fine(left.shape[1], bits), np.float32(1), np.float32(2))
     step = np.sqrt((left**2).mean(1)) * np.float32(STEP_DEVIATIONS[bits])
-    whole = np.clip(np.rint(left / np.maximum(step, np.float32(1e-12))[:, None] + half), 0, 2**bits - 1)
-    levels = whole - half
+    given = left / np.maximum(step, np.float32(1e-12))[:, None] + zero
+    whole = np.clip(np.rint(given / spacing) * spacing, 0, 2**bits - spacing)
+    levels = whole - zero
     scales = np.maximum((left * levels).sum(1) / (levels**2).sum(1), 0)
     return whole.astype(np.uint8), scales.astype(np.float32)
 
 
 def _packed(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Part ``p`` of byte ``b`` is dimension ``p * row_bytes + b``."""
+    """The codes of levels ``(n, dim)``; see ``rag.kernels.warp_score.unpacked`` for the order."""
+    if bits == 5:
+        flags = np.packbits(levels[:, : num_fine(levels.shape[1], bits)] & 1, axis=1, bitorder="little")
+        return np.concatenate([_packed(levels >> np.uint8(1), 4), flags], axis=1)
     parts = np.split(levels, 8 // bits, axis=1)
     packed = parts[0].copy()
     for number, part in enumerate(parts[1:], start=1):
@@ -179,9 +189,11 @@ def _packed(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def _encode(
-    vectors: Any, nearest: Any, centroids: Any, bits: int, deviation: Any, scale_unit: Any, codes: Any, scales: Any, norms: Any
-) -> None:  # pragma: no cover - compiled
-    dim, row_bytes = vectors.shape[1], codes.shape[1]
+    vectors: Any, nearest: Any, centroids: Any, bits: int, fine: int, deviation: Any, scale_unit: Any,
+    codes: Any, scales: Any, norms: Any,
+) -> None:  # fmt: skip  # pragma: no cover - compiled
+    dim, width = vectors.shape[1], 4 if bits == 5 else bits
+    num_bytes = dim * width // 8
     left, levels = np.empty(dim, np.float32), np.empty(dim, np.uint8)
     largest = np.float32(2**bits - 1)
     half = largest / np.float32(2)
@@ -194,14 +206,28 @@ def _encode(
         norms[row] = np.sqrt(square)
         inverse = np.float32(1) / max(np.sqrt(square / np.float32(dim)) * deviation, np.float32(1e-12))
         dot, level_square = np.float32(0), np.float32(0)
-        for place in range(dim):
+        for place in range(fine):
             level = max(min(np.rint(left[place] * inverse + half), largest), np.float32(0))
             levels[place] = np.uint8(np.int32(level))
             dot += left[place] * (level - half)
             level_square += (level - half) * (level - half)
+        zero, two = half - np.float32(0.5), np.float32(2)
+        for place in range(fine, dim):  # every other level
+            level = two * max(min(np.rint((left[place] * inverse + zero) / two), (largest - 1) / two), np.float32(0))
+            levels[place] = np.uint8(np.int32(level))
+            dot += left[place] * (level - zero)
+            level_square += (level - zero) * (level - zero)
         scales[row] = np.uint8(max(min(np.rint(dot / level_square / scale_unit), np.float32(255)), np.float32(0)))
-        for byte in range(row_bytes):
+        if bits == 5:
+            for byte in range(fine // 8):
+                flags = np.uint8(0)
+                for place in range(8):
+                    flags |= (levels[8 * byte + place] & np.uint8(1)) << place
+                codes[row, num_bytes + byte] = flags
+            for place in range(dim):
+                levels[place] = levels[place] >> 1
+        for byte in range(num_bytes):
             packed = levels[byte]
-            for part in range(1, 8 // bits):
-                packed |= levels[part * row_bytes + byte] << (part * bits)
+            for part in range(1, 8 // width):
+                packed |= levels[part * num_bytes + byte] << (part * width)
             codes[row, byte] = packed

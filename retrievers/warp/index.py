@@ -8,36 +8,43 @@ mask; merging copies codes and trains anew only when the codec no longer fits (s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from re import fullmatch
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import Chunk, Interaction, KeptInFolder, Matches, MultiVectorEncoder, Segment, digest
 from rag.errors import ConfigError, IndexMismatch
+from rag.kernels.warp_score import BITS
 from rag.retrievers.dense_merged import look_up
 from rag.retrievers.query_cache import QueryCache
 from rag.retrievers.token_pooling import PoolMethod, check_pooling, pool_tokens
 from rag.retrievers.warp.build import Plan, joined_segment, plain_segment
-from rag.retrievers.warp.codec import BITS
 from rag.retrievers.warp.crew import Crew, num_cores
 from rag.retrievers.warp.judge import judge_of
 from rag.retrievers.warp.parts import Part
-from rag.retrievers.warp.search import Effort, Found, Lanes, lanes_of, search_segment
+from rag.retrievers.warp.search import Effort, Found, Lanes, scored_lanes, search_segment
 from rag.retrievers.warp.segment import WarpSegment, load_segment
+
+if TYPE_CHECKING:
+    import torch
 
 
 class WarpIndex(KeptInFolder):
     """MaxSim over token vectors, compressed: ``score = sum over query tokens of the largest cosine with a token of the chunk``.
 
-    Storage: ``bits`` (2, 4 or 8) per dimension of a residual; ``dim``: project vectors onto that many principal axes, learnt from the
+    Storage: ``bits`` (2, 4, 5 or 8) per dimension of a residual; ``dim``: project vectors onto that many principal axes, learnt from the
     first coded segment (``None``: keep all); ``exact_below``: segments of fewer tokens keep their vectors as float16 and are searched
     exactly; ``rescore``: keep the vectors of coded segments too and score that many of the best again exactly (0: do not); ``pool_factor``:
     cluster a chunk's tokens to one in so many (``pool_method``, ``num_protected``: see ``token_pooling``).
 
     Search: ``confidence``: standard deviations of doubt before candidates are no longer looked at (more: better recall, slower);
     ``most_candidates``: never score more; ``num_probes``: centroids per query token in segments above ``probe_above_runs`` (below,
-    all documents are read); ``num_threads``: 0 means one per core. ``seed``: of training. Raises ``ConfigError`` for options out of range.
+    all documents are read); ``num_threads``: 0 means one per core; ``device``: ``cpu``, or a GPU (``cuda``) that holds a copy of
+    the codes of every coded segment and looks at ``most_candidates`` at once. ``seed``: of training. Raises ``ConfigError`` for options out of range.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class WarpIndex(KeptInFolder):
         num_probes: int = 64,
         probe_above_runs: int = 6_000_000,
         num_threads: int = 0,
+        device: str = "cpu",
         num_cached_queries: int = 256,
         seed: int = 0,
     ) -> None:
@@ -71,6 +79,8 @@ class WarpIndex(KeptInFolder):
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, not {value}")
+        if not fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise ConfigError(f"device must be cpu, cuda or cuda:NUMBER, not {device!r}")
         check_pooling(pool_factor, pool_method, num_protected)
         self.token_encoder = token_encoder
         self.pool_factor = pool_factor
@@ -79,12 +89,22 @@ class WarpIndex(KeptInFolder):
         self.plan = Plan(bits, dim, exact_below, rescore > 0, seed)
         self.effort = Effort(confidence, 128, most_candidates, num_probes, probe_above_runs, rescore)
         self.crew = Crew(num_threads or num_cores())
+        self._device = device
         self._queries = QueryCache(token_encoder.encode_queries, num_cached_queries)
 
     @property
     def fingerprint(self) -> str:
         pooling = [str(self.pool_factor), self.pool_method, str(self.num_protected)] if self.pool_factor > 1 else []
         return digest("warp", self.token_encoder.fingerprint, "vectors" if self.plan.keep_vectors else "codes", *pooling)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where coded segments are searched. Raises ``ConfigError`` if it is a GPU that is not there."""
+        import torch
+
+        if self._device != "cpu" and not torch.cuda.is_available():
+            raise ConfigError(f"device is {self._device!r}, but torch sees no GPU here; cpu works everywhere")
+        return torch.device(self._device)
 
     @property
     def reads_documents(self) -> bool:
@@ -188,17 +208,38 @@ class WarpReader:
         return [self._search(query, k, masks) for query in queries]
 
     def vectors(self, queries: Sequence[str], keys: Sequence[NDArray[np.int64]]) -> list[Interaction]:
-        """The token vectors as they were encoded, or as near as the codes come. Raises ``ValueError`` for a key that is not live."""
+        """The token vectors as they were encoded, or as near as the codes come, then in the codec's space.
+
+        Raises ``ValueError`` for a key that is not live.
+        """
         if not queries:
             return []
         asked = self._index.query_vectors(queries)
-        return [Interaction(query, [self._vectors(int(key)) for key in some]) for query, some in zip(asked, keys, strict=True)]
+        return [Interaction(query, *self._vectors(np.asarray(some, np.int64))) for query, some in zip(asked, keys, strict=True)]
 
-    def _vectors(self, key: int) -> NDArray[np.float32]:
+    def _vectors(self, keys: NDArray[np.int64]) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
+        """Token vectors per key and the basis of their space: the codec's where one codec holds them all, else the encoder's.
+
+        Turning millions of numbers back costs more than turning a query.
+        """
+        places = [self._place(int(key)) for key in keys]
+        codecs = {None if segment.codec is None or segment.vectors is not None else segment.codec.name for segment, _ in places}
+        held = next(iter(codecs), None) if len(codecs) == 1 else None
+        found: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(keys)
+        for segment in {id(segment): segment for segment, _ in places}.values():
+            own = sorted((row, number) for number, (other, row) in enumerate(places) if other is segment)
+            rows = np.array([row for row, _ in own])
+            vectors = segment.originals(rows) if held is None else segment.decoded(rows)
+            ends = np.cumsum(np.diff(segment.token_starts)[rows])
+            for (_, number), some in zip(own, np.split(vectors, ends[:-1]), strict=True):
+                found[number] = some
+        return found, None if held is None else places[0][0].codec.basis  # type: ignore[union-attr]
+
+    def _place(self, key: int) -> tuple[WarpSegment, int]:
         for segment, alive in self._parts:
             row = int(np.searchsorted(segment.keys, key))
             if row < len(segment.keys) and segment.keys[row] == key and (alive is None or alive[row]):
-                return segment.originals(np.array([row]))
+                return segment, row
         raise ValueError(f"there is no live chunk with the key {key}")
 
     def _search(self, query: NDArray[np.float32], k: int, masks: Sequence[NDArray[np.bool_] | None]) -> Matches:
@@ -208,7 +249,7 @@ class WarpReader:
         for (segment, _), mask in zip(self._parts, masks, strict=True):
             codec = segment.codec
             if codec is not None and codec.name not in lanes:
-                lanes[codec.name] = lanes_of(codec, query, index.crew)
+                lanes[codec.name] = scored_lanes(codec, query, index.crew, index.device)
             own = lanes[codec.name] if codec is not None else []
             found.append((segment, search_segment(segment, query, own, k, mask, index.effort, index.crew)))
         keys = np.concatenate([np.empty(0, np.int64), *(segment.keys[some.rows] for segment, some in found)])

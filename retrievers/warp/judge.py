@@ -9,7 +9,7 @@ import numpy as np
 from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.exact import exact_scores
 from rag.retrievers.warp.parts import Part
-from rag.retrievers.warp.search import Effort, best, lanes_of, search_segment
+from rag.retrievers.warp.search import Effort, best, scored_lanes, search_segment
 from rag.retrievers.warp.segment import Judge, WarpSegment
 
 _NUM_DOCUMENTS, _NUM_QUERIES, _K, _QUERY_TOKENS = 1024, 24, 10, 32
@@ -23,6 +23,8 @@ def judge_of(parts: Sequence[Part], effort: Effort, crew: Crew, seed: int) -> Ju
     """
 
     def recall(segment: WarpSegment) -> float:
+        import torch
+
         codec = segment.codec
         assert codec is not None
         rng = np.random.default_rng(seed)
@@ -43,7 +45,9 @@ def judge_of(parts: Sequence[Part], effort: Effort, crew: Crew, seed: int) -> Ju
         for number in asked.tolist():
             query = np.ascontiguousarray(vectors[number][:_QUERY_TOKENS])
             truth = best(rows, exact_scores(joined, starts, query), _K).rows
-            mine = search_segment(segment, query, lanes_of(codec, query, crew), _K, allowed, effort, crew).rows
+            mine = search_segment(
+                segment, query, scored_lanes(codec, query, crew, torch.device("cpu")), _K, allowed, effort, crew
+            ).rows
             found += len(np.intersect1d(truth, mine)) / len(truth)
         return round(found / len(asked), 4)
 

@@ -16,8 +16,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from rag.retrievers.warp.lanes import WIDTHS, _dots_plain, _dots_vnni, has_vnni
-from rag.retrievers.warp.vectors import I32, at, place_of, spread
+from rag.kernels.llvm_vectors import I32, at, place_of, spread
+from rag.kernels.warp_score_lanes import WIDTHS, dots, has_vnni
 
 _LANES = WIDTHS[-1]
 
@@ -39,13 +39,13 @@ def _nearer(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given, size, table, offset, unit, multiplier, less, number, best_of, found_of = arguments
-        dots = (_dots_vnni if has_vnni() else _dots_plain)(builder, 8, _LANES, given, table, size)
+        products = dots(builder, _LANES, given, table, size, has_vnni())
         floats, whole_numbers = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(I32, _LANES)
         offset, unit, known = (builder.load(place_of(builder, where, floats), align=4) for where in (offset, unit, best_of))
         names = builder.load(place_of(builder, found_of, whole_numbers), align=4)
         scaled = builder.fmul(unit, spread(builder, multiplier, _LANES))
         score = builder.fsub(
-            builder.fmul(builder.fadd(builder.sitofp(dots, floats), offset), scaled), spread(builder, less, _LANES)
+            builder.fmul(builder.fadd(builder.sitofp(products, floats), offset), scaled), spread(builder, less, _LANES)
         )
         nearer = builder.fcmp_ordered(">", score, known)
         builder.store(builder.select(nearer, score, known), place_of(builder, best_of, floats), align=4)

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.retrievers.warp.lanes import lanes_at_least_16, lanes_at_least_32, lowest_bit
+from rag.kernels.warp_score_lanes import lanes_at_least_16, lanes_at_least_32, lowest_bit
 
 
 @numba.njit(nogil=True, cache=True)

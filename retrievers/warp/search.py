@@ -1,7 +1,7 @@
 """The best documents of one segment for one query. Knows segments and query vectors; knows no text, no model and no other segment.
 
-Coded segments are searched in two steps. Candidates are ranked by the centroids of their tokens: all documents (``interaction``), or in
-large segments those that probing meets (``probing``). The best candidates are then scored with their codes (``decompression``), a
+Coded segments are searched in two steps, with the kernels of ``rag.kernels.warp_score``. Candidates are ranked by the centroids of their
+tokens: all documents, or in large segments those that probing meets (``probing``). The best candidates are then scored with their codes, a
 block at a time, until the next one's estimate, with the mean gain of those before it and ``confidence`` standard deviations on top,
 stays below the k-th best score. Small allowed sets skip the first step.
 """
@@ -10,21 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.kernels.warp_score import (
+    MOST_LANES,
+    SPAN,
+    CentroidScores,
+    centroid_scores,
+    document_scores,
+    interaction,
+    lanes_of,
+    top_rows,
+)
+from rag.kernels.warp_score import Lanes as Numbers
+from rag.retrievers.warp.arrays import as_tensor, frozen
 from rag.retrievers.warp.codec import Codec
 from rag.retrievers.warp.crew import Crew
-from rag.retrievers.warp.decompression import score_rows
 from rag.retrievers.warp.exact import exact_scores
-from rag.retrievers.warp.interaction import SPAN, ScoreTable, best_rows, interact, score_centroids, table_of
-from rag.retrievers.warp.lanes import WIDTHS, LaneTable, lane_table
 from rag.retrievers.warp.probing import probe, warp_select
 from rag.retrievers.warp.segment import WarpSegment
 
-_NO_MASK = np.zeros(0, np.bool_)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Found(NamedTuple):
@@ -50,30 +61,19 @@ class Effort:
 class Lanes:
     """Up to 32 query tokens against the centroids of one codec."""
 
-    table: LaneTable
-    scores: ScoreTable
+    numbers: Numbers
+    scores: CentroidScores
 
 
-def lanes_of(codec: Codec, query: NDArray[np.float32], crew: Crew) -> list[Lanes]:
+def scored_lanes(codec: Codec, query: NDArray[np.float32], crew: Crew, device: torch.device) -> list[Lanes]:
     """A query ``(q, encoder dim)`` in groups of 32 tokens; the same for all segments of one codec."""
-    turned = codec.turn(query)
-    return [_lanes(codec, turned[start : start + WIDTHS[-1]], crew) for start in range(0, len(turned), WIDTHS[-1])]
-
-
-def _lanes(codec: Codec, query: NDArray[np.float32], crew: Crew) -> Lanes:
-    table, centroids = lane_table(query), codec.centroids
-    scores = np.empty((len(centroids.levels), table.width), np.float32)
-    largest: list[NDArray[np.float32]] = []
-
-    def work(first: int, last: int) -> None:
-        own = np.full(table.width, -np.inf, np.float32)
-        score_centroids(
-            centroids.levels, centroids.steps, table.numbers, table.units, table.totals, first, last, scores, own
-        )  # fmt: skip
-        largest.append(own)
-
-    crew.split(len(scores), 4096, work)
-    return Lanes(table, table_of(scores, np.max(largest, axis=0)))
+    turned = as_tensor(frozen(codec.turn(query))).to(device)
+    levels, steps = codec.centroids.on(device)
+    found = []
+    for start in range(0, len(turned), MOST_LANES):
+        numbers = lanes_of(turned[start : start + MOST_LANES])
+        found.append(Lanes(numbers, centroid_scores(numbers, levels, steps, split=crew.split)))
+    return found
 
 
 def search_segment(
@@ -90,7 +90,7 @@ def search_segment(
         assert segment.vectors is not None
         rows = np.arange(len(segment.keys)) if allowed is None else np.flatnonzero(allowed)
         return best(rows, exact_scores(segment.vectors, segment.token_starts, query, None if allowed is None else rows), k)
-    found = _search_coded(segment, segment.codec, lanes, max(k, effort.rescore), allowed, effort, crew)
+    found = _search_coded(segment, lanes, max(k, effort.rescore), allowed, effort, crew)
     if effort.rescore and segment.vectors is not None:
         rows = np.sort(found.rows)
         return best(rows, exact_scores(segment.vectors, segment.token_starts, query, rows), k)
@@ -99,7 +99,6 @@ def search_segment(
 
 def _search_coded(
     segment: WarpSegment,
-    codec: Codec,
     lanes: Sequence[Lanes],
     k: int,
     allowed: NDArray[np.bool_] | None,
@@ -110,13 +109,15 @@ def _search_coded(
     block = max(effort.first_block, 2 * k)
     if num_allowed <= block:
         rows = np.arange(len(segment.keys)) if allowed is None else np.flatnonzero(allowed)
-        return best(rows, _scores(segment, codec, lanes, rows, crew), k)
+        return best(rows, _scores(segment, lanes, rows, crew), k)
     rows, estimates = _candidates(segment, lanes, max(block, min(effort.most_candidates, num_allowed)), allowed, effort, crew)
+    if _device(lanes).type != "cpu":
+        block = len(rows)  # to ask a GPU whether to go on takes longer than to go on
     scores = np.empty(len(rows), np.float32)
     done = 0
     while done < len(rows):
         size = min(block, len(rows) - done)
-        scores[done : done + size] = _scores(segment, codec, lanes, rows[done : done + size], crew)
+        scores[done : done + size] = _scores(segment, lanes, rows[done : done + size], crew)
         done += size
         if done < len(rows):
             gains = scores[:done] - estimates[:done]
@@ -131,31 +132,39 @@ def _candidates(
     segment: WarpSegment, lanes: Sequence[Lanes], num_wanted: int, allowed: NDArray[np.bool_] | None, effort: Effort, crew: Crew
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Rows and their estimated scores, best first."""
-    tokens, mask = segment.tokens, _NO_MASK if allowed is None else allowed
-    sums, base = np.zeros(len(segment.keys), np.int32), 0.0
-    probes = why_probe(len(tokens.runs), effort) is not None
+    device = _device(lanes)
+    held = segment.coded(device)
+    probes = device.type == "cpu" and why_probe(len(held.runs), effort) is not None
+    base = sum(float(each.scores.floors[: each.numbers.num_tokens].sum()) for each in lanes)
+    if probes:
+        sums, imputed = _probed(segment, lanes, effort.num_probes, allowed)
+        base += imputed
+    else:
+        mask = None if allowed is None else as_tensor(frozen(allowed)).to(device)
+        sums = interaction(lanes[0].scores.table, held.runs, held.run_starts, mask, split=crew.split)
+        for each in lanes[1:]:
+            sums += interaction(each.scores.table, held.runs, held.run_starts, mask, split=crew.split)
+    rows = top_rows(sums, num_wanted, 255 * sum(len(each.numbers.units) for each in lanes))
+    values = sums[rows].cpu().numpy()
+    return rows.cpu().numpy(), (base + values * (SPAN / 255)).astype(np.float32)
+
+
+def _probed(
+    segment: WarpSegment, lanes: Sequence[Lanes], num_probes: int, allowed: NDArray[np.bool_] | None
+) -> tuple[Tensor, float]:
+    """Sums of the documents that the lists of the best centroids name, and what the least of them imputes to all."""
+    import torch
+
+    sums, imputed_sum = np.zeros(len(segment.keys), np.int32), 0.0
+    starts, rows = segment.lists
     for each in lanes:
-        num_tokens = each.table.num_tokens
-        table = each.scores.table
-        base += float(each.scores.floors[:num_tokens].sum())
-        if probes:
-            starts, rows = segment.lists
-            own, centroids, values, imputed = warp_select(table, num_tokens, starts, effort.num_probes, 0)
-            probe(own, centroids, values, imputed, starts, rows, sums)
-            base += float(imputed.sum()) * SPAN / 255
-        else:
-
-            def work(first: int, last: int, table: NDArray[np.uint8] = table) -> None:
-                interact(table, tokens.runs, tokens.run_starts, mask, first, last, sums)
-
-            crew.split(len(sums), 2048, work)
-    if probes and allowed is not None:
+        table = each.scores.table.numpy()
+        own, centroids, values, imputed = warp_select(table, each.numbers.num_tokens, starts, num_probes, 0)
+        probe(own, centroids, values, imputed, starts, rows, sums)
+        imputed_sum += float(imputed.sum()) * SPAN / 255
+    if allowed is not None:
         sums[~allowed] = -1
-    largest = 255 * sum(each.table.width for each in lanes)
-    rows = best_rows(sums, num_wanted, largest)
-    values = sums[rows]
-    order = np.argsort(-values, kind="stable")
-    return rows[order], (base + values[order] * (SPAN / 255)).astype(np.float32)
+    return torch.from_numpy(sums), imputed_sum
 
 
 def why_probe(num_runs: int, effort: Effort) -> str | None:
@@ -165,20 +174,18 @@ def why_probe(num_runs: int, effort: Effort) -> str | None:
     return f"{num_runs} runs are more than probe_above_runs={effort.probe_above_runs}"
 
 
-def _scores(segment: WarpSegment, codec: Codec, lanes: Sequence[Lanes], rows: NDArray[np.int64], crew: Crew) -> NDArray[np.float32]:
-    out = np.zeros(len(rows), np.float32)
-    unit = np.float32(codec.scale_unit)
-    for each in lanes:
-        table = each.table
+def _scores(segment: WarpSegment, lanes: Sequence[Lanes], rows: NDArray[np.int64], crew: Crew) -> NDArray[np.float32]:
+    device = _device(lanes)
+    held, own = segment.coded(device), as_tensor(frozen(rows)).to(device)
+    found = document_scores(lanes[0].numbers, lanes[0].scores, held, own, split=crew.split)
+    for each in lanes[1:]:
+        found += document_scores(each.numbers, each.scores, held, own, split=crew.split)
+    scores: NDArray[np.float32] = found.cpu().numpy()
+    return scores
 
-        def work(first: int, last: int, each: Lanes = each, table: LaneTable = table) -> None:
-            score_rows(
-                rows, first, last, each.scores.scores, segment.tokens, unit,
-                table.numbers, table.units, table.totals, table.num_tokens, codec.bits, out,
-            )  # fmt: skip
 
-        crew.split(len(rows), 32, work)
-    return out
+def _device(lanes: Sequence[Lanes]) -> torch.device:
+    return lanes[0].scores.table.device
 
 
 def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Found:

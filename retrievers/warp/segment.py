@@ -6,9 +6,9 @@ vectors         float16 (tokens, encoder dim) plain segments, and coded ones tha
 run_starts      int64 (documents + 1,)        coded segments only, here and below: a run is one document's tokens of one centroid,
 runs            uint16 (runs,)                its centroid,
 run_lengths     uint8 (runs,)                 and how many tokens it has (longer runs are several)
-codes           uint8 (tokens, dim * bits / 8)
+codes           uint8 (tokens, row bytes)     see ``rag.kernels.warp_score.unpacked``
 scales          uint8 (tokens,)
-list_starts     int64 (centroids + 1,)        the same runs by centroid:
+list_starts     int64 (centroids + 1,)        the same runs by centroid, only where there are many:
 list_rows       int32 (runs,)                 documents, ascending inside a list
 basis, levels, steps, cells, cell_starts      the codec (see ``codec`` and ``centroids``)
 manifest.json   format, fingerprint, dtype and shape of every array, numbers of the codec, facts
@@ -21,19 +21,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import Facts
 from rag.errors import DamagedIndex, IndexMismatch
-from rag.retrievers.warp.arrays import Arrays, FileSink, MemorySink, Sink, map_arrays
+from rag.kernels.warp_score import Coded, row_bytes
+from rag.retrievers.warp.arrays import Arrays, FileSink, MemorySink, Sink, as_tensor, map_arrays
 from rag.retrievers.warp.centroids import Centroids
 from rag.retrievers.warp.codec import Codec
-from rag.retrievers.warp.decompression import Tokens
 
-_FORMAT = 1
+if TYPE_CHECKING:
+    import torch
+
+_FORMAT = 2
 _PLAIN = ("keys", "token_starts")
 _CODED = (
     "run_starts",
@@ -41,14 +44,23 @@ _CODED = (
     "run_lengths",
     "codes",
     "scales",
-    "list_starts",
-    "list_rows",
     "basis",
     "levels",
     "steps",
     "cells",
     "cell_starts",
 )
+
+
+class Tokens(NamedTuple):
+    """The arrays of the coded tokens of all documents; see ``rag.kernels.warp_score.Coded``."""
+
+    token_starts: NDArray[np.int64]
+    run_starts: NDArray[np.int64]
+    runs: NDArray[np.uint16]
+    run_lengths: NDArray[np.uint8]
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,7 @@ class WarpSegment:
         self._judge = judge
         self._arrays = arrays
         self._header = header
+        self._on: dict[str, Coded] = {}
 
     @classmethod
     def planned(cls, keys: NDArray[np.int64], fingerprint: str, recipe: Recipe, judge: Judge | None = None) -> WarpSegment:
@@ -137,10 +150,23 @@ class WarpSegment:
         """The codes. Only of a coded segment."""
         return Tokens(*(self._array(name) for name in ("token_starts", "run_starts", "runs", "run_lengths", "codes", "scales")))
 
-    @property
+    def coded(self, device: torch.device) -> Coded:
+        """The codes as tensors on a device: in memory the files themselves, on a GPU a copy that is kept. Only of a coded segment."""
+        if str(device) not in self._on:
+            codec = self.codec
+            assert codec is not None
+            arrays = {name: as_tensor(array) for name, array in self.tokens._asdict().items()}
+            whole = Coded(**arrays, scale_unit=codec.scale_unit, bits=codec.bits, dim=codec.basis.shape[1])
+            self._on[str(device)] = whole.to(device)
+        return self._on[str(device)]
+
+    @cached_property
     def lists(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """``list_starts`` and ``list_rows``. Only of a coded segment."""
-        return self._array("list_starts"), self._array("list_rows")
+        """``list_starts`` and ``list_rows``, made now if they are not stored. Only of a coded segment."""
+        if "list_rows" in self._arrays:
+            return self._array("list_starts"), self._array("list_rows")
+        assert self.codec is not None
+        return lists_of(self.tokens.runs, self.tokens.run_starts, len(self.codec.centroids.levels))
 
     def _array(self, name: str) -> NDArray[Any]:
         self._build()
@@ -161,10 +187,15 @@ class WarpSegment:
         if self.vectors is not None:
             return take(self.vectors, self.token_starts, rows).astype(np.float32)
         assert self.codec is not None
+        return self.codec.turn_back(self.decoded(rows))
+
+    def decoded(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the codes of ``rows`` stand for, in the codec's space, ``(tokens, codec dim)``. Only of a coded segment."""
+        assert self.codec is not None
         tokens = self.tokens
         runs, lengths = (take(array, tokens.run_starts, rows) for array in (tokens.runs, tokens.run_lengths))
         codes, scales = (take(array, tokens.token_starts, rows) for array in (tokens.codes, tokens.scales))
-        return self.codec.turn_back(self.codec.decode(np.repeat(runs, lengths), codes, scales))
+        return self.codec.decode(np.repeat(runs, lengths), codes, scales)
 
     def facts(self) -> Facts:
         """``drift``: mean residual norm over that of the vectors on which the codec was trained."""
@@ -188,6 +219,16 @@ class WarpSegment:
         manifest = {"format": _FORMAT, "fingerprint": self.fingerprint, "arrays": shapes}
         manifest["header"] = {name: getattr(header, name) for name in Header.__dataclass_fields__}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def lists_of(
+    runs: NDArray[np.uint16], run_starts: NDArray[np.int64], num_centroids: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Runs by centroid: ``list_starts`` ``(num_centroids + 1,)`` and ``list_rows``, the documents of each list."""
+    rows = np.repeat(np.arange(len(run_starts) - 1, dtype=np.int32), np.diff(run_starts))
+    counts = np.bincount(runs, minlength=num_centroids)
+    starts: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+    return starts, rows[np.argsort(runs, kind="stable")]
 
 
 def take(array: NDArray[Any], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -237,11 +278,11 @@ def _check(folder: Path, arrays: Arrays, header: Header) -> None:
         wanted |= {
             "run_starts": (num_documents + 1,),
             "run_lengths": (num_runs,),
-            "list_rows": (num_runs,),
             "scales": (num_tokens,),
         }
-        wanted |= {"list_starts": (num_centroids + 1,), "steps": (num_centroids,)}
-        wanted |= {"codes": (num_tokens, arrays["levels"].shape[1] * header.bits // 8)}
+        wanted |= {"steps": (num_centroids,), "codes": (num_tokens, row_bytes(arrays["levels"].shape[1], header.bits))}
+        if "list_rows" in arrays:
+            wanted |= {"list_rows": (num_runs,), "list_starts": (num_centroids + 1,)}
     for name, shape in wanted.items():
         if arrays[name].shape != shape:
             raise DamagedIndex(folder / f"{name}.bin", f"it holds {arrays[name].shape}, the other files say {shape}")
@@ -250,7 +291,8 @@ def _check(folder: Path, arrays: Arrays, header: Header) -> None:
     if np.any(np.diff(arrays["token_starts"]) < 1):
         raise DamagedIndex(folder / "token_starts.bin", "a document has no token")
     # What a search would read past an array with: two numbers are enough, the files' checksums are in the catalog.
-    if header.bits and (int(arrays["run_starts"][-1]) != num_runs or int(arrays["list_starts"][-1]) != num_runs):
+    ends = [int(arrays[name][-1]) for name in ("run_starts", "list_starts") if name in arrays]
+    if header.bits and any(end != num_runs for end in ends):
         raise DamagedIndex(folder / "run_starts.bin", "the runs do not fit together")
 
 

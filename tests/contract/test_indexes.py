@@ -219,9 +219,10 @@ def test_vectors_give_the_scores_of_search_or_are_refused_by_name(
         assert error.use in table()["index"] and error.use in str(error)
         return
     assert reader.vectors([], []) == [] and len(seen) == len(QUERIES)
-    for matches, (query, chunks) in zip(found, seen, strict=True):
+    for matches, (query, chunks, basis) in zip(found, seen, strict=True):
         assert query.dtype == np.float32 and all(rows.dtype == np.float32 for rows in chunks)
-        scores = [(query @ rows.T).max(axis=1).sum() for rows in chunks]
+        asked = query if basis is None else query @ basis
+        scores = [(asked @ rows.T).max(axis=1).sum() for rows in chunks]
         np.testing.assert_allclose(scores[::-1], matches.scores, rtol=1e-4, atol=1e-5)
     gone = next((key for key in range(100) if key >= len(live) or not live[key]), 0)
     with pytest.raises(ValueError, match=str(gone)):

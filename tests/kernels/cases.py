@@ -12,6 +12,7 @@ from torch import Tensor
 from rag.kernels.assemble import Kind, LayerKV
 from rag.kernels.ingest_prefill import room_for
 from rag.kernels.rotate import Style
+from rag.kernels.warp_score import Coded, num_fine, row_bytes
 
 
 class Attention(NamedTuple):
@@ -133,6 +134,31 @@ def texts(lengths: Sequence[int], dim: int, seed: int = 0) -> tuple[Tensor, Tens
     made = torch.Generator().manual_seed(seed)
     borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int64)
     return torch.randn(int(borders[-1]), dim, generator=made), borders
+
+
+def unit_rows(num_rows: int, dim: int, seed: int = 0) -> Tensor:
+    """Random vectors of length 1."""
+    return torch.nn.functional.normalize(torch.randn(num_rows, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def coded_documents(lengths: Sequence[int], bits: int, dim: int, num_centroids: int) -> tuple[Tensor, Tensor, Coded]:
+    """Levels and steps of centroids, and documents of these lengths with random codes; every run has one to three tokens."""
+    made = torch.Generator().manual_seed(sum(lengths) + bits)
+    levels = torch.randint(0, 256, (num_centroids, dim), generator=made).to(torch.uint8)
+    runs, run_lengths, num_runs = list[int](), list[int](), list[int]()
+    for length in lengths:
+        before = len(runs)
+        while length:
+            run_lengths.append(min(length, 1 + len(runs) % 3))
+            runs.append(int(torch.randint(0, num_centroids, (1,), generator=made)))
+            length -= run_lengths[-1]
+        num_runs.append(len(runs) - before)
+    starts, run_starts = (torch.tensor([0, *accumulate(counts)], dtype=torch.int64) for counts in (lengths, num_runs))
+    codes = torch.randint(0, 256, (sum(lengths), row_bytes(dim, bits)), generator=made).to(torch.uint8)
+    assert bits != 5 or num_fine(dim, bits) % 16 == 0
+    scales = torch.randint(0, 256, (sum(lengths),), generator=made).to(torch.uint8)
+    arrays = (starts, run_starts, torch.tensor(runs).to(torch.uint16), torch.tensor(run_lengths).to(torch.uint8), codes, scales)
+    return levels, torch.rand(num_centroids, generator=made) / 300, Coded(*arrays, 1e-4, bits, dim)
 
 
 def rel(found: Tensor, expected: Tensor) -> float:

@@ -41,6 +41,16 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     from rag.kernels.selective_attention import selective_attention
     from rag.kernels.token_logprob import token_logprob
     from rag.kernels.varlen_attention import varlen_attention
+    from rag.kernels.warp_score import (
+        CentroidScores,
+        Coded,
+        centroid_scores,
+        document_scores,
+        interaction,
+        lanes_of,
+        row_bytes,
+        top_rows,
+    )
 
     def bf16(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.bfloat16)
@@ -95,6 +105,23 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         kv = bf16(8, 8192, 128)
         kv_deviation(kv, kv, kv, kv, "k")
 
+    def score_centroids() -> None:
+        centroid_scores(lanes_of(torch.ones(32, 128)), torch.zeros(16_384, 128, dtype=torch.uint8), torch.empty(16_384))
+
+    def interact_centroids() -> None:
+        runs = torch.zeros(4096, dtype=torch.uint16)
+        interaction(torch.zeros(16_384, 32, dtype=torch.uint8), runs, torch.arange(0, 4097, 64), torch.ones(64, dtype=torch.bool))
+
+    def score_codes(bits: int) -> None:
+        starts, runs, one = torch.arange(0, 4097, 128), torch.zeros(4096, dtype=torch.uint16), torch.ones(4096, dtype=torch.uint8)
+        codes = torch.zeros(4096, row_bytes(128, bits), dtype=torch.uint8)
+        coded = Coded(starts, starts, runs, one, codes, one, 0.1, bits, 128, runs)
+        centroids = CentroidScores(torch.empty(16_384, 32), torch.empty(0), torch.empty(0))
+        document_scores(lanes_of(torch.ones(32, 128)), centroids, coded, torch.arange(32))
+
+    def best_rows() -> None:
+        top_rows(torch.zeros(2048, dtype=torch.int32), 100, 255)
+
     for dim in (128,) if quick else (64, 80, 128, 256):
         yield f"attention {dim} many", partial(attend, dim, 1024)
         yield f"attention {dim} decoding", partial(attend, dim, 1)
@@ -124,6 +151,11 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"maxsim {str(stored).removeprefix('torch.')}", partial(interact, stored)
     for rows in (64,) if quick else (64, 1):
         yield f"token logprob {rows}", partial(logprobs, rows)
+    yield "centroid scores", score_centroids
+    yield "interaction", interact_centroids
+    for bits in (5,) if quick else (2, 4, 5, 8):
+        yield f"codes of {bits} bits", partial(score_codes, bits)
+    yield "best rows", best_rows
 
 
 def compile_all(arch: int, quick: bool) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,18 @@ from rag.kernels.quantise import quantise_kv, quantise_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
+from rag.kernels.warp_score import (
+    Coded,
+    centroid_scores,
+    centroid_scores_reference,
+    document_scores,
+    document_scores_reference,
+    interaction,
+    interaction_reference,
+    lanes_of,
+    top_rows,
+    top_rows_reference,
+)
 from rag.kernels.window_scores import window_scores, window_scores_reference
 from tests.kernels.cases import (
     ATTENTION,
@@ -35,12 +47,14 @@ from tests.kernels.cases import (
     Ingest,
     Varlen,
     chunks,
+    coded_documents,
     limit,
     problem,
     rel,
     requests,
     states,
     texts,
+    unit_rows,
     varlen_problem,
 )
 from tests.kernels.interpreter import Fault, install, watched
@@ -177,6 +191,40 @@ def word_logprobs(num_rows: int, num_words: int, dim: int, dtype: torch.dtype, b
     torch.testing.assert_close(found, token_logprob_reference(hidden, weight, targets, bias), rtol=1e-4, atol=1e-4)
 
 
+def compressed_search(bits: int, dim: int, num_tokens: int, faulty: bool = False) -> None:
+    lengths = [3, 0, 1, 70, 129, 7]
+    levels, steps, coded = coded_documents(lengths, bits, dim, 150)
+    allowed = torch.tensor([True, True, False, True, True, True])
+    rows = torch.tensor([4, 0, 3, 1, 5, 4])
+    given: Coded = coded._replace(codes=coded.codes.roll(1, 0)) if faulty else coded
+    with watched(*(tensor for tensor in coded if isinstance(tensor, torch.Tensor)), seed=2):
+        lanes = lanes_of(unit_rows(num_tokens, dim, 3))
+        centroids = centroid_scores(lanes, levels, steps)
+        sums = interaction(centroids.table, coded.runs, coded.run_starts, allowed)
+        found = document_scores(lanes, centroids, given, rows)
+    expected = centroid_scores_reference(lanes, levels, steps)
+    torch.testing.assert_close(centroids.scores, expected.scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(centroids.floors, expected.floors, atol=1e-5, rtol=1e-5)
+    assert (centroids.table.int() - expected.table.int()).abs().max() <= 1
+    assert torch.equal(sums, interaction_reference(centroids.table, coded.runs, coded.run_starts, allowed))
+    torch.testing.assert_close(found, document_scores_reference(lanes, centroids, coded, rows), atol=1e-4, rtol=1e-5)
+
+
+def best_rows(count: int, k: int) -> None:
+    values = torch.randint(-1, 40, (count,), generator=torch.Generator().manual_seed(count), dtype=torch.int32)
+    with watched(values):
+        found = top_rows(values, k, 40)
+    assert torch.equal(found, top_rows_reference(values, k))
+
+
+def fails(check: Callable[[], None]) -> None:
+    try:
+        check()
+    except AssertionError:
+        return
+    raise RuntimeError("a planted fault was not seen")
+
+
 def shim_catches(kernel: Any, grid: int, *arguments: Any, **named: Any) -> None:
     try:
         with watched():
@@ -239,6 +287,11 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
         (1, 1000, 40, torch.bfloat16, True),
     ):
         yield f"token logprob {sizes}", lambda sizes=sizes: word_logprobs(*sizes)  # type: ignore[misc]
+    for bits, dim, num_tokens in ((2, 64, 5), (4, 128, 32), (5, 128, 17), (5, 96, 3), (8, 48, 16)):
+        yield f"warp score {bits} {dim} {num_tokens}", lambda a=(bits, dim, num_tokens): compressed_search(*a)  # type: ignore[misc]
+    yield "warp score, a planted fault", lambda: fails(lambda: compressed_search(5, 128, 17, faulty=True))
+    for count, k in ((0, 3), (7, 9), (2500, 5), (1500, 200)):
+        yield f"top rows {count} {k}", lambda a=(count, k): best_rows(*a)  # type: ignore[misc]
     ones = torch.ones(64)
     yield "shim out of bounds", lambda: shim_catches(spoil, 2, ones, torch.empty(64), N=32, PAST=1, SAME=False)
     yield "shim race", lambda: shim_catches(spoil, 2, ones, torch.empty(64), N=32, PAST=0, SAME=True)

@@ -320,7 +320,7 @@ def test_vectors_are_given_for_any_live_key(table: NDArray[np.float32]) -> None:
     live[4] = False
     parts = [index.build(np.arange(start, 20, 2), chunks(range(start, 20, 2))) for start in (0, 1)]
     reader = index.reader(parts, live)
-    ((query, found),) = reader.vectors(["25"], [np.array([7, 2, 7])])
+    ((query, found, _),) = reader.vectors(["25"], [np.array([7, 2, 7])])
     np.testing.assert_array_equal(query, table[25:26])
     np.testing.assert_array_equal(np.stack(found), table[[7, 2, 7], None])
     for key in (4, 20, 99):

@@ -77,6 +77,20 @@ def test_the_steps_are_those_of_torch(shape: tuple[int, list[int], int, int], st
     np.testing.assert_allclose(found, reference_steps(query, chunks, guide, steps, rate, temperature), rtol=1e-7, atol=1e-9)
 
 
+@LAWS
+@given(SHAPES)
+def test_candidates_in_a_space_of_their_own_are_those_turned_back(shape: tuple[int, list[int], int, int]) -> None:
+    query, chunks, guide = made_up(shape)
+    basis = np.random.default_rng(1).standard_normal((query.shape[1], query.shape[1] + 2))
+    turned = [rows @ basis for rows in chunks]
+    own, plain = Candidates(turned, basis), Candidates([rows @ basis.T for rows in turned])
+    np.testing.assert_allclose(own.scores(query), plain.scores(query), rtol=1e-9, atol=1e-9)
+    found, wanted = own.gradient(query, guide, 1.0), plain.gradient(query, guide, 1.0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    count = 1 + len(chunks) // 2
+    np.testing.assert_array_equal(own.first(count).scores(query), own.scores(query)[:count])
+
+
 def test_the_mean_as_target_walks_like_the_guide_as_target() -> None:
     """What the module says of the two aims: the same way, since Adam takes the size out of a gradient."""
     query, chunks, guide = made_up((3, [2, 4, 1, 3, 5], 6, 7))
@@ -110,3 +124,8 @@ def test_float32_stays_float32() -> None:
 def test_candidates_need_vectors(chunks: list[Arrays]) -> None:
     with pytest.raises(ValueError, match="at least one vector"):
         Candidates(chunks)
+
+
+def test_there_are_no_more_candidates_than_there_are() -> None:
+    with pytest.raises(ValueError, match="there are 1 candidates, not 2"):
+        Candidates([np.ones((1, 2))]).first(2)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from rag.kernels.warp_score import Coded
 from rag.retrievers.warp.build import Plan, _encoded, plain_segment
 from rag.retrievers.warp.codec import Codec, train_codec
 from rag.retrievers.warp.crew import Crew
-from rag.retrievers.warp.decompression import Tokens
 from rag.retrievers.warp.parts import Part
 
 
@@ -37,7 +38,7 @@ def plan(bits: int = 4, dim: int | None = None, exact_below: int = 0, keep_vecto
     return Plan(bits, dim, exact_below, keep_vectors, 0)
 
 
-def coded(rng: np.random.Generator, bits: int, num_documents: int, dim: int) -> tuple[Codec, Tokens]:
+def coded(rng: np.random.Generator, bits: int, num_documents: int, dim: int) -> tuple[Codec, Coded]:
     """A codec and documents coded with it."""
     given = documents(rng, num_documents, dim)
     codec = train_codec(np.concatenate(given).astype(np.float16), sum(map(len, given)), bits, None, 0, Crew(1))
@@ -45,7 +46,9 @@ def coded(rng: np.random.Generator, bits: int, num_documents: int, dim: int) -> 
     block = _encoded(Part(segment, np.arange(num_documents)), np.arange(num_documents), codec)
     starts = np.concatenate([[0], np.cumsum(block.lengths)])
     run_starts = np.concatenate([[0], np.cumsum(block.num_runs)])
-    return codec, Tokens(starts, run_starts, block.runs, block.run_lengths, block.codes, block.scales)
+    arrays = (starts, run_starts, block.runs, block.run_lengths, block.codes, block.scales)
+    first, second, third, fourth, fifth, sixth = map(torch.from_numpy, arrays)
+    return codec, Coded(first, second, third, fourth, fifth, sixth, codec.scale_unit, bits, codec.basis.shape[1])
 
 
 def maxsim(given: Sequence[NDArray[np.float32]], query: NDArray[np.float32]) -> NDArray[np.float64]:

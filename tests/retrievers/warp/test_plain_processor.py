@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag.retrievers.warp import lanes
+from rag.kernels import warp_score_lanes as lanes
 
 SCRIPT = """
     import json
@@ -20,7 +20,7 @@ SCRIPT = """
 
     import numpy as np
 
-    from rag.retrievers.warp import lanes
+    from rag.kernels import warp_score_lanes as lanes
 
     if sys.argv[1] == "plain":
         lanes.has_vnni = lambda: False  # before anything is compiled, or imports it by name

@@ -1,4 +1,4 @@
-"""16 or 32 query tokens side by side: the largest byte of each, and scores with each. Knows addresses and lanes, no index.
+"""16 or 32 query tokens side by side on a processor: the largest byte of each, scores with each, rows of codes unpacked. Knows addresses.
 
 Dot products take one of two ways, chosen when a function is compiled: with AVX-512 VNNI four products of bytes are added to a 32-bit
 lane by one instruction; anywhere else one place is multiplied at a time, in 16 bits. The same integers come out of both, and
@@ -8,7 +8,7 @@ lane by one instruction; anywhere else one place is multiplied at a time, in 16 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -16,29 +16,12 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from rag.retrievers.warp.vectors import I8, I16, I32, I64, at, called, loop, place_of, splat, spread, whole
+from rag.kernels.llvm_vectors import I8, I16, I32, I64, at, called, loop, place_of, splat, spread, whole
 
 WIDTHS = (16, 32)
 """Lanes of a table: a short query needs half the bytes and half the products."""
 ROW_BYTES = 16
 """Rows of levels and of codes are a multiple of this many bytes."""
-
-
-class LaneTable(NamedTuple):
-    """Up to 32 query tokens as the functions below read them; lanes without a token are zero.
-
-    ``numbers``: int8 ``(dim / 4, width, 4)`` with VNNI, else int16 ``(dim, width)``; ``units`` float32 ``(width,)``: what one step of a
-    lane is; ``totals`` float32 ``(width,)``: the sum of a lane's numbers; ``num_tokens``: how many lanes hold a token.
-    """
-
-    numbers: NDArray[Any]
-    units: NDArray[np.float32]
-    totals: NDArray[np.float32]
-    num_tokens: int
-
-    @property
-    def width(self) -> int:
-        return len(self.units)
 
 
 @cache
@@ -54,26 +37,17 @@ def explain() -> str:
     return "vnni: the processor has AVX-512 VNNI" if has_vnni() else "plain: the processor has no AVX-512 VNNI"
 
 
-def lane_table(query: NDArray[np.float32], vnni: bool | None = None) -> LaneTable:
-    """``query`` ``(q, dim)``, q up to 32, every token scaled to integers of up to 127; ``dim`` is a multiple of ``ROW_BYTES``."""
-    num_tokens, dim = query.shape
-    width = WIDTHS[0] if num_tokens <= WIDTHS[0] else WIDTHS[1]
-    assert num_tokens <= width and dim % ROW_BYTES == 0
-    units = np.zeros(width, np.float32)
-    units[:num_tokens] = np.maximum(np.abs(query).max(1, initial=0), np.float32(1e-30)) / np.float32(127)
-    lanes = np.zeros((width, dim), np.int16)
-    lanes[:num_tokens] = np.rint(query / units[:num_tokens, None])
-    totals = lanes.sum(1, dtype=np.int64).astype(np.float32)
+def packed_lanes(numbers: NDArray[np.int8], vnni: bool | None = None) -> NDArray[Any]:
+    """``numbers`` ``(width, dim)`` as the functions below read them: int8 ``(dim / 4, width, 4)`` with VNNI, else int16 ``(dim, width)``."""
     if has_vnni() if vnni is None else vnni:
-        numbers = lanes.astype(np.int8).reshape(width, -1, 4).transpose(1, 0, 2)
-        return LaneTable(np.ascontiguousarray(numbers), units, totals, num_tokens)
-    return LaneTable(np.ascontiguousarray(lanes.T), units, totals, num_tokens)
+        return np.ascontiguousarray(numbers.reshape(len(numbers), -1, 4).transpose(1, 0, 2))
+    return np.ascontiguousarray(numbers.T.astype(np.int16))
 
 
-def reference_dots(rows: NDArray[np.uint8], table: LaneTable) -> NDArray[np.int64]:
+def reference_dots(rows: NDArray[np.uint8], packed: NDArray[Any]) -> NDArray[np.int64]:
     """``(n, width)``: dot products of rows of unsigned numbers ``(n, dim)`` with every lane."""
-    numbers = table.numbers.astype(np.int64)
-    lanes = numbers if numbers.ndim == 2 else numbers.transpose(0, 2, 1).reshape(-1, table.width)
+    numbers = packed.astype(np.int64)
+    lanes = numbers if numbers.ndim == 2 else numbers.transpose(0, 2, 1).reshape(-1, numbers.shape[1])
     found: NDArray[np.int64] = rows.astype(np.int64) @ lanes
     return found
 
@@ -163,9 +137,14 @@ def _lowest_bit(typing_context: Any, bits: Any) -> Any:
 lowest_bit: Any = intrinsic(_lowest_bit)
 
 
-def _dots_vnni(builder: Any, bits: int, width: int, row: Any, table: Any, num_bytes: Any) -> Any:
-    """Four bytes are a group of four places for each of their parts; four groups at once cover the instruction's latency."""
-    num_parts, num_halves = 8 // bits, width // 16
+def dots(builder: Any, width: int, row: Any, table: Any, num_bytes: Any, vnni: bool) -> Any:
+    """Code for the dot products of ``num_bytes`` (a multiple of 16) bytes at ``row`` with ``packed_lanes``: ``width`` 32-bit sums."""
+    return (_dots_vnni if vnni else _dots_plain)(builder, width, row, table, num_bytes)
+
+
+def _dots_vnni(builder: Any, width: int, row: Any, table: Any, num_bytes: Any) -> Any:
+    """Four bytes are a group of four places; four groups at once cover the instruction's latency."""
+    num_halves = width // 16
     half = ir.VectorType(I32, 16)
     groups, lanes = place_of(builder, row, I32), place_of(builder, table, half)
     num_groups = builder.sdiv(num_bytes, whole(4))
@@ -175,18 +154,12 @@ def _dots_vnni(builder: Any, bits: int, width: int, row: Any, table: Any, num_by
         new = list(state)
         for turn in range(at_once):
             group = builder.add(builder.mul(step, whole(at_once)), whole(turn))
-            packed = spread(builder, builder.load(at(builder, groups, group), align=1), 16)
-            for part in range(num_parts):
-                four = packed
-                if num_parts > 1:
-                    mask = ((1 << bits) - 1) * 0x01010101
-                    four = builder.and_(builder.lshr(packed, splat(I32, 16, part * bits)), splat(I32, 16, mask))
-                place = builder.add(group, builder.mul(num_groups, whole(part)))
-                for number in range(num_halves):
-                    where = builder.add(builder.mul(place, whole(num_halves)), whole(number))
-                    own = turn * num_halves + number
-                    factor = builder.load(at(builder, lanes, where), align=1)
-                    new[own] = called(builder, "llvm.x86.avx512.vpdpbusd.512", half, [new[own], four, factor])
+            four = spread(builder, builder.load(at(builder, groups, group), align=1), 16)
+            for number in range(num_halves):
+                where = builder.add(builder.mul(group, whole(num_halves)), whole(number))
+                own = turn * num_halves + number
+                factor = builder.load(at(builder, lanes, where), align=1)
+                new[own] = called(builder, "llvm.x86.avx512.vpdpbusd.512", half, [new[own], four, factor])
         return new
 
     zero = [splat(I32, 16, 0)] * (at_once * num_halves)
@@ -202,24 +175,85 @@ def _dots_vnni(builder: Any, bits: int, width: int, row: Any, table: Any, num_by
     return builder.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, width), list(range(width))))
 
 
-def _dots_plain(builder: Any, bits: int, width: int, row: Any, table: Any, num_bytes: Any) -> Any:
+def _dots_plain(builder: Any, width: int, row: Any, table: Any, num_bytes: Any) -> Any:
     """A product of 8 and 7 bits fills 16, so every product is widened before it is added."""
     words, sums = ir.VectorType(I16, width), ir.VectorType(I32, width)
     bytes_of, lanes = place_of(builder, row, I8), place_of(builder, table, words)
 
-    def body(byte: Any, state: list[Any]) -> list[Any]:
-        packed, total = builder.load(at(builder, bytes_of, byte)), state[0]
-        for part in range(8 // bits):
-            level = builder.and_(builder.lshr(packed, ir.Constant(I8, part * bits)), ir.Constant(I8, (1 << bits) - 1))
-            place = builder.add(byte, builder.mul(num_bytes, whole(part)))
-            factor = builder.load(at(builder, lanes, place), align=2)
-            total = builder.add(total, builder.sext(builder.mul(spread(builder, builder.zext(level, I16), width), factor), sums))
-        return [total]
+    def body(place: Any, state: list[Any]) -> list[Any]:
+        level = builder.zext(builder.load(at(builder, bytes_of, place)), I16)
+        factor = builder.load(at(builder, lanes, place), align=2)
+        return [builder.add(state[0], builder.sext(builder.mul(spread(builder, level, width), factor), sums))]
 
     return loop(builder, whole(0), num_bytes, [splat(I32, width, 0)], body)[0]
 
 
-def _lane_scores(bits: int, width: int, wants_vnni: bool | None = None) -> Any:
+def _unpack(bits: int) -> Any:
+    def unpack(typing_context: Any, row: Any, num_bytes: Any, out: Any) -> Any:
+        """Part ``p`` of byte ``b`` (of ``num_bytes``, a multiple of 16) at the address ``row`` to byte ``p * num_bytes + b`` at ``out``."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = ir.VectorType(I8, ROW_BYTES)
+            source, target = place_of(builder, arguments[0], kind), place_of(builder, arguments[2], I8)
+
+            def body(step: Any, state: list[Any]) -> list[Any]:
+                given = builder.load(at(builder, source, step), align=1)
+                for part in range(8 // bits):
+                    levels = builder.lshr(given, splat(I8, ROW_BYTES, part * bits))
+                    levels = builder.and_(levels, splat(I8, ROW_BYTES, (1 << bits) - 1))
+                    place = builder.add(builder.mul(step, whole(ROW_BYTES)), builder.mul(arguments[1], whole(part)))
+                    builder.store(levels, builder.bitcast(at(builder, target, place), kind.as_pointer()), align=1)
+                return []
+
+            loop(builder, whole(0), builder.sdiv(arguments[1], whole(ROW_BYTES)), [], body)
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.int64, types.uintp), generate
+
+    unpack.__name__ = f"unpack_{bits}"
+    return intrinsic(unpack)
+
+
+unpack_2, unpack_4 = (_unpack(bits) for bits in (2, 4))
+
+
+def _append_bits(typing_context: Any, plane: Any, num_places: Any, num_fine: Any, out: Any) -> Any:
+    """``num_places`` bytes at ``out`` are doubled, and bit ``i`` of those at ``plane`` is added to byte ``i`` below ``num_fine``.
+
+    Both numbers are multiples of 16.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(I8, ROW_BYTES)
+        words, target = place_of(builder, arguments[0], I16), place_of(builder, arguments[3], kind)
+
+        def doubled(step: Any) -> tuple[Any, Any]:
+            place = at(builder, target, step)
+            return place, builder.shl(builder.load(place, align=1), splat(I8, ROW_BYTES, 1))
+
+        def fine(step: Any, state: list[Any]) -> list[Any]:
+            place, levels = doubled(step)
+            flags = builder.bitcast(builder.load(at(builder, words, step), align=1), ir.VectorType(ir.IntType(1), ROW_BYTES))
+            builder.store(builder.or_(levels, builder.zext(flags, kind)), place, align=1)
+            return []
+
+        def coarse(step: Any, state: list[Any]) -> list[Any]:
+            place, levels = doubled(step)
+            builder.store(levels, place, align=1)
+            return []
+
+        border, end = (builder.sdiv(number, whole(ROW_BYTES)) for number in (arguments[2], arguments[1]))
+        loop(builder, whole(0), border, [], fine)
+        loop(builder, border, end, [], coarse)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int64, types.int64, types.uintp), generate
+
+
+append_bits: Any = intrinsic(_append_bits)
+
+
+def _lane_scores(width: int, wants_vnni: bool | None = None) -> Any:
     def scores(
         typing_context: Any,
         row: Any,
@@ -234,18 +268,18 @@ def _lane_scores(bits: int, width: int, wants_vnni: bool | None = None) -> Any:
     ) -> Any:
         """``out = base + (dots + offsets) * units * factor`` in every lane, and ``best = max(best, out)``.
 
-        ``dots``: of the ``bits`` wide parts of ``num_bytes`` (a multiple of 16) bytes at ``row`` with ``LaneTable.numbers``; part ``p``
-        of byte ``b`` is place ``p * num_bytes + b``. All but ``num_bytes`` and ``factor`` are addresses, those of float32 ``(width,)``.
+        ``dots``: of ``num_bytes`` (a multiple of 16) bytes at ``row`` with ``packed_lanes``. All but ``num_bytes`` and ``factor`` are
+        addresses, those of float32 ``(width,)``.
         """
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             given, size, table, offset, unit, multiplier, base_of, target, best_of = arguments
             vnni = has_vnni() if wants_vnni is None else wants_vnni
-            dots = (_dots_vnni if vnni else _dots_plain)(builder, bits, width, given, table, size)
+            products = dots(builder, width, given, table, size, vnni)
             floats = ir.VectorType(ir.FloatType(), width)
             loaded = [builder.load(place_of(builder, where, floats), align=4) for where in (offset, unit, base_of, best_of)]
             scaled = builder.fmul(loaded[1], spread(builder, multiplier, width))
-            value = builder.fadd(loaded[2], builder.fmul(builder.fadd(builder.sitofp(dots, floats), loaded[0]), scaled))
+            value = builder.fadd(loaded[2], builder.fmul(builder.fadd(builder.sitofp(products, floats), loaded[0]), scaled))
             builder.store(value, place_of(builder, target, floats), align=4)
             larger = builder.select(builder.fcmp_ordered(">", value, loaded[3]), value, loaded[3])
             builder.store(larger, place_of(builder, best_of, floats), align=4)
@@ -255,10 +289,8 @@ def _lane_scores(bits: int, width: int, wants_vnni: bool | None = None) -> Any:
         signature = types.void(address, types.int64, address, address, address, types.float32, address, address, address)
         return signature, generate
 
-    scores.__name__ = f"scores_{bits}_{width}"
+    scores.__name__ = f"scores_{width}"
     return intrinsic(scores)
 
 
-scores_2_16, scores_2_32 = (_lane_scores(2, width) for width in WIDTHS)
-scores_4_16, scores_4_32 = (_lane_scores(4, width) for width in WIDTHS)
-scores_8_16, scores_8_32 = (_lane_scores(8, width) for width in WIDTHS)
+scores_16, scores_32 = map(_lane_scores, WIDTHS)

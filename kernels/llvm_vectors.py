@@ -1,4 +1,4 @@
-"""Pieces of LLVM code that numba's functions are made of: addresses, loops and constants of vectors. Knows no index.
+"""Pieces of LLVM code that numba's functions are made of: addresses, loops and constants of vectors. Knows no kernel.
 
 numba turns a plain loop over a row of 32 bytes into 32 scalar steps; as one vector of 32 bytes the same row is one AVX2 or two NEON
 instructions, whatever the processor: LLVM splits vectors that it has no register for.

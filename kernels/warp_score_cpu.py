@@ -1,0 +1,205 @@
+"""The steps of a multi-vector search on a processor: compiled loops over lanes of bytes. Knows tensors; checks no shape. See ``warp_score``.
+
+A table of bytes, one per lane and centroid, stands in the cache (512 KB for 16,384 centroids and 32 lanes) while a document reads two
+bytes of index per distinct centroid. Residual codes are unpacked to one byte per dimension, row by row, and multiplied as bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+from rag.kernels.warp_score_lanes import (
+    append_bits,
+    lane_bytes_16,
+    lane_bytes_32,
+    lane_max_16,
+    lane_max_32,
+    scores_16,
+    scores_32,
+    unpack_2,
+    unpack_4,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rag.kernels.warp_score import CentroidScores, Coded, Lanes, Split
+
+_NO_MASK = np.zeros(0, np.bool_)
+
+
+def centroid_scores_cpu(lanes: Lanes, levels: Tensor, steps: Tensor, span: float, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``warp_score.centroid_scores``: its three tensors."""
+    import torch
+
+    num_centroids, width = len(levels), len(lanes.units)
+    scores, table = torch.empty(num_centroids, width), torch.empty(num_centroids, width, dtype=torch.uint8)
+    out, largest = scores.numpy(), list[Any]()
+    packed, units, given, given_steps = lanes.packed.numpy(), lanes.units.numpy(), levels.numpy(), steps.numpy()
+    offsets = (lanes.numbers.numpy().sum(1, dtype=np.int64) * -128).astype(np.float32)
+
+    def score(first: int, last: int) -> None:
+        own = np.full(width, -np.inf, np.float32)
+        _score_centroids(given, given_steps, packed, units, offsets, first, last, out, own)
+        largest.append(own)
+
+    split(num_centroids, 4096, score)
+    floors = np.max(largest, axis=0) - np.float32(span)
+    _fill(out, floors, np.float32(255 / span), table.numpy())
+    return scores, table, torch.from_numpy(floors)
+
+
+def interaction_cpu(table: Tensor, runs: Tensor, run_starts: Tensor, allowed: Tensor | None, split: Split) -> Tensor:
+    """See ``warp_score.interaction``."""
+    import torch
+
+    found = torch.empty(len(run_starts) - 1, dtype=torch.int32)
+    out, given, own, starts = found.numpy(), table.numpy(), runs.numpy(), run_starts.numpy()
+    mask = _NO_MASK if allowed is None else allowed.numpy()
+    split(len(out), 2048, lambda first, last: _interact(given, own, starts, mask, first, last, out))
+    return found
+
+
+def document_scores_cpu(lanes: Lanes, centroids: CentroidScores, coded: Coded, rows: Tensor, split: Split) -> Tensor:
+    """See ``warp_score.document_scores``."""
+    import torch
+
+    found = torch.empty(len(rows))
+    out, chosen, scores = found.numpy(), rows.numpy(), centroids.scores.numpy()
+    token_starts, run_starts, runs = (tensor.numpy() for tensor in (coded.token_starts, coded.run_starts, coded.runs))
+    run_lengths, codes, scales = (tensor.numpy() for tensor in (coded.run_lengths, coded.codes, coded.scales))
+    packed, units = lanes.packed.numpy(), lanes.units.numpy()
+    offsets = -(lanes.numbers.numpy().astype(np.float32) @ coded.middles)
+    unit, num_fine = np.float32(coded.scale_unit), coded.num_fine
+
+    def score(first: int, last: int) -> None:
+        _score_documents(
+            chosen, first, last, scores, token_starts, run_starts, runs, run_lengths, codes, scales, unit,
+            packed, units, offsets, lanes.num_tokens, coded.bits, num_fine, out,
+        )  # fmt: skip
+
+    split(len(out), 32, score)
+    return found
+
+
+def top_rows_cpu(values: Tensor, k: int, largest: int) -> Tensor:
+    """See ``warp_score.top_rows``: the rows."""
+    import torch
+
+    given = values.numpy()
+    rows = _best_rows(given, k, largest)
+    return torch.from_numpy(rows[np.argsort(-given[rows], kind="stable")])
+
+
+@numba.njit(nogil=True, cache=True)
+def _score_centroids(
+    levels: Any, steps: Any, packed: Any, units: Any, offsets: Any, first: int, last: int, scores: Any, largest: Any
+) -> None:  # pragma: no cover - compiled
+    """Fills ``scores[first:last]`` and keeps each lane's largest score in ``largest``."""
+    dim, width = levels.shape[1], scores.shape[1]
+    nothing = np.zeros(width, np.float32)
+    table, offset, unit, base = packed.ctypes.data, offsets.ctypes.data, units.ctypes.data, nothing.ctypes.data
+    for centroid in range(first, last):
+        row, out = levels.ctypes.data + centroid * dim, scores.ctypes.data + centroid * width * 4
+        if width == 16:
+            scores_16(row, dim, table, offset, unit, steps[centroid], base, out, largest.ctypes.data)
+        else:
+            scores_32(row, dim, table, offset, unit, steps[centroid], base, out, largest.ctypes.data)
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill(scores: Any, floors: Any, factor: Any, table: Any) -> None:  # pragma: no cover - compiled
+    width = scores.shape[1]
+    for centroid in range(scores.shape[0]):
+        row, out = scores.ctypes.data + centroid * width * 4, table.ctypes.data + centroid * width
+        if width == 16:
+            lane_bytes_16(row, floors.ctypes.data, factor, out)
+        else:
+            lane_bytes_32(row, floors.ctypes.data, factor, out)
+
+
+@numba.njit(nogil=True, cache=True)
+def _interact(
+    table: Any, runs: Any, run_starts: Any, allowed: Any, first: int, last: int, out: Any
+) -> None:  # pragma: no cover - compiled
+    for row in range(first, last):
+        if len(allowed) and not allowed[row]:
+            out[row] = -1
+        elif table.shape[1] == 16:
+            out[row] = lane_max_16(table.ctypes.data, runs.ctypes.data, run_starts[row], run_starts[row + 1])
+        else:
+            out[row] = lane_max_32(table.ctypes.data, runs.ctypes.data, run_starts[row], run_starts[row + 1])
+
+
+@numba.njit(nogil=True, cache=True)
+def _best_rows(values: Any, num_wanted: int, largest: int) -> Any:  # pragma: no cover - compiled
+    """The rows of the ``num_wanted`` largest ``values`` that are not negative, ascending; of equal ones at the end, the first rows.
+
+    Counts values instead of sorting them.
+    """
+    counts = np.zeros(largest + 1, np.int64)
+    num_valid = 0
+    for value in values:
+        if value >= 0:
+            counts[value] += 1
+            num_valid += 1
+    num_wanted = min(num_wanted, num_valid)
+    above, border = 0, largest
+    while border > 0 and above + counts[border] < num_wanted:
+        above += counts[border]
+        border -= 1
+    room = num_wanted - above  # of those that have exactly the border's value
+    found = np.empty(num_wanted, np.int64)
+    size = 0
+    for row in range(len(values)):
+        value = values[row]
+        if value > border or (value == border and room > 0):
+            if value == border:
+                room -= 1
+            if size < num_wanted:
+                found[size] = row
+                size += 1
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _score_documents(
+    rows: Any, first: int, last: int, scores: Any,
+    token_starts: Any, run_starts: Any, runs: Any, run_lengths: Any, codes: Any, scales: Any, scale_unit: Any,
+    packed: Any, units: Any, offsets: Any, num_tokens: int, bits: int, num_fine: int, out: Any,
+) -> None:  # fmt: skip  # pragma: no cover - compiled
+    width, row_bytes, dim = scores.shape[1], codes.shape[1], packed.size // scores.shape[1]
+    best, unused, levels = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(dim, np.uint8)
+    table, unit, offset = packed.ctypes.data, units.ctypes.data, offsets.ctypes.data
+    scratch, maxima = unused.ctypes.data, best.ctypes.data
+    for place in range(first, last):
+        row = rows[place]
+        best[:] = -np.inf
+        token = token_starts[row]
+        for run in range(run_starts[row], run_starts[row + 1]):
+            base = scores.ctypes.data + np.int64(runs[run]) * width * 4
+            after = token + np.int64(run_lengths[run])
+            for one in range(token, after):
+                given, unpacked = codes.ctypes.data + one * row_bytes, levels.ctypes.data
+                if bits == 2:
+                    unpack_2(given, dim // 4, unpacked)
+                elif bits == 4:
+                    unpack_4(given, dim // 2, unpacked)
+                elif bits == 5:
+                    unpack_4(given, dim // 2, unpacked)
+                    append_bits(given + dim // 2, dim, num_fine, unpacked)
+                else:
+                    unpacked = given
+                scale = np.float32(scales[one]) * scale_unit
+                if width == 16:
+                    scores_16(unpacked, dim, table, offset, unit, scale, base, scratch, maxima)
+                else:
+                    scores_32(unpacked, dim, table, offset, unit, scale, base, scratch, maxima)
+            token = after
+        total = np.float32(0)
+        for lane in range(num_tokens):
+            total += best[lane]
+        out[place] = total
