@@ -10,9 +10,10 @@ import torch
 from rag.kvcache.arena import Arena
 from rag.kvcache.cached_pass import CachedPass, Rows
 from rag.kvcache.common import common_slots
-from rag.kvcache.decode import Sampling, decode
+from rag.kvcache.decode import decode
 from rag.kvcache.prefill import Prefilled
 from rag.kvcache.prompt import Prompt
+from rag.lm_sampling import Sampling
 from tests.kvcache import prompts, tiny
 from tests.kvcache.test_engine import engine, near
 
@@ -95,8 +96,8 @@ def test_decoding_reads_the_beginning_once_and_answers_the_same(monkeypatch: pyt
 
 def answers(batch: list[Prefilled], counts: list[int]) -> list[list[int]]:
     out: list[list[int]] = [[] for _ in batch]
-    samplings = [Sampling()] * len(batch)
-    for tokens in decode(prompts.decoder("llama"), batch, lambda number, _: len(out[number]) < counts[number], samplings):
+    choosers = [Sampling().chooser(())] * len(batch)
+    for tokens in decode(prompts.decoder("llama"), batch, lambda number, _: len(out[number]) < counts[number], choosers):
         for number, token in enumerate(tokens):
             if token is not None:
                 out[number].append(token)
