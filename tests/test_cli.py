@@ -67,7 +67,7 @@ def test_ask_prints_a_checked_citation(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["ask", "hello"], 1, "error: there is no index at rag.index (`rag ingest PATH --index rag.index` makes one)"),
+        (["ask", "hello"], 2, "error: there is no index at rag.index (`rag ingest PATH --index rag.index` makes one)"),
         (["ingest", "nowhere"], 2, "nowhere"),
         (["ingets"], 2, "No such command"),
         (["ingest", "docs", "--config", "none.yaml"], 2, "error: cannot read the configuration none.yaml"),

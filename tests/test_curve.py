@@ -276,7 +276,7 @@ def test_the_command_measures_prints_and_draws(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--index", "nowhere"], 1, "there is no index at nowhere"),
+        (["--index", "nowhere"], 2, "there is no index at nowhere"),
         (["--name", "dense"], 2, "there is no index 'dense'; allowed: words, more"),
         (["-k", "0"], 2, "-k"),
         (["--rounds", "0"], 2, "--rounds"),
