@@ -137,17 +137,19 @@ def lanes_of(query: Tensor) -> Lanes:
 
     if query.ndim != 2 or not 0 < len(query) <= MOST_LANES or query.shape[1] % 16:
         raise ValueError(f"a query must be (1 to {MOST_LANES} tokens, a multiple of 16 dimensions), not {tuple(query.shape)}")
-    width = MOST_LANES // 2 if len(query) <= MOST_LANES // 2 else MOST_LANES
-    wide = torch.zeros(width, query.shape[1], device=query.device)
+    if choose(query).name == "cpu":
+        from rag.kernels.warp_score_cpu import lanes_of_cpu
+
+        return Lanes(*lanes_of_cpu(query, _width(len(query))))
+    wide = torch.zeros(_width(len(query)), query.shape[1], device=query.device)
     wide[: len(query)] = query
     units = wide.abs().amax(1) / 127
     numbers = (wide / units.clamp(min=1e-30)[:, None]).round().to(torch.int8)
-    packed = numbers
-    if choose(query).name == "cpu":
-        from rag.kernels.warp_score_lanes import packed_lanes
+    return Lanes(numbers, units, len(query), numbers)
 
-        packed = torch.from_numpy(packed_lanes(numbers.numpy()))
-    return Lanes(numbers, units, len(query), packed)
+
+def _width(num_tokens: int) -> int:
+    return MOST_LANES // 2 if num_tokens <= MOST_LANES // 2 else MOST_LANES
 
 
 def centroid_scores(lanes: Lanes, levels: Tensor, steps: Tensor, *, split: Split | None = None) -> CentroidScores:

@@ -17,6 +17,7 @@ from rag.kernels.warp_score_lanes import (
     lane_bytes_32,
     lane_max_16,
     lane_max_32,
+    packed_lanes,
     scores_16,
     scores_32,
     unpack_2,
@@ -29,6 +30,19 @@ if TYPE_CHECKING:
     from rag.kernels.warp_score import CentroidScores, Coded, Lanes, Split
 
 _NO_MASK = np.zeros(0, np.bool_)
+_ROWS_AT_ONCE = 32
+"""Rows that are unpacked before they are read again: a row read right behind its writing waits for it."""
+
+
+def lanes_of_cpu(query: Tensor, width: int) -> tuple[Tensor, Tensor, int, Tensor]:
+    """See ``warp_score.lanes_of``. In numpy: on so few numbers most of what torch does is overhead."""
+    import torch
+
+    given = query.numpy()
+    units, numbers = np.zeros(width, np.float32), np.zeros((width, given.shape[1]), np.int8)
+    units[: len(given)] = np.abs(given).max(1) / np.float32(127)
+    numbers[: len(given)] = np.rint(given / np.maximum(units[: len(given), None], np.float32(1e-30)))
+    return torch.from_numpy(numbers), torch.from_numpy(units), len(given), torch.from_numpy(packed_lanes(numbers))
 
 
 def centroid_scores_cpu(lanes: Lanes, levels: Tensor, steps: Tensor, span: float, split: Split) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,39 +180,54 @@ def _best_rows(values: Any, num_wanted: int, largest: int) -> Any:  # pragma: no
 
 
 @numba.njit(nogil=True, cache=True)
+def _unpack_rows(
+    codes: Any, first: int, last: int, bits: int, dim: int, num_fine: int, levels: Any
+) -> None:  # pragma: no cover - compiled
+    row_bytes = codes.shape[1]
+    for one in range(first, last):
+        given, out = codes.ctypes.data + one * row_bytes, levels.ctypes.data + (one - first) * dim
+        if bits == 2:
+            unpack_2(given, dim // 4, out)
+        else:
+            unpack_4(given, dim // 2, out)
+            if bits == 5:
+                append_bits(given + dim // 2, dim, num_fine, out)
+
+
+@numba.njit(nogil=True, cache=True)
 def _score_documents(
     rows: Any, first: int, last: int, scores: Any,
     token_starts: Any, run_starts: Any, runs: Any, run_lengths: Any, codes: Any, scales: Any, scale_unit: Any,
     packed: Any, units: Any, offsets: Any, num_tokens: int, bits: int, num_fine: int, out: Any,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
-    width, row_bytes, dim = scores.shape[1], codes.shape[1], packed.size // scores.shape[1]
-    best, unused, levels = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(dim, np.uint8)
+    width, dim = scores.shape[1], packed.size // scores.shape[1]
+    best, unused = np.empty(width, np.float32), np.empty(width, np.float32)
+    levels = np.empty((_ROWS_AT_ONCE, dim), np.uint8)
     table, unit, offset = packed.ctypes.data, units.ctypes.data, offsets.ctypes.data
     scratch, maxima = unused.ctypes.data, best.ctypes.data
     for place in range(first, last):
         row = rows[place]
         best[:] = -np.inf
-        token = token_starts[row]
-        for run in range(run_starts[row], run_starts[row + 1]):
-            base = scores.ctypes.data + np.int64(runs[run]) * width * 4
-            after = token + np.int64(run_lengths[run])
-            for one in range(token, after):
-                given, unpacked = codes.ctypes.data + one * row_bytes, levels.ctypes.data
-                if bits == 2:
-                    unpack_2(given, dim // 4, unpacked)
-                elif bits == 4:
-                    unpack_4(given, dim // 2, unpacked)
-                elif bits == 5:
-                    unpack_4(given, dim // 2, unpacked)
-                    append_bits(given + dim // 2, dim, num_fine, unpacked)
-                else:
-                    unpacked = given
+        run, end = run_starts[row] - 1, token_starts[row]  # ``end``: where the tokens of ``run`` end
+        base = scores.ctypes.data
+        for block in range(token_starts[row], token_starts[row + 1], _ROWS_AT_ONCE):
+            stop = min(block + _ROWS_AT_ONCE, token_starts[row + 1])
+            given = levels.ctypes.data
+            if bits == 8:
+                given = codes.ctypes.data + block * dim
+            else:
+                _unpack_rows(codes, block, stop, bits, dim, num_fine, levels)
+            for one in range(block, stop):
+                if one == end:
+                    run += 1
+                    end += np.int64(run_lengths[run])
+                    base = scores.ctypes.data + np.int64(runs[run]) * width * 4
                 scale = np.float32(scales[one]) * scale_unit
                 if width == 16:
-                    scores_16(unpacked, dim, table, offset, unit, scale, base, scratch, maxima)
+                    scores_16(given, dim, table, offset, unit, scale, base, scratch, maxima)
                 else:
-                    scores_32(unpacked, dim, table, offset, unit, scale, base, scratch, maxima)
-            token = after
+                    scores_32(given, dim, table, offset, unit, scale, base, scratch, maxima)
+                given += dim
         total = np.float32(0)
         for lane in range(num_tokens):
             total += best[lane]
