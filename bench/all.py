@@ -46,6 +46,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "synth_sets.py": ([], True),
     "tune.py": ([], True),
     "full_chain.py": ([], False),
+    "shared_stages.py": ([], False),
     "score_prefix.py": (["--pairs", "152"], False),
     "kv_variants.py": (["--num-instances", "120"], False),
     "durability.py": ([], False),

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rag.core import Citation, Span
 from rag.eval.answer_text import AnswerText
+from rag.eval.folded import Folded, folded
 from rag.eval.overlap import common, intervals, size, union
 from rag.eval.question import Evidence
-from rag.eval.verbatim import find_all
 
 Placed = Mapping[str, Sequence[Span]]
 """Source of a document -> characters of its text."""
@@ -59,7 +59,7 @@ def _place(evidence: Evidence, text: str) -> Span | None:
         given = Span(evidence.start, evidence.end)
         if given.of(text) == evidence.text:
             return given
-    found = list(find_all(text, evidence.text))
+    found = folded(text).find(Folded(evidence.text))
     return found[0] if len(found) == 1 else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_left
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 from rag.core import Span
@@ -81,6 +81,12 @@ class Folded:
     def holds(self, wanted: Folded) -> bool:
         """Whether the tokens of ``wanted``, of which there is at least one, stand somewhere."""
         return bool(wanted.tokens) and wanted.line in self.line
+
+
+@lru_cache(maxsize=128)
+def folded(text: str) -> Folded:
+    """``text`` as tokens, kept for the texts that were asked for last: one passage is searched for many quotations."""
+    return Folded(text)
 
 
 def _ascii(text: str) -> tuple[str, None]:

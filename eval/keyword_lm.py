@@ -13,9 +13,9 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from rag.core import LM, Message, digest
+from rag.eval.folded import Folded, folded
 from rag.eval.judge_replies import Text, Unusable, asked
 from rag.eval.question import Clause, Point
-from rag.eval.verbatim import find
 from rag.prompt import inert, unmarked
 
 _SYSTEM = """You mark what an answer to a question must contain, in the words of the sources.
@@ -79,8 +79,9 @@ class KeywordMaker:
 
 def located(words: str, sources: Sequence[SourceText]) -> Clause | None:
     """``words`` as the first source that holds them spells them, with their place in the document; ``None`` if none holds them."""
+    wanted = Folded(words)
     for each in sources:
-        if span := find(each.text, words):
+        for span in folded(each.text).find(wanted):
             return Clause(text=span.of(each.text), source=each.source, start=each.start + span.start, end=each.start + span.end)
     return None
 

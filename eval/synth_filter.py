@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rag.core import Encoder, Hit
 from rag.eval.overlap import common, intervals, size, union
 from rag.eval.question import Evidence
-from rag.eval.verbatim import source_named
+from rag.eval.question_set import Sources
 from rag.pipeline import Rag
 from rag.sentences import content_words
 
@@ -64,9 +64,9 @@ def brought_back(rag: Rag, question: str, evidence: Sequence[Evidence], k: int) 
 
 
 def _covered(evidence: Evidence, hits: Sequence[Hit], sources: dict[str, str]) -> bool:
-    source = source_named(evidence.source, sources.values())
-    if source is None or evidence.start is None or evidence.end is None:
+    docs = Sources(sources).find(evidence.source)
+    if len(docs) != 1 or evidence.start is None or evidence.end is None:
         return False
     wanted = intervals([(evidence.start, evidence.end)])
-    found = union(intervals((hit.chunk.span.start, hit.chunk.span.end) for hit in hits if sources[hit.chunk.doc_id] == source))
+    found = union(intervals((hit.chunk.span.start, hit.chunk.span.end) for hit in hits if hit.chunk.doc_id == docs[0]))
     return common(wanted, found) >= MIN_COVERED * size(wanted)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from rag.core import Document
 from rag.eval.question import Question
-from rag.eval.verbatim import source_named
+from rag.eval.question_set import Sources
 
 
 class Doc(NamedTuple):
@@ -67,6 +67,7 @@ class Collection:
             if each.source in self._docs:
                 raise ValueError(f"two documents are called {each.source!r}")
             self._docs[each.source] = Doc(each.source, each.text)
+        self._named = Sources({source: source for source in self._docs})
         self._queries: dict[str, Query] = {}
         self._qrels: list[Qrel] = []
         for question in questions:
@@ -78,10 +79,10 @@ class Collection:
     def _judged(self, question: Question) -> Iterator[Qrel]:
         grades = question.relevant or (dict.fromkeys(question.sources, 1) if question.answerable in ("yes", "partly") else {})
         for name, grade in grades.items():
-            source = source_named(name, self._docs)
-            if source is None:
+            found = self._named.find(name)
+            if len(found) != 1:
                 raise ValueError(f"question {question.id!r}: there is no document {name!r}, or several")
-            yield Qrel(question.id, source, grade)
+            yield Qrel(question.id, found[0], grade)
 
     def docs_iter(self) -> Iterator[Doc]:
         """Every document."""
