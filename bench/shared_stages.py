@@ -1,6 +1,6 @@
 """What a sweep costs when configurations share the stages that are equal in them, against the same sweep without sharing.
 
-    python bench/shared_stages.py --questions 20
+    python bench/shared_stages.py --questions 8
 
 Twelve configurations over one index of examples/documents: two fusions, with and without late interaction as a reranker, three selections; once up to
 the selection and once with extractive answers, which are never shared. The index is made before the clock starts, every run has an empty cache of
@@ -48,7 +48,7 @@ def bare(report: Any) -> list[Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     given = parser.parse_args()
 

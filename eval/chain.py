@@ -159,11 +159,9 @@ def _check(given: QuestionSet, configs: Mapping[str, Source], components: Mappin
 
 def _check_parts(run: _Run, name: str, config: Config) -> None:
     """Builds every part once: what cannot be built is a fault of the configuration, and better told before anything is asked."""
-    parts = _parts(run, name, config)
-    with Rag.open(run.folder / "none", configuration.raw(run.configs[name]), components=parts) as opened:
-        _ = opened.chunker, opened.indexes, opened.rerankers, opened.generator
-    assembly = Assembly(config, parts)
-    _ = assembly.build("fusion", "fuse", config.fuse), assembly.build("selector", "select", config.select)
+    with Rag.open(run.folder / "none", configuration.raw(run.configs[name]), components=_parts(run, name, config)) as opened:
+        parts = opened.parts
+        _ = parts.chunker, parts.indexes, parts.query_stage, parts.fusion, parts.rerankers, parts.selector, parts.generator
 
 
 def _parts(run: _Run, name: str, config: Config) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rag.config import Block, Config
 from rag.core import digest
 from rag.eval.part_prints import part_print
 from rag.eval.watch import Watch, WatchedFusion, WatchedIndex, WatchedQueryStage, WatchedReranker
-from rag.pipeline import Wrap
+from rag.parts import Wrap
 
 _WATCHED: Mapping[str, Any] = {
     "index": WatchedIndex,

@@ -200,7 +200,7 @@ def _row(task: _Task, contender: Contender, raw: Mapping[str, Any], models: Mapp
 def _search(rag: Rag, task: _Task) -> tuple[str, list[Sequence[Hit]], float]:
     """The name of the last ranking, the hits of each question in it, and seconds."""
     questions, names = task.spans.questions, list(rag.indexes)
-    ranking = "reranked" if rag.rerankers else "fused" if len(names) > 1 else names[0]
+    ranking = "reranked" if rag.config.rerankers else "fused" if len(names) > 1 else names[0]
     rag.search_each([questions[0].query], task.depth)  # loads the models, untimed
     found: list[Sequence[Hit]] = []
     began = time.perf_counter()

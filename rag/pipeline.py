@@ -9,38 +9,31 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 from rag import config as configuration
-from rag import filter as filters
 from rag import maintain
 from rag.answering import Asked, answer_events
 from rag.async_twins import AsyncTwins
 from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow
+from rag.chain import Chain, Terms
 from rag.config import Assembly, Config
-from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, QueryStage, Reranker, StageEvent, digest
+from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, StageEvent, digest
 from rag.corpus import CatalogCorpus
 from rag.errors import IndexNotFound
 from rag.filter import Filter
 from rag.ingest import Change, Ingestion, IngestReport, Progress, Tally
-from rag.query.drive import Course, Rankings, steps
-from rag.query.history import messages_of
+from rag.parts import Parts, Wrap
 from rag.retrieval import Retrieval
 from rag.segments import SegmentStore
 from rag.storage import writer_lock
 from rag.tracing import span, traced
 
 READER_VERSION = "1"  # part of what decides whether a file must be read again
-
-
-Wrap = Callable[[str, str, Any], Any]
-"""(kind of the registry, key of the configuration, component) -> what takes its place."""
 
 
 class Loader(Protocol):
@@ -61,13 +54,12 @@ class Rag(AsyncTwins):
         self.folder = folder
         self.config: Config = assembly.config
         self.components = assembly
+        self.parts = Parts(assembly, wrap)
         self._raw_config = raw_config
-        self._wrap = wrap
         self._store = SegmentStore(folder / "segments")
         self._catalog: Catalog | None = None
-        self._retrieval = Retrieval(self._store)
-        self._built: dict[str, Any] = {}
         self._lock = threading.RLock()
+        self._chain = Chain(self.parts, Retrieval(self._store), lambda: self.catalog)
 
     @classmethod
     def open(
@@ -108,40 +100,15 @@ class Rag(AsyncTwins):
                 self._catalog = self._catalog or Catalog(self.folder / "catalog.sqlite")
         return self._catalog
 
-    def _component(self, kind: str, key: str, block: configuration.Block) -> Any:
-        with self._lock:
-            if key not in self._built:
-                built = self.components.build(kind, key, block)
-                self._built[key] = self._wrap(kind, key, built) if self._wrap else built
-            return self._built[key]
-
     @property
     def indexes(self) -> dict[str, Index]:
         """The configured indexes by name."""
-        return {name: self._component("index", f"indexes.{name}", block) for name, block in self.config.indexes.items()}
-
-    @property
-    def chunker(self) -> Any:
-        """The configured chunker."""
-        return self._component("chunker", "chunker", self.config.chunker)
-
-    @property
-    def query_stage(self) -> QueryStage:
-        """The configured query stage."""
-        return cast("QueryStage", self._component("query", "query", self.config.query))
+        return self.parts.indexes
 
     @property
     def generator(self) -> Any:
         """The configured generator."""
-        return self._component("generator", "generator", self.config.generator)
-
-    @property
-    def rerankers(self) -> list[tuple[str, Reranker]]:
-        """The cascade, each with the name of its stage."""
-        return [
-            (f"rerank:{block.use}", self._component("reranker", f"rerankers[{number}]", block))
-            for number, block in enumerate(self.config.rerankers)
-        ]
+        return self.parts.generator
 
     # Writing -----------------------------------------------------------------------------------------------------------
 
@@ -268,7 +235,7 @@ class Rag(AsyncTwins):
                 maintain.reconcile(self.catalog, self.indexes)
             try:
                 with span("rag.write") as told:
-                    yield Ingestion(self.catalog, self._store, self.indexes, self.chunker, self.generator, tally)
+                    yield Ingestion(self.catalog, self._store, self.indexes, self.parts.chunker, self.generator, tally)
                     told |= {
                         "chunks_added": tally.num_chunks_added,
                         "chunks_deleted": tally.num_chunks_deleted,
@@ -283,7 +250,7 @@ class Rag(AsyncTwins):
         used = configuration.models_of(self.config, "chunker", self.config.chunker)
         written = self._raw_config.get("models") or {}
         models = {name: written.get(name, block.model_dump()) for name, block in sorted(used.items())}
-        chunker = type(self.chunker).__qualname__
+        chunker = type(self.parts.chunker).__qualname__
         return digest(READER_VERSION, chunker, json.dumps([self.config.chunker.model_dump(), models], sort_keys=True, default=str))
 
     # Searching ---------------------------------------------------------------------------------------------------------
@@ -301,26 +268,15 @@ class Rag(AsyncTwins):
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        courses = self._courses([query], max(k, self.config.search.candidates), where, principals, history)
-        hits = list(courses[0].found.hits)
-        for _, (hits,), _ in self._reranked(courses):
-            pass
-        return hits[:k]
+        terms = Terms(max(k, self.config.search.candidates), where, principals, history)
+        return self._chain.ranked(query, terms)[:k]
 
     def search_each(self, queries: Sequence[str], k: int = 100) -> list[dict[str, list[Hit]]]:
         """Per query: stage name -> hits, for every index, ``fused``, and ``reranked`` when there are rerankers.
 
         With a query stage that rewrites, an index has what it found for all its queries, and ``fused`` is what the stage made of them.
         """
-        courses = self._courses(queries, k, None, ())
-        found = [{"fused" if stage == "fuse" else stage: hits for stage, hits, _ in course.stages()} for course in courses]
-        if self.query_stage.rewrites:
-            for stages, course in zip(found, courses, strict=True):
-                stages["fused"] = list(course.found.hits)
-        for _, batch, _ in self._reranked(courses):
-            for stages, hits in zip(found, batch, strict=True):
-                stages["reranked"] = hits
-        return found
+        return self._chain.rankings(queries, Terms(k))
 
     def stages(
         self, query: str, *, where: Filter | str | Mapping[str, Any] | None = None, principals: Sequence[str] = (),
@@ -331,67 +287,7 @@ class Rag(AsyncTwins):
         Each stage shows once. Where the question is searched as it is, an index and the fusion show when they are done; a query stage that
         rewrites may search them again, so they show when it is done, and it after them, as a ``QueryEvent``.
         """
-        course = Course()
-        rewrites = self.query_stage.rewrites
-        try:
-            for name in self._steps([query], self.config.search.candidates, where, principals, history, [course]):
-                if not rewrites:
-                    yield _event(*course.stage(name))
-        except Exception:  # a stage that raises takes nothing from those before it
-            if rewrites:
-                yield from (_event(*stage) for stage in course.stages())
-            raise
-        hits = list(course.found.hits)
-        if rewrites:
-            yield from (_event(*stage) for stage in course.stages())
-            yield course.event(f"query:{self.config.query.use}")
-        for stage, (hits,), seconds in self._reranked([course]):
-            yield _event(stage, hits, seconds)
-        started = time.perf_counter()
-        selector = self._component("selector", "select", self.config.select)
-        selected = selector.rerank(course.found.question, hits)
-        yield _event("select", selected, time.perf_counter() - started)
-
-    def _courses(
-        self, queries: Sequence[str], k: int, where: Filter | str | Mapping[str, Any] | None, principals: Sequence[str],
-        history: Iterable[Any] = (),
-    ) -> list[Course]:  # fmt: skip
-        """What the query stage made of each query."""
-        courses = [Course() for _ in queries]
-        for _ in self._steps(queries, k, where, principals, history, courses):
-            pass
-        return courses
-
-    def _steps(
-        self, queries: Sequence[str], k: int, where: Filter | str | Mapping[str, Any] | None, principals: Sequence[str],
-        history: Iterable[Any], courses: Sequence[Course],
-    ) -> Iterator[str]:  # fmt: skip
-        """Fills in the courses, every search of the query stage under this one filter and these principals; see ``steps``."""
-        for query in queries:
-            if not isinstance(query, str) or not query.strip():
-                raise ValueError("the query is empty" if isinstance(query, str) else f"the query must be text, not {query!r}")
-        search = partial(self._searched, k=k, expression=filters.load(where), principals=[PUBLIC, *principals])
-        return steps(self.config.query.use, self.query_stage, queries, messages_of(history), search, courses)
-
-    def _searched(self, queries: Sequence[str], k: int, expression: Filter | None, principals: Sequence[str]) -> Rankings:
-        rankings: list[tuple[str, list[list[Hit]], float]] = []
-        try:
-            retrieved = self._retrieval.search(self.catalog, self.indexes, queries, k, expression, principals, rankings)
-        finally:  # the indexes before one that raises have found what they have found
-            yield from rankings
-        if len(retrieved.rankings) > 1:
-            started = time.perf_counter()
-            fusion = self._component("fusion", "fuse", self.config.fuse)
-            batch = [fusion.fuse(retrieved.of(number), retrieved.vectors_of(number)) for number in range(len(queries))]
-            yield "fuse", batch, time.perf_counter() - started
-
-    def _reranked(self, courses: Sequence[Course]) -> Iterator[tuple[str, list[list[Hit]], float]]:
-        batch = [list(course.found.hits) for course in courses]
-        for block, (stage, reranker) in zip(self.config.rerankers, self.rerankers, strict=True):
-            started = time.perf_counter()
-            depth = block.depth or self.config.search.rerank
-            batch = [reranker.rerank(course.found.question, hits[:depth]) for course, hits in zip(courses, batch, strict=True)]
-            yield stage, batch, time.perf_counter() - started
+        yield from self._chain.events(query, Terms(self.config.search.candidates, where, principals, history))
 
     # Answering ---------------------------------------------------------------------------------------------------------
 
@@ -433,7 +329,3 @@ class Rag(AsyncTwins):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _event(stage: str, hits: Sequence[Hit], seconds: float) -> StageEvent:
-    return StageEvent(stage, tuple(hits), seconds)

@@ -20,6 +20,7 @@ ALLOWED = {
     "kvcache": CORE | MODELS | {"rag.kernels", "rag.prompt", "rag.citations", "rag.generate", "rag.stops", "rag.lm_sampling"},
     "eval": CORE
     | {
+        "rag.parts",
         "rag.pipeline",
         "rag.config",
         "rag.ingest",
