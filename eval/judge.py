@@ -143,7 +143,7 @@ class Judge:
         try:
             rows = self.lm.score(asking, labels)
         except ModelError as error:
-            return Unusable(f"the judge did not answer: {error}")
+            return Unusable(f"the model did not answer: {error}")
         if not all(math.isfinite(max(row)) for row in rows):
             return Unusable("the judge gives none of its labels a probability")
         weights = [[math.exp(value - max(row)) for value in row] for row in rows]

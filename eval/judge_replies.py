@@ -77,7 +77,7 @@ def _completed(lm: LM, prompts: Sequence[Sequence[Message]], max_tokens: int) ->
     try:
         written = iter(lm.complete(sent, max_tokens=max_tokens) if sent else [])
     except ModelError as error:
-        return [Unusable(f"the judge did not answer: {error}")] * len(prompts)
+        return [Unusable(f"the model did not answer: {error}")] * len(prompts)
     return [next(written).text if reason is None else reason for reason in fitting]
 
 
@@ -88,7 +88,7 @@ def fits(lm: LM, prompt: Sequence[Message], max_tokens: int) -> Unusable | None:
     num_tokens = lm.count_tokens(prompt) + max_tokens
     if num_tokens <= lm.context_tokens:
         return None
-    return Unusable(f"the question needs {num_tokens} tokens of the judge, which takes {lm.context_tokens}")
+    return Unusable(f"the question needs {num_tokens} tokens of the model, which takes {lm.context_tokens}")
 
 
 def _read(written: str | Unusable, shape: type[Reply]) -> Reply | Unusable:

@@ -63,11 +63,16 @@ def documents_beside(file: Path) -> Path:
     raise ReadError(file, f"there are no documents beside it; expected a folder {DOCUMENTS}/ with files, or {CORPUS}")
 
 
+def check_new(folder: Path) -> None:
+    """Raises ``FileExistsError`` if the folder holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; name a new folder")
+
+
 def write_own(given: QuestionSet, folder: Path) -> None:
     """Writes a set as a folder of our layout; files are copied. Raises ``FileExistsError`` if the folder holds something already."""
+    check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
     with (folder / QUESTIONS).open("w", encoding="utf-8") as out:
         out.writelines(question.model_dump_json(exclude_defaults=True) + "\n" for question in given.questions)
     for path in given.files:

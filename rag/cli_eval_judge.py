@@ -51,10 +51,12 @@ def judge(
 
 
 def configured_model(config: Path | None, name: str) -> Any:
-    """The model under ``models: {name: ...}``. Raises ``ConfigError`` if there is none."""
+    """The language model under ``models: {name: ...}``. Raises ``ConfigError`` if there is none, or if ``name`` is none of lm, judge."""
     from rag import config as configuration
     from rag.errors import ConfigError
 
+    if name not in ("lm", "judge"):
+        raise ConfigError(f"--lm {name!r}: allowed are lm, judge")
     loaded = configuration.load(config)
     if name not in loaded.models:
         raise ConfigError(f"there is no models.{name} in the configuration; add `models: {{{name}: {{use: openai, model: ...}}}}`")
