@@ -95,11 +95,12 @@ def _texts(found: Measured, parsed: AnswerText, references: Sequence[str]) -> No
 
 
 def _citations(found: Measured, question: Question, answer: Answer, texts: Mapping[str, str]) -> None:
-    evidence, problems = located(question.evidence, texts)
+    cited = cited_spans(answer.citations)
+    evidence, problems = located(question.evidence, texts, cited)
     if problems:  # part of the evidence would make a right citation count as a wrong one
         found.failures.update(dict.fromkeys(CITATION_NAMES, problems[0]))
     else:
-        found.measures.update(citation_scores(cited_spans(answer.citations), evidence))
+        found.measures.update(citation_scores(cited, evidence))
 
 
 def _grounding(

@@ -22,11 +22,11 @@ Placed = Mapping[str, Sequence[Span]]
 NAMES = ("citation_precision", "citation_recall", "citations_on_evidence", "evidence_cited")
 
 
-def located(evidence: Iterable[Evidence], texts: Mapping[str, str]) -> tuple[dict[str, list[Span]], list[str]]:
+def located(evidence: Iterable[Evidence], texts: Mapping[str, str], cited: Placed) -> tuple[dict[str, list[Span]], list[str]]:
     """Where the evidence stands, by source as ``texts`` (source -> canonical text) has it; and why some of it has no place.
 
-    A given span is taken if the text there is the quoted one; else, and without a span, the quotation is searched for, and
-    must stand in the text just once.
+    A given span is taken if the text there is the quoted one; else, and without a span, the quotation is searched for. What a
+    document says several times is evidence at each of these places, so the one that ``cited`` touches counts, else the first.
     """
     places: dict[str, list[Span]] = {}
     problems: list[str] = []
@@ -35,11 +35,12 @@ def located(evidence: Iterable[Evidence], texts: Mapping[str, str]) -> tuple[dic
         if source is None:
             problems.append(f"there is no document {each.source!r}")
             continue
-        span = _place(each, texts[source])
-        if span is None:
-            problems.append(f"the evidence {_short(each.text)} is not in {each.source!r}, or more than once")
-        else:
-            places.setdefault(source, []).append(span)
+        found = _places(each, texts[source])
+        if not found:
+            problems.append(f"the evidence {_short(each.text)} is not in {each.source!r}")
+            continue
+        touched = [span for span in found if any(span.overlaps(other) for other in cited.get(source, ()))]
+        places.setdefault(source, []).append((touched or found)[0])
     return places, problems
 
 
@@ -54,13 +55,12 @@ def document_named(name: str, texts: Mapping[str, str]) -> str | None:
     return name if name in texts else None
 
 
-def _place(evidence: Evidence, text: str) -> Span | None:
+def _places(evidence: Evidence, text: str) -> list[Span]:
     if evidence.start is not None and evidence.end is not None:
         given = Span(evidence.start, evidence.end)
         if given.of(text) == evidence.text:
-            return given
-    found = folded(text).find(Folded(evidence.text))
-    return found[0] if len(found) == 1 else None
+            return [given]
+    return folded(text).find(Folded(evidence.text))
 
 
 def cited_spans(citations: Iterable[Citation]) -> dict[str, list[Span]]:

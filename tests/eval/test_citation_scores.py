@@ -49,23 +49,30 @@ def test_no_evidence_is_no_score() -> None:
         citation_scores({"a": [Span(0, 1)]}, {})
 
 
-def test_evidence_is_placed_by_its_span_or_by_its_only_occurrence() -> None:
-    placed, problems = located(
-        [
-            Evidence(source="tower.md", text="It is grey.", start=37, end=48),
-            Evidence(source="tower.md", text="330 M  tall", start=0, end=11),  # a wrong span: searched for
-            Evidence(source="tower.md", text="It is grey."),
-            Evidence(source="ducks.md", text="swans"),
-            Evidence(source="cats.md", text="purr"),
-        ],
-        TEXTS,
-    )
-    assert placed == {"/files/tower.md": [Span(37, 48), Span(13, 23)]}
-    assert problems == [
-        "the evidence 'It is grey.' is not in 'tower.md', or more than once",
-        "the evidence 'swans' is not in 'ducks.md', or more than once",
-        "there is no document 'cats.md'",
+def test_evidence_is_placed_by_its_span_or_by_its_words() -> None:
+    evidence = [
+        Evidence(source="tower.md", text="It is grey.", start=37, end=48),
+        Evidence(source="tower.md", text="330 M  tall", start=0, end=11),  # a wrong span: searched for
+        Evidence(source="ducks.md", text="swans"),
+        Evidence(source="cats.md", text="purr"),
     ]
+    placed, problems = located(evidence, TEXTS, {})
+    assert placed == {"/files/tower.md": [Span(37, 48), Span(13, 23)]}
+    assert problems == ["the evidence 'swans' is not in 'ducks.md'", "there is no document 'cats.md'"]
+
+
+@pytest.mark.parametrize(
+    ("cited", "place"),
+    [
+        ({"/files/tower.md": [Span(40, 44)]}, Span(37, 47)),
+        ({"/files/tower.md": [Span(0, 30)]}, Span(25, 35)),
+        ({"ducks.md": [Span(40, 44)]}, Span(25, 35)),
+        ({}, Span(25, 35)),
+    ],
+)
+def test_what_stands_twice_is_evidence_where_it_is_cited(cited: dict[str, list[Span]], place: Span) -> None:
+    placed, problems = located([Evidence(source="tower.md", text="It is grey.")], TEXTS, cited)
+    assert placed == {"/files/tower.md": [place]} and not problems
 
 
 def test_a_document_under_two_names_goes_by_the_longer_one_that_citations_use() -> None:
