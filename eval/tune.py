@@ -12,25 +12,23 @@ there were: measure it again on questions that the tuning did not see.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rag.eval.bootstrap import Difference, difference, interval
 from rag.eval.chain_report import ChainReport
-from rag.eval.report_values import check_measure, default_measure, paired, total_cost, value_of
+from rag.eval.report_values import paired
+from rag.eval.tune_asking import Asking, Evaluate
+from rag.eval.tune_budget import Budget
 from rag.eval.tune_ledger import Ledger
-from rag.eval.tune_plan import MIN_KEPT, Plan, affordable, groups, plan
+from rag.eval.tune_plan import MIN_KEPT, Plan, affordable, plan
 from rag.eval.tune_result import Rung, Tried, Tuning
 
-Evaluate = Callable[[Mapping[str, Mapping[str, Any]], Sequence[str]], ChainReport]
-"""Configurations by name and question ids -> a report with exactly these. What it was asked before, it should answer from a cache."""
-
 _DRAWS = 2_000
-_INGEST_KEYS = ("models", "chunker", "indexes", "read")
 
 
 def tune(
@@ -52,8 +50,8 @@ def tune(
     """The best configuration by ``measure`` (a name of ``report_values``; default: recall at ``answer``, else at ``select``).
 
     ``baseline``: a configuration that every rung asks, so that the result can say whether the search has gained anything on it.
-    ``evaluations``: at most so many questions are asked, over all configurations; never more. ``minutes``: nothing is begun that would,
-    at the pace so far, end later. Without either, twice what the plan needs. ``ledger``: a file that lets an interrupted tuning go
+    ``evaluations``: at most so many questions are asked, over all configurations; never more. ``minutes``: the first few questions show
+    the pace, the plan is made by it, and nothing is begun that would, at the pace so far, end later. Without either, twice what the plan needs. ``ledger``: a file that lets an interrupted tuning go
     on; what it holds counts as spent. An evaluation that raises drops its configuration and is reported. Raises ``ValueError`` for
     a budget that is too small, a measure that no question has, and if every configuration failed.
     """
@@ -65,7 +63,8 @@ def tune(
         raise ValueError(f"baseline: {baseline!r} is none of the configurations")
     if minutes is not None and minutes <= 0:
         raise ValueError(f"minutes: {minutes}; allowed: more than 0")
-    made = plan(len(configs), len(questions), evaluations, eta=eta, min_questions=min_questions)
+    planned = partial(plan, num_questions=len(questions), eta=eta, min_questions=min_questions)
+    made = planned(len(configs), evaluations=evaluations)
     if evaluations is None and minutes is None:
         evaluations = 2 * made.cost(made.num_configs)
     settings = {
@@ -78,27 +77,15 @@ def tune(
     }
     book = Ledger(ledger, settings)
     budget = Budget(book, evaluations, None if minutes is None else 60 * minutes)
-    return _Race(configs, questions, evaluate, baseline, measure, made, budget, seed, on_progress, clock).run()
-
-
-class Budget:
-    """How many evaluations there still may be. Time is turned into evaluations at the pace so far."""
-
-    def __init__(self, book: Ledger, evaluations: int | None, seconds: float | None) -> None:
-        self.book = book
-        self._evaluations = evaluations
-        self._seconds = seconds
-
-    def left(self) -> float:
-        """Evaluations that may still be made; infinite before there is a pace to judge the time by."""
-        by_count = float("inf") if self._evaluations is None else self._evaluations - self.book.num_evaluations
-        if self._seconds is None:
-            return by_count
-        remaining = self._seconds - self.book.seconds
-        if remaining <= 0:
-            return 0.0
-        pace = self.book.seconds / self.book.num_evaluations if self.book.num_evaluations else 0.0
-        return min(by_count, remaining / pace if pace else float("inf"))
+    draw = random.Random(seed)
+    order = draw.sample(list(questions), len(questions))
+    asking = Asking(configs, order, evaluate, measure, book, budget, on_progress, clock)
+    names = draw.sample(list(configs), len(configs))
+    drawn = names if baseline is None else [baseline, *(name for name in names if name != baseline)]
+    race = _Race(configs, drawn, order, baseline, asking, made, book, budget, seed, on_progress)
+    if minutes is not None:
+        race.probe(min_questions, planned)
+    return race.run()
 
 
 class _Race:
@@ -107,39 +94,49 @@ class _Race:
     def __init__(
         self,
         configs: Mapping[str, Mapping[str, Any]],
-        questions: Sequence[str],
-        evaluate: Evaluate,
+        drawn: Sequence[str],
+        order: Sequence[str],
         baseline: str | None,
-        measure: str | None,
+        asking: Asking,
         made: Plan,
+        book: Ledger,
         budget: Budget,
         seed: int,
-        on_progress: Callable[[str], None],
-        clock: Callable[[], float],
+        say: Callable[[str], None],
     ) -> None:
-        draw = random.Random(seed)
-        self._configs, self._evaluate, self._plan = configs, evaluate, made
-        self._budget, self._book, self._seed, self._say, self._clock = budget, budget.book, seed, on_progress, clock
-        self._measure = measure or self._book.measure
-        self._order = draw.sample(list(questions), len(questions))
-        self._baseline = baseline
-        begin = set(draw.sample(list(configs), made.num_configs))
-        if baseline is not None and baseline not in begin:
-            begin = {baseline, *sorted(begin)[1:]}
-        self._begun = [name for name in configs if name in begin]
-        self._reports: list[ChainReport] = []
+        self._configs, self._drawn, self._order, self._baseline = configs, drawn, order, baseline
+        self._asking, self._plan, self._book, self._budget, self._seed, self._say = asking, made, book, budget, seed, say
         self._rungs: list[Rung] = []
+
+    @property
+    def _begun(self) -> list[str]:
+        """The configurations that the plan has room for, in the order they were given."""
+        begun = set(self._drawn[: self._plan.num_configs])
+        return [name for name in self._configs if name in begun]
+
+    def probe(self, num_questions: int, planned: Callable[..., Plan]) -> None:
+        """Asks every configuration up to ``num_questions`` questions, until the pace is known, and makes the plan that the time allows."""
+        self._say(f"finding the pace: {len(self._configs)} configurations, a few questions")
+        self._asking.ask(self._begun, self._order[:num_questions], until_probed=True)
+        try:
+            self._plan = planned(len(self._configs), evaluations=self._budget.total())
+        except ValueError:  # not even the smallest plan fits: it is begun, and ends where the time does
+            smallest = min(num_questions, len(self._order))
+            self._plan = Plan(min(MIN_KEPT, len(self._configs)), (smallest,), self._plan.eta)
 
     def run(self) -> Tuning:
         active = self._begun
         for number, size in enumerate(self._plan.sizes):
             subset = self._order[:size]
             self._say(f"rung {number + 1} of {len(self._plan.sizes)}: {len(active)} configurations, {size} questions")
-            self._reports = []
-            complete = self._ask(active, subset)
-            ranked = self._ranked(active, subset)
+            self._asking.reports.clear()
+            complete = self._asking.ask(active, subset)
             if not complete and self._rungs:
                 break
+            if not complete:  # the time ended before the first decision: what all were asked until then is compared
+                size = self._asking.asked_of_all(active) or size
+                subset = self._order[:size]
+            ranked = self._ranked(active, subset)
             if not ranked:
                 raise ValueError(f"no configuration could be evaluated: {self._whys()}")
             kept, for_noise = self._kept(ranked, subset, number) if complete else ([], [])
@@ -151,76 +148,6 @@ class _Race:
             if not active:
                 break
         return self._result()
-
-    # Asking ------------------------------------------------------------------------------------------------------------
-
-    def _ask(self, names: Sequence[str], subset: Sequence[str]) -> bool:
-        """Evaluates what is not known yet, configurations that ingest alike in one call. False: the budget ended before the rung did."""
-        keys = [json.dumps([self._configs[name].get(key) for key in _INGEST_KEYS], sort_keys=True, default=str) for name in names]
-        for group in groups(names, keys):
-            waiting = [name for name in group if name not in self._book.failed and self._book.missing(name, subset)]
-            if waiting and not self._call(waiting, subset):
-                return False
-        return True
-
-    def _call(self, names: Sequence[str], subset: Sequence[str]) -> bool:
-        new = {name: self._book.missing(name, subset) for name in names}
-        cost = sum(map(len, new.values()))
-        if cost > self._budget.left():
-            return len(names) > 1 and self._each(names, subset)
-        started = self._clock()
-        try:
-            report = self._evaluate({name: self._configs[name] for name in names}, subset)
-            found = self._values(report, names, subset)
-        except Exception as error:  # noqa: BLE001 - one configuration must not end the search for the others
-            self._book.spend(cost, self._clock() - started)
-            return self._after_failure(names, subset, error)
-        self._book.spend(cost, self._clock() - started)
-        if not self._book.values:
-            check_measure(report, self._chosen(report))  # a slip of the pen ends the tuning before it has cost anything
-        for name, (values, spent) in found.items():
-            self._book.record(name, values, spent)
-        self._reports.append(report)
-        return True
-
-    def _after_failure(self, names: Sequence[str], subset: Sequence[str], error: Exception) -> bool:
-        said = f"{type(error).__name__}: {error}"
-        if len(names) == 1:
-            self._book.fail(names[0], said)
-            self._say(f"dropped, since it cannot be evaluated: {names[0]} ({said})")
-            return True
-        return self._each(names, subset)
-
-    def _each(self, names: Sequence[str], subset: Sequence[str]) -> bool:
-        """One by one, past those that do not fit: a later one may."""
-        fitted = [self._call([name], subset) for name in names]
-        return all(fitted)
-
-    def _chosen(self, report: ChainReport) -> str:
-        """The measure; if none was given, the default of the first report."""
-        if self._measure is None:
-            self._measure = default_measure(report)
-            self._book.name_measure(self._measure)
-        return self._measure
-
-    def _values(
-        self, report: ChainReport, names: Sequence[str], subset: Sequence[str]
-    ) -> dict[str, tuple[dict[str, float | None], dict[str, float]]]:
-        measure = self._chosen(report)
-        by_name = {config.name: config for config in report.configs}
-        found = {}
-        for name in names:
-            if name not in by_name:
-                raise ValueError(f"the report has no configuration {name!r}")
-            outcomes = {question.id: question for question in by_name[name].questions}
-            lost = [question for question in subset if question not in outcomes]
-            if lost:
-                raise ValueError(f"the report of {name!r} lacks {len(lost)} questions, {lost[0]!r} among them")
-            found[name] = (
-                {question: value_of(outcomes[question], measure) for question in subset},
-                total_cost(by_name[name]),
-            )
-        return found
 
     # Deciding ----------------------------------------------------------------------------------------------------------
 
@@ -275,9 +202,9 @@ class _Race:
             finalists.sort(key=lambda name: name != self._baseline)
         subset = self._order[: last.num_questions]
         report = self._report(finalists, subset)
-        assert self._measure is not None
+        assert self._asking.measure is not None
         return Tuning(
-            measure=self._measure, best=next(iter(last.means)), configs={name: dict(raw) for name, raw in self._configs.items()}, rungs=tuple(self._rungs),
+            measure=self._asking.measure, best=next(iter(last.means)), configs={name: dict(raw) for name, raw in self._configs.items()}, rungs=tuple(self._rungs),
             tried=tuple(self._tried(name) for name in self._configs), num_evaluations=self._book.num_evaluations, seconds=self._book.seconds,
             seed=self._seed, report=report, baseline=self._baseline, gain=self._gain(last, subset),
         )  # fmt: skip
@@ -291,11 +218,11 @@ class _Race:
         return difference(first, second, seed=self._seed) if first else None
 
     def _report(self, names: Sequence[str], subset: Sequence[str]) -> ChainReport:
-        for report in self._reports:
+        for report in self._asking.reports:
             found = [config.name for config in report.configs]
             if set(found) == set(names) and found[0] == names[0] and report.num_questions == len(subset):
                 return report
-        return self._evaluate({name: self._configs[name] for name in names}, subset)  # all of it is known: it costs nothing
+        return self._asking.evaluate({name: self._configs[name] for name in names}, subset)  # all of it is known: it costs nothing
 
     def _tried(self, name: str) -> Tried:
         reached = [number for number, rung in enumerate(self._rungs) if name in rung.means]
@@ -304,7 +231,7 @@ class _Race:
         if name not in self._begun:
             return Tried(name, 0, None, None, None, {}, "not tried: the budget allows fewer configurations (drawn by the seed)")
         if not reached and self._book.values.get(name):
-            return Tried(name, 0, None, None, None, self._book.costs[name], f"has no value of {self._measure}")
+            return Tried(name, 0, None, None, None, self._book.costs[name], f"has no value of {self._asking.measure}")
         if not reached:
             return Tried(name, 0, None, None, None, {}, "not reached: the budget ended")
         rung = self._rungs[reached[-1]]

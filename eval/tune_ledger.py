@@ -27,12 +27,27 @@ class Ledger:
         self.failed: dict[str, str] = {}
         self.decisions: dict[str, tuple[list[str], list[str]]] = {}
         self.measure: str | None = None
-        self.num_evaluations = 0
-        self.seconds = 0.0
+        self._spent: list[tuple[int, float]] = []
         self._path = path
         self._print = digest(json.dumps(settings, sort_keys=True, default=str))
         if path is not None:
             self._open(path)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations that were made, those that failed included."""
+        return sum(number for number, _ in self._spent)
+
+    @property
+    def seconds(self) -> float:
+        """What they took."""
+        return sum(seconds for _, seconds in self._spent)
+
+    def pace(self) -> float:
+        """Seconds per evaluation; 0 before there is one. The first call loads models and makes the index, so it counts only while it is alone."""
+        later = self._spent[1:] or self._spent
+        number = sum(each for each, _ in later)
+        return sum(seconds for _, seconds in later) / number if number else 0.0
 
     def missing(self, name: str, questions: Iterable[str]) -> list[str]:
         """The questions that ``name`` was not asked yet."""
@@ -76,8 +91,7 @@ class Ledger:
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "spent" in line:
-            self.num_evaluations += int(line["spent"])
-            self.seconds += float(line["seconds"])
+            self._spent.append((int(line["spent"]), float(line["seconds"])))
         elif "measure" in line:
             self.measure = str(line["measure"])
         elif "decision" in line:

@@ -256,7 +256,40 @@ def test_nothing_is_begun_that_would_end_after_the_minutes() -> None:
     assert result.seconds == time[0] and len(result.rungs) >= 1
     objective.asked.clear()
     short = tune(objective.configs, QUESTIONS, slow, measure="score", minutes=0.5, clock=lambda: time[0])
-    assert any(each.end == "not reached: the budget ended" for each in short.tried)
+    assert any(each.end.startswith("not tried: the budget allows fewer") for each in short.tried)
+    assert len(objective.asked) <= 30
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("start", [0.0, 20.0])
+def test_the_minutes_hold_however_slow_an_evaluation_is(seconds: float, start: float) -> None:
+    """``start``: what the first call costs on top, for models and an index."""
+    objective = Objective(7, 5)
+    time = [0.0]
+
+    def slow(configs: Mapping[str, Any], questions: Sequence[str]) -> ChainReport:
+        new = {(name, question) for name in configs for question in questions} - objective.asked
+        time[0] += seconds * len(new) + (0.0 if objective.asked else start)
+        return objective(configs, questions)
+
+    result = tune(objective.configs, QUESTIONS, slow, baseline="c3", measure="score", minutes=2, clock=lambda: time[0])
+    assert time[0] <= max(120, 7 * seconds + start), "only the first question may be longer than everything that was allowed"
+    compared = [each for each in result.tried if each.num_questions]
+    assert len(compared) >= 2 and len({each.num_questions for each in compared if each.end.startswith(("best", "reached"))}) == 1
+    if seconds <= 1:
+        assert time[0] >= 60, "half of the time and more is used"
+
+
+def test_the_plan_is_made_for_the_time_that_there_is() -> None:
+    objective = Objective(27, 6)
+    time = [0.0]
+
+    def slow(configs: Mapping[str, Any], questions: Sequence[str]) -> ChainReport:
+        time[0] += len({(name, question) for name in configs for question in questions} - objective.asked)
+        return objective(configs, questions)
+
+    result = tune(objective.configs, QUESTIONS, slow, measure="score", minutes=10, clock=lambda: time[0])
+    assert time[0] <= 600 and len(result.rungs) >= 2, "with fewer questions at first, halving still takes place"
 
 
 @settings(max_examples=15, deadline=None)
