@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rag.core import LM, Completion, OpenModel, Prompt, Span, TokenLogprobs, digest
+from rag.core import LM, Completion, Prompt, Span, TokenLogprobs, digest
 from rag.lm_answers import FORMAT_VERSION, AnswerStore
 from rag.lm_choices import check_paired
-from rag.lm_metered import opened
+from rag.lm_wrapped import WrappedLM
 
 _A = TypeVar("_A")
 
 
-class CachedLM:
+class CachedLM(WrappedLM):
     """``inner``, asked only what it was not asked before. Answers live in an SQLite file in ``folder``, at most ``max_bytes`` of them.
 
     An answer belongs to the fingerprint of ``inner`` (weights, server, sampling), the method, the prompt and everything else that was
@@ -31,7 +31,7 @@ class CachedLM:
     def __init__(self, inner: LM, folder: str | Path, max_bytes: int = 1 << 30) -> None:
         if max_bytes < 1:
             raise ValueError(f"max_bytes={max_bytes}: must be at least 1")
-        self.inner = inner
+        super().__init__(inner)
         self.store = AnswerStore(Path(folder), max_bytes)
         self.hits = 0
         self.misses = 0
@@ -39,24 +39,6 @@ class CachedLM:
 
     def __repr__(self) -> str:
         return f"CachedLM({self.inner!r}, folder={str(self.store.path.parent)!r})"
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the inner model: the answers are the same."""
-        return self.inner.fingerprint
-
-    @property
-    def context_tokens(self) -> int | None:
-        """That of the inner model."""
-        return self.inner.context_tokens
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """Asks the inner model."""
-        return self.inner.count_tokens(prompt)
-
-    def opened(self) -> OpenModel:
-        """The parts of the inner model; what is done with them is not kept. Raises ``ModelError`` if it runs elsewhere."""
-        return opened(self.inner)
 
     def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
         """As the inner model."""

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
 
-from rag.core import LM, Completion, OpenModel, Prompt, TokenLogprobs
-from rag.errors import BudgetExceeded, ModelError
+from rag.core import LM, Completion, Prompt, TokenLogprobs
+from rag.errors import BudgetExceeded
+from rag.lm_wrapped import WrappedLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class LMUsage:
         return LMUsage(*(getattr(self, field.name) - getattr(other, field.name) for field in fields(self)))
 
 
-class MeteredLM:
+class MeteredLM(WrappedLM):
     """``inner``, counted. ``usage()`` is a snapshot; the difference of two is what lay between them.
 
     ``max_calls``, ``max_tokens`` (of prompts and completions) and ``max_seconds``: a call that would begin when one of them is used up
@@ -65,7 +65,7 @@ class MeteredLM:
         for name, value in (limits | prices).items():
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value}: must not be negative")
-        self.inner = inner
+        super().__init__(inner)
         self._limits = limits
         self._prompt_price = price_per_million_prompt_tokens / 1e6
         self._completion_price = price_per_million_completion_tokens / 1e6
@@ -81,24 +81,6 @@ class MeteredLM:
             return self._used
 
     # The protocol --------------------------------------------------------------------------------------------------------
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the inner model: counting changes no answer."""
-        return self.inner.fingerprint
-
-    @property
-    def context_tokens(self) -> int | None:
-        """That of the inner model."""
-        return self.inner.context_tokens
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """Asks the inner model; costs nothing."""
-        return self.inner.count_tokens(prompt)
-
-    def opened(self) -> OpenModel:
-        """The parts of the inner model; whoever runs them is not counted. Raises ``ModelError`` if it runs elsewhere."""
-        return opened(self.inner)
 
     def complete(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), max_tokens: int = 256) -> list[Completion]:
         """As the inner model; what the completions say of their own tokens is what counts."""
@@ -173,13 +155,3 @@ class MeteredLM:
             limit = self._limits[name]
             if limit is not None and spent >= limit:
                 raise BudgetExceeded(name, spent, limit)
-
-
-def opened(lm: Any) -> OpenModel:
-    """The parts of a model inside a wrapper. Raises ``ModelError`` if it runs elsewhere."""
-    if not hasattr(lm, "opened"):
-        raise ModelError(
-            f"{lm!r} does not run in this process: its keys and values are out of reach (`use: transformers` is in reach)"
-        )
-    parts: OpenModel = lm.opened()
-    return parts

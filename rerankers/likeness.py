@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from rag.core import Encoder
+from rag.core import Encoder, Tokenizer
+from rag.rerankers.worth import check_limits, check_share, check_tokenizer
 from rag.sentences import STOP_WORDS, stem
 from rag.tokenizer import UNSPACED
 
@@ -41,6 +42,18 @@ def check_by(by: str, encoder: Encoder | None) -> None:
         raise ValueError(f"by={by!r}: allowed: {', '.join(get_args(By))}")
     if by == "encoder" and encoder is None:
         raise ValueError("by='encoder': needs an encoder (`models: {encoder: {use: ...}}`); by='words' needs none")
+
+
+def check_trade(
+    tokenizer: Tokenizer | None, encoder: Encoder | None, relevance: float, k: int | None, max_tokens: int | None, by: str
+) -> None:
+    """What a selector needs that trades relevance against likeness within ``k`` hits and ``max_tokens``. Raises ``ValueError``."""
+    check_share(relevance=relevance)
+    check_limits(k=k, max_tokens=max_tokens)
+    check_tokenizer(tokenizer, max_tokens)
+    check_by(by, encoder)
+    if k is None and max_tokens is None:
+        raise ValueError("k and max_tokens are both missing: one of them must end the selection")
 
 
 def vectors_of(query: str, texts: Sequence[str], by: By = "words", encoder: Encoder | None = None) -> Vectors:

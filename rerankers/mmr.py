@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rag.core import Encoder, Hit, Tokenizer
-from rag.rerankers.likeness import check_by, vectors_of
-from rag.rerankers.worth import check_limits, check_share, check_tokenizer, token_costs, unit_scores
+from rag.rerankers.likeness import check_trade, vectors_of
+from rag.rerankers.worth import token_costs, unit_scores
 
 
 class MMRSelector:
@@ -34,12 +34,7 @@ class MMRSelector:
         max_tokens: int | None = None,
         by: Literal["words", "encoder"] = "words",
     ) -> None:
-        check_share(relevance=relevance)
-        check_limits(k=k, max_tokens=max_tokens)
-        check_tokenizer(tokenizer, max_tokens)
-        check_by(by, encoder)
-        if k is None and max_tokens is None:
-            raise ValueError("k and max_tokens are both missing: one of them must end the selection")
+        check_trade(tokenizer, encoder, relevance, k, max_tokens, by)
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.relevance = relevance

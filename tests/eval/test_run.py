@@ -11,31 +11,12 @@ import pytest
 from rag.core import Chunk, Document, Hit, Span
 from rag.eval.beir import BeirSet, Record, read_beir
 from rag.eval.run import evaluate_beir, ranked_documents, run_beir
-
-CORPUS = [
-    {"_id": "duck", "title": "Ducks", "text": "Ducks swim.\n\nDucks eat leaves.", "metadata": {}},
-    {"_id": "goose", "title": "Geese", "text": "Geese fly south."},
-    {"_id": "untitled", "title": "", "text": "Swans are white."},
-    {"_id": "title only", "title": "Coots", "text": ""},
-    {"_id": "empty", "title": "", "text": " "},
-]
-QUERIES = [
-    {"_id": "q1", "text": "what do ducks eat"},
-    {"_id": "q2", "text": "where do geese fly"},
-    {"_id": "q3", "text": "colour of swans", "extra": 1},
-    {"_id": "q4", "text": "nobody judged this"},
-]
-QRELS = "query-id\tcorpus-id\tscore\nq1\tduck\t2\nq1\tgoose\t1\nq2\tgoose\t1\nq3\tuntitled\t0\nq3\tgone\t0\n"
+from tests.eval.birds import write_birds
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "birds" / "qrels").mkdir(parents=True)
-    (tmp_path / "birds" / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in CORPUS))
-    (tmp_path / "birds" / "queries.jsonl").write_text("".join(json.dumps(record) + "\n" for record in QUERIES))
-    (tmp_path / "birds" / "qrels" / "test.tsv").write_text(QRELS)
-    (tmp_path / "birds" / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq4\tduck\t1\n")
-    return tmp_path / "birds"
+    return write_birds(tmp_path)
 
 
 class FakePipeline:
