@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from rag.core import Answer, AnswerEvent, Citation, Event, Hit, QueryEvent, Stag
 from rag.errors import RagError
 from rag.ingest import IngestReport
 from rag.ingest import Progress as Step
+from rag.ingest import Refusal
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+_SHOWN = 12
+"""Lines about skipped files, and suffixes in one of them, before the rest is counted."""
 
 
 def plain(value: Any) -> Any:
@@ -51,10 +55,11 @@ def short(source: str) -> str:
 
 
 def print_report(report: IngestReport) -> None:
-    """What an ingest did, bad files by name."""
-    for kind, refusals, colour in (("failed", report.failed, "red"), ("skipped", report.skipped, "yellow")):
-        for refusal in refusals:
-            err.print(f"[{colour}]{kind}[/] {escape(short(refusal.source))}: {escape(refusal.reason)}")
+    """What an ingest did, bad files by name; of files that were not meant to be read the many of one kind are counted."""
+    for refusal in report.failed:
+        err.print(f"[red]failed[/] {escape(short(refusal.source))}: {escape(refusal.reason)}")
+    for line in skipped_lines(report.skipped):
+        err.print(f"[yellow]skipped[/] {escape(line)}")
     counts = {
         name: len(getattr(report, name)) for name in ("added", "changed", "renamed", "deleted", "unchanged", "failed", "skipped")
     }
@@ -63,6 +68,26 @@ def print_report(report: IngestReport) -> None:
         out.print(f"would apply: {said}")
     else:
         out.print(f"{said}; {report.num_chunks_added} chunks encoded, {report.num_chunks_deleted} removed, {report.seconds:.1f} s")
+
+
+def skipped_lines(refusals: Sequence[Refusal]) -> list[str]:
+    """A line for each file, but one for all that were left out for the same reason, with their suffixes counted; the longest list first."""
+    by_reason: dict[str, list[str]] = {}
+    for refusal in refusals:
+        by_reason.setdefault(refusal.reason, []).append(refusal.source)
+    told = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    lines = []
+    for reason, sources in told[:_SHOWN]:
+        if len(sources) == 1:
+            lines.append(f"{short(sources[0])}: {reason}")
+            continue
+        suffixes = Counter(Path(source).suffix.lower() or "no suffix" for source in sources).most_common()
+        counted = ", ".join(f"{number} {suffix}" for suffix, number in suffixes[:_SHOWN])
+        others = f", {sum(number for _, number in suffixes[_SHOWN:])} of other types" if len(suffixes) > _SHOWN else ""
+        lines.append(f"{len(sources)} files ({counted}{others}): {reason}")
+    if len(told) > _SHOWN:
+        lines.append(f"{sum(len(sources) for _, sources in told[_SHOWN:])} more files for other reasons; --json lists them all")
+    return lines
 
 
 @contextmanager
