@@ -18,9 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from rag.core import Answer, AnswerEvent, Citation, Event, Hit, QueryEvent, StageEvent, TextEvent
 from rag.errors import RagError
-from rag.ingest import IngestReport
+from rag.ingest import IngestReport, Refusal
 from rag.ingest import Progress as Step
-from rag.ingest import Refusal
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -82,6 +82,11 @@ class SentenceTransformersEncoder:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in a worker process of Ray for instance, has the same options and has loaded nothing."""
+        options = (self.model, self.device, self.dtype, self.tokens_per_batch, self.query_prompt, self.document_prompt)
+        return type(self), options
+
     @property
     def dim(self) -> int:
         return self._load().dim

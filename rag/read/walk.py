@@ -182,7 +182,9 @@ class _Walk:
         if known:
             return path
         newer = OLD_OFFICE.get(suffix_of(path))  # the same words for all files of a kind: whoever lists them can count instead
-        return Skipped(path, f"an old Office format that is not read: save it as {newer}" if newer else "files of this type are not read")
+        return Skipped(
+            path, f"an old Office format that is not read: save it as {newer}" if newer else "files of this type are not read"
+        )
 
     def _is_hidden(self, target: Path) -> bool:
         parts = target.relative_to(self._real_root).parts
