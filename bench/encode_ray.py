@@ -123,7 +123,9 @@ def main() -> None:
     torch.set_num_threads(1)
     share = share_of_encoding()
     print(share)
-    write_result("encode_ray", {"texts": len(texts), "how": here.how, "ways": figures, "ingest_one_thread": share}, packages=("ray",))
+    write_result(
+        "encode_ray", {"texts": len(texts), "how": here.how, "ways": figures, "ingest_one_thread": share}, packages=("ray",)
+    )
 
 
 if __name__ == "__main__":
