@@ -102,7 +102,7 @@ def ingest(
     readers: Annotated[
         list[str] | None, typer.Option("--readers", help="Who may find these documents (repeatable; default: everybody).")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, without reading what is new.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring an index in step with files and folders: new, edited, renamed and removed ones."""
@@ -211,7 +211,7 @@ def delete(
 ) -> None:
     """Remove documents from all results at once."""
     number = _open(index, None).delete(sources)
-    typer.echo(f"{number} documents deleted; `rag index compact` removes their bytes")
+    typer.echo(f"{number} {'document' if number == 1 else 'documents'} deleted; `rag index compact` removes their bytes")
 
 
 @app.command()

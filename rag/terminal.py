@@ -64,7 +64,8 @@ def print_report(report: IngestReport) -> None:
     }
     said = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "no files"
     if report.dry_run:
-        out.print(f"would apply: {said}")
+        unread = "; what is added or changed was not read, so damaged files count among it" if report.added or report.changed else ""
+        out.print(f"would apply: {said}{unread}")
     else:
         out.print(f"{said}; {report.num_chunks_added} chunks encoded, {report.num_chunks_deleted} removed, {report.seconds:.1f} s")
 

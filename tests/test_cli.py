@@ -46,7 +46,7 @@ def test_ingest_search_delete_and_verify(home: Path) -> None:
     assert "nest close to water" in found[0]["chunk"]["text"]
     assert found[0]["why"]["words"]["rank"] == 1
     assert "docs/ducks.md" in rag(home, "search", "mallards").stdout
-    assert rag(home, "delete", "docs/ducks.md").stdout.startswith("1 documents deleted")
+    assert rag(home, "delete", "docs/ducks.md").stdout.startswith("1 document deleted")
     assert json.loads(rag(home, "search", "mallards", "--json").stdout) == []
     assert rag(home, "index", "verify").stdout == "no damage found\n"
     assert json.loads(rag(home, "index", "compact").stdout)["documents"] == 1
