@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,9 @@ def main() -> None:
     parser.add_argument("--num-texts", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if find_spec("ray") is None:
+        print("left out: Ray is not installed (pip install 'ragstone[ray]')")
+        return
     texts = mixed_texts(options.data, options.num_texts)
     here = SentenceTransformersEncoder()
     # Half a processor each by Ray's books, so that all three have room on two; every worker has one thread all the same.
