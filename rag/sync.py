@@ -70,11 +70,19 @@ def sync(
     seen = {Document.id_of(source) for _, source in paths} | refused
     rows = _missing(plan.roots, catalog, seen) if catalog is not None else []
     missing = _Missing(rows)
+    step = Progress(0, len(paths), 0, "")
+    if ingestion is not None and on_progress is not None:
+
+        def told(index: str, num_done: int, num_chunks: int) -> None:
+            on_progress(replace(step, index=index, num_done=num_done, num_chunks=num_chunks))
+
+        ingestion.on_encoded = told
     with ReadPool(plan.limits, num_workers=plan.workers) as pool:
         for number, looked in enumerate(_look(paths, plan, catalog, pool, parse=ingestion is not None), start=1):
+            step = Progress(number, len(paths), tally.num_chunks_added, looked.source)
             _take(looked, plan, catalog, ingestion, tally, missing)
             if on_progress:
-                on_progress(Progress(number, len(paths), tally.num_chunks_added, looked.source))
+                on_progress(replace(step, num_chunks_encoded=tally.num_chunks_added))
     if ingestion is not None and catalog is not None:
         ingestion.flush()
         if missing.rows:

@@ -64,7 +64,9 @@ def print_report(report: IngestReport) -> None:
     }
     said = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "no files"
     if report.dry_run:
-        unread = "; what is added or changed was not read, so damaged files count among it" if report.added or report.changed else ""
+        unread = (
+            "; what is added or changed was not read, so damaged files count among it" if report.added or report.changed else ""
+        )
         out.print(f"would apply: {said}{unread}")
     else:
         out.print(f"{said}; {report.num_chunks_added} chunks encoded, {report.num_chunks_deleted} removed, {report.seconds:.1f} s")
@@ -92,22 +94,28 @@ def skipped_lines(refusals: Sequence[Refusal]) -> list[str]:
 
 @contextmanager
 def ingest_progress(*, quiet: bool) -> Iterator[Callable[[Step], None] | None]:
-    """A progress bar on stderr when that is a terminal: files, chunks per second, time left."""
+    """Bars on stderr when that is a terminal: files, and while an index is built, its chunks, how many a second, time left."""
     if quiet or not err.is_terminal:
         yield None
         return
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("files", total=None, rate="")
+    with Progress(*columns, console=err, transient=True, speed_estimate_period=3600.0) as bar:
+        files = bar.add_task("files", total=None, unit="files")
+        chunks = bar.add_task("", total=None, unit="", visible=False)
 
         def advance(step: Step) -> None:
-            elapsed = bar.tasks[task].elapsed or 0.0
-            rate = f"{step.num_chunks_encoded / elapsed:.0f} chunks/s" if elapsed > 0 else ""
-            name = short(step.source)[-40:]
-            bar.update(task, completed=step.num_files_done, total=step.num_files, rate=rate, description=escape(name))
+            bar.update(files, completed=step.num_files_done, total=step.num_files, description=escape(short(step.source)[-40:]))
+            if step.index and not step.num_done:
+                bar.reset(chunks, total=step.num_chunks, visible=True, description=f"  {step.index}", unit="chunks")
+            elif step.index:
+                elapsed = bar.tasks[chunks].elapsed or 0.0
+                rate = f"chunks, {step.num_done / elapsed:.0f}/s" if elapsed > 0 else "chunks"
+                bar.update(chunks, completed=step.num_done, unit=rate)
+            else:
+                bar.update(chunks, visible=False)
 
         yield advance
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Encoder, TokenBlock, TokenEncoder
+from rag.core import Encoder, TokenBlock, TokenEncoder, tell
 from rag.errors import ConfigError, MissingExtra, ModelError, RagError
 
 _PIECE_CHARS = 32_000  # some 8,000 tokens: two full packs of the default encoder
@@ -91,7 +91,11 @@ class RayEncoder:
         """The rows of ``parts``, of which the i-th belongs to text ``order[i]``."""
         if not order:
             return np.empty((0, self.dim), np.float32)
-        found = np.concatenate(list(parts))
+        kept = []
+        for part in parts:
+            kept.append(part)
+            tell(len(part))
+        found = np.concatenate(kept)
         vectors = np.empty_like(found)
         vectors[np.asarray(order)] = found
         return vectors

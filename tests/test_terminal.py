@@ -1,10 +1,15 @@
-"""What an ingest says of the files it left out: few lines, nothing uncounted."""
+"""What an ingest shows while it works, and what it says of the files it left out: few lines, nothing uncounted."""
 
 from __future__ import annotations
 
-import pytest
+import io
+import time
 
-from rag.ingest import IngestReport, Refusal
+import pytest
+from rich.console import Console
+
+from rag import terminal
+from rag.ingest import IngestReport, Progress, Refusal
 from rag.terminal import print_report, skipped_lines
 
 NOT_READ = "files of this type are not read"
@@ -39,3 +44,27 @@ def test_files_that_failed_are_all_named(capsys: pytest.CaptureFixture[str]) -> 
     told = capsys.readouterr()
     assert told.err.count("failed ") == 30 and "skipped 2 files (2 .zip)" in told.err
     assert "30 failed, 2 skipped" in told.out
+
+
+def test_bars_show_files_and_the_chunks_of_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=said, force_terminal=True, width=120))
+    with terminal.ingest_progress(quiet=False) as advance:
+        assert advance is not None
+        for step in (
+            Progress(2, 2, 0, "b.md"),
+            Progress(2, 2, 0, "b.md", "dense", 0, 700),
+            Progress(2, 2, 0, "b.md", "dense", 64, 700),
+        ):
+            advance(step)
+        time.sleep(0.3)  # the bar is drawn ten times a second
+    assert "b.md" in said.getvalue() and "2/2" in said.getvalue()
+    assert "dense" in said.getvalue() and "64/700" in said.getvalue()
+
+
+def test_no_bars_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal.ingest_progress(quiet=True) as advance:
+        assert advance is None
+    monkeypatch.setattr(terminal, "err", Console(file=io.StringIO()))
+    with terminal.ingest_progress(quiet=False) as advance:
+        assert advance is None
