@@ -47,8 +47,6 @@ eval_app.add_typer(cli_eval_data.data_app, name="data")
 eval_app.command()(cli_eval_judge.judge)
 eval_app.command()(cli_eval_synth.synth)
 eval_app.command()(cli_eval_report.report)
-app.command()(cli_chunk.chunk)
-app.command()(cli_tune.tune)
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]
 ConfigOption = Annotated[
@@ -225,6 +223,10 @@ def serve(
     from rag.serve.server import run
 
     run(_open(index, config, must_exist=False), host=host, port=port)
+
+
+app.command()(cli_chunk.chunk)  # the help lists commands in this order
+app.command()(cli_tune.tune)
 
 
 @index_app.command()
