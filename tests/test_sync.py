@@ -168,6 +168,19 @@ def test_a_path_that_does_not_exist_is_named(open_light: Open, tmp_path: Path) -
         open_light().ingest(tmp_path / "nowhere")
 
 
+def test_many_readers_leave_the_order_of_files_as_it_is(docs: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        (docs / f"{number:02}.md").write_text(f"# Duck {number}\n\n" + "It is asleep. " * (90 - 3 * number))
+    found = []
+    for workers in (1, 4):
+        config = {"indexes": {"words": {"use": "bm25"}}, "models": {"tokenizer": {"use": "words"}}, "read": {"workers": workers}}
+        with Rag.open(tmp_path / str(workers), config) as rag:
+            assert len(rag.ingest(docs).added) == 32
+            with rag.catalog.reading() as read:
+                found.append([(key, chunk.id) for key, chunk in read.all_chunks(-1, 1000)])
+    assert found[0] == found[1] and len(found[0]) >= 32
+
+
 def test_progress_tells_of_files_and_of_the_chunks_of_each_index(docs: Path, tmp_path: Path) -> None:
     (docs / "long.txt").write_text("\n\n".join(f"Duck number {number} is asleep." for number in range(300)))
     told: list[Progress] = []
