@@ -244,12 +244,14 @@ def verify(
     """Read every byte and name what is damaged."""
     from rag.maintain import verify_folder
 
-    faults = verify_folder(index, repair=repair)
-    for fault in faults:
+    found = verify_folder(index, repair=False)
+    left = verify_folder(index, repair=True) if found and repair else found
+    for fault in [f"repaired: {fault}" for fault in found if fault not in left] + left:
         typer.echo(fault)
-    if faults:
+    if left:
         raise typer.Exit(1)
-    typer.echo("no damage found")
+    if not found:
+        typer.echo("no damage found")
 
 
 @index_app.command()

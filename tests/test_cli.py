@@ -53,6 +53,17 @@ def test_ingest_search_delete_and_verify(home: Path) -> None:
     assert json.loads(rag(home, "index", "stats").stdout)["chunks"] == 1
 
 
+def test_verify_names_damage_and_what_it_repaired(home: Path) -> None:
+    ingested(home)
+    victim = next((home / "rag.index" / "segments").rglob("keys.npy"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    found = rag(home, "index", "verify")
+    assert found.returncode == 1 and "keys.npy: its bytes have changed" in found.stdout
+    repaired = rag(home, "index", "verify", "--repair")
+    assert repaired.returncode == 0 and repaired.stdout.startswith("repaired: ") and "keys.npy" in repaired.stdout
+    assert rag(home, "index", "verify").stdout == "no damage found\n"
+
+
 def test_ask_prints_a_checked_citation(home: Path) -> None:
     ingested(home)
     done = rag(home, "ask", "Where do mallards nest?", "--json")
