@@ -205,10 +205,17 @@ def chat(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, princi
 
 @app.command()
 def delete(
-    sources: Annotated[list[str], typer.Argument(help="Paths, sources or document ids.")], index: IndexOption = DEFAULT_INDEX
+    sources: Annotated[list[str], typer.Argument(help="Paths, sources or document ids.")],
+    index: IndexOption = DEFAULT_INDEX,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove documents from all results at once."""
+    from rag import terminal
+
     number = _open(index, None).delete(sources)
+    if as_json:
+        terminal.print_json({"deleted": number})
+        return
     typer.echo(f"{number} {'document' if number == 1 else 'documents'} deleted; `rag index compact` removes their bytes")
 
 
@@ -239,19 +246,23 @@ def stats(index: IndexOption = DEFAULT_INDEX) -> None:
 
 @index_app.command()
 def verify(
-    index: IndexOption = DEFAULT_INDEX, repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is damaged.")] = False
+    index: IndexOption = DEFAULT_INDEX,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is damaged.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Read every byte and name what is damaged."""
+    from rag import terminal
     from rag.maintain import verify_folder
 
     found = verify_folder(index, repair=False)
     left = verify_folder(index, repair=True) if found and repair else found
-    for fault in [f"repaired: {fault}" for fault in found if fault not in left] + left:
-        typer.echo(fault)
+    repaired = [fault for fault in found if fault not in left]
+    if as_json:
+        terminal.print_json({"damaged": left, "repaired": repaired})
+    else:
+        typer.echo("\n".join([f"repaired: {fault}" for fault in repaired] + left) or "no damage found")
     if left:
         raise typer.Exit(1)
-    if not found:
-        typer.echo("no damage found")
 
 
 @index_app.command()

@@ -59,9 +59,12 @@ def test_verify_names_damage_and_what_it_repaired(home: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:-1] + b"x")
     found = rag(home, "index", "verify")
     assert found.returncode == 1 and "keys.npy: its bytes have changed" in found.stdout
+    as_json = json.loads(rag(home, "index", "verify", "--json").stdout)
+    assert as_json == {"damaged": [found.stdout.strip()], "repaired": []}
     repaired = rag(home, "index", "verify", "--repair")
     assert repaired.returncode == 0 and repaired.stdout.startswith("repaired: ") and "keys.npy" in repaired.stdout
     assert rag(home, "index", "verify").stdout == "no damage found\n"
+    assert json.loads(rag(home, "delete", "docs/cats.txt", "--json").stdout) == {"deleted": 1}
 
 
 def test_ask_prints_a_checked_citation(home: Path) -> None:
