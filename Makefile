@@ -9,12 +9,13 @@ STAMP := $(VENV)/.installed
 help:
 	@echo "make demo | test | check | eval | bench | bench-gpu | serve | clean"
 
+# The last install is twice quiet: setuptools warns of every editable install; errors are still shown.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Ragstone needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[offline,ocr,eval,report,kernels,dev]'
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[offline,ocr,eval,report,kernels,dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)

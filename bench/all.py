@@ -19,6 +19,7 @@ CPU: dict[str, tuple[list[str], bool]] = {  # script -> (arguments, whether it n
     "read.py": ([], True),
     "chunkers.py": (["--corpora", str(CORPORA)], True),
     "encode.py": (["--data", str(CORPORA)], True),
+    "encode_ray.py": (["--data", str(CORPORA)], True),
     "dense.py": ([], False),
     "dense_stores.py": ([], True),
     "sparse.py": ([], True),

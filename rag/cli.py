@@ -47,8 +47,6 @@ eval_app.add_typer(cli_eval_data.data_app, name="data")
 eval_app.command()(cli_eval_judge.judge)
 eval_app.command()(cli_eval_synth.synth)
 eval_app.command()(cli_eval_report.report)
-app.command()(cli_chunk.chunk)
-app.command()(cli_tune.tune)
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", envvar="RAG_INDEX", help="Folder of the index.")]
 ConfigOption = Annotated[
@@ -102,7 +100,7 @@ def ingest(
     readers: Annotated[
         list[str] | None, typer.Option("--readers", help="Who may find these documents (repeatable; default: everybody).")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, without reading what is new.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring an index in step with files and folders: new, edited, renamed and removed ones."""
@@ -207,11 +205,18 @@ def chat(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None, princi
 
 @app.command()
 def delete(
-    sources: Annotated[list[str], typer.Argument(help="Paths, sources or document ids.")], index: IndexOption = DEFAULT_INDEX
+    sources: Annotated[list[str], typer.Argument(help="Paths, sources or document ids.")],
+    index: IndexOption = DEFAULT_INDEX,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove documents from all results at once."""
+    from rag import terminal
+
     number = _open(index, None).delete(sources)
-    typer.echo(f"{number} documents deleted; `rag index compact` removes their bytes")
+    if as_json:
+        terminal.print_json({"deleted": number})
+        return
+    typer.echo(f"{number} {'document' if number == 1 else 'documents'} deleted; `rag index compact` removes their bytes")
 
 
 @app.command()
@@ -227,6 +232,10 @@ def serve(
     run(_open(index, config, must_exist=False), host=host, port=port)
 
 
+app.command()(cli_chunk.chunk)  # the help lists commands in this order
+app.command()(cli_tune.tune)
+
+
 @index_app.command()
 def stats(index: IndexOption = DEFAULT_INDEX) -> None:
     """Counts and bytes, as JSON."""
@@ -237,17 +246,23 @@ def stats(index: IndexOption = DEFAULT_INDEX) -> None:
 
 @index_app.command()
 def verify(
-    index: IndexOption = DEFAULT_INDEX, repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is damaged.")] = False
+    index: IndexOption = DEFAULT_INDEX,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is damaged.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Read every byte and name what is damaged."""
+    from rag import terminal
     from rag.maintain import verify_folder
 
-    faults = verify_folder(index, repair=repair)
-    for fault in faults:
-        typer.echo(fault)
-    if faults:
+    found = verify_folder(index, repair=False)
+    left = verify_folder(index, repair=True) if found and repair else found
+    repaired = [fault for fault in found if fault not in left]
+    if as_json:
+        terminal.print_json({"damaged": left, "repaired": repaired})
+    else:
+        typer.echo("\n".join([f"repaired: {fault}" for fault in repaired] + left) or "no damage found")
+    if left:
         raise typer.Exit(1)
-    typer.echo("no damage found")
 
 
 @index_app.command()

@@ -49,7 +49,9 @@ class ReadSettings(BaseModel):
     max_pages: int = Field(20_000, ge=1)
     memory_mb: int = Field(4096, ge=256)
     seconds: float = Field(120.0, gt=0)
-    workers: int = Field(1, ge=1, le=64)
+    workers: int | None = Field(
+        None, ge=1, le=64, description="processes that parse; default: one fewer than there are processors, at most 8"
+    )
 
 
 class SearchSettings(BaseModel):

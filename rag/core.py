@@ -20,6 +20,8 @@ from rag.core_encoders import SparseEncoder as SparseEncoder
 from rag.core_encoders import SparseVectors as SparseVectors
 from rag.core_encoders import TokenBlock as TokenBlock
 from rag.core_encoders import TokenEncoder as TokenEncoder
+from rag.core_encoders import hearing as hearing
+from rag.core_encoders import tell as tell
 from rag.core_index import Facts as Facts
 from rag.core_index import Index as Index
 from rag.core_index import Interaction as Interaction

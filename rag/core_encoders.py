@@ -1,13 +1,41 @@
-"""What turns texts into vectors must be able to do: one vector, one per token, weighted terms. Part of ``rag.core``; knows no model."""
+"""What turns texts into vectors must be able to do: one vector, one per token, weighted terms; and how they say how far they are.
+
+Part of ``rag.core``; knows no model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+_listener: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def hearing(listener: Callable[[int], None]) -> Iterator[None]:
+    """In the block, encoders of this thread tell ``listener`` of every few texts that they have encoded, in numbers of texts.
+
+    Not an argument, because the one who waits (a progress bar) and the one who works (an encoder) are far apart, and nothing in between
+    has any use for it. Encoders may be silent.
+    """
+    before = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
+
+
+def tell(num_texts: int) -> None:
+    """For encoders: so many texts more are encoded. Nobody may be listening."""
+    if (listener := _listener.get()) is not None:
+        listener(num_texts)
 
 
 @runtime_checkable

@@ -57,12 +57,19 @@ class IngestReport:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an ingest is. ``num_files`` is 0 while it is not known."""
+    """How far an ingest is. ``num_files`` is 0 while it is not known.
+
+    ``source``: the file that was looked at last. Files are taken in together: while an index is built of their chunks, ``index`` names it,
+    and ``num_done`` of its ``num_chunks`` are encoded, as far as the encoder tells (``rag.core.hearing``).
+    """
 
     num_files_done: int
     num_files: int
     num_chunks_encoded: int
     source: str
+    index: str = ""
+    num_done: int = 0
+    num_chunks: int = 0
 
 
 @dataclass(slots=True)
@@ -125,6 +132,8 @@ class Ingestion:
         self._chunker, self._generator = chunker, generator
         self._batch = _Batch()
         self._tally, self._on_commit = tally, on_commit
+        self.on_encoded: Callable[[str, int, int], None] = lambda index, num_done, num_chunks: None
+        """Told, while an index is built, its name, how many chunks are encoded, and of how many."""
         self._reads_documents = any(index.reads_documents for index in indexes.values())
         if catalog.checkpoint():  # else the log may hold a commit that failed halfway and could still come back
             with catalog.reading() as read:
@@ -174,7 +183,11 @@ class Ingestion:
         with self._catalog.reading() as read:
             first, others = int(read.meta("next_key")), read.segments()
         keys = np.arange(first, first + len(new_chunks), dtype=np.int64)
-        segments = build_all(self._store, self._indexes, keys, new_chunks, texts, others) if new_chunks else []
+
+        def hear(name: str, num_done: int) -> None:
+            self.on_encoded(name, min(num_done, len(new_chunks)), len(new_chunks))
+
+        segments = build_all(self._store, self._indexes, keys, new_chunks, texts, others, hear) if new_chunks else []
         # If this fails, the new segments stay: a commit that reports an error may still stand in the log. The next writer sweeps.
         with span("commit", documents=len(batch.changes)), self._catalog.writing() as write:
             fresh = iter(write.take_keys(len(new_chunks)))

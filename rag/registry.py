@@ -22,6 +22,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "encoder": {
         "sentence-transformers": "rag.retrievers.encoder:SentenceTransformersEncoder",
         "asymmetric": "rag.retrievers.encoder_asymmetric:AsymmetricEncoder",
+        "ray": "rag.retrievers.encoder_ray:RayEncoder",
     },
     "token_encoder": {
         "token-vectors": "rag.retrievers.token_vectors:TokenVectorsEncoder",

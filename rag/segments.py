@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.catalog_read import SegmentRow
-from rag.core import Chunk, Facts, Index, Segment
+from rag.core import Chunk, Facts, Index, Segment, hearing
 from rag.errors import DamagedIndex, ServerError
 from rag.facts import BUILD_SECONDS, FILE, read_facts, together, write_facts
 from rag.storage import check_folder, fsync, remove_folder, seal_folder
@@ -143,12 +143,24 @@ def build_all(
     chunks: Sequence[Chunk],
     texts: Mapping[str, str],
     others: Sequence[SegmentRow],
+    on_encoded: Callable[[str, int], None] = lambda name, num_done: None,
 ) -> list[SegmentRow]:
-    """One durable segment per index for the same chunks. ``texts``: as ``Index.build`` wants them; ``others``: what stands already."""
+    """One durable segment per index for the same chunks. ``texts``: as ``Index.build`` wants them; ``others``: what stands already.
+
+    ``on_encoded`` is told the index that is being built and how many of the chunks its encoder has done, as far as that tells.
+    """
     rows = []
     for name, index in indexes.items():
         started = time.perf_counter()
-        with span(f"index {name}", chunks=len(chunks)):
+        num_done = 0
+
+        def hear(num_texts: int, name: str = name) -> None:
+            nonlocal num_done
+            num_done += num_texts
+            on_encoded(name, num_done)
+
+        on_encoded(name, 0)
+        with span(f"index {name}", chunks=len(chunks)), hearing(hear):
             segment = index.build(keys, chunks, texts, store.beside(others, name, index))
             rows.append(store.write(name, index, segment, time.perf_counter() - started))
     return rows

@@ -21,7 +21,7 @@ from rag.core import Document
 from rag.errors import ReadError
 from rag.ingest import Change, Ingestion, Progress, Refusal, Tally
 from rag.read.draft import Draft, Limits
-from rag.read.files import RawFile, open_file, source_of
+from rag.read.files import open_file, source_of
 from rag.read.walk import Skipped, walk
 from rag.read.worker import ReadPool
 from rag.tracing import span
@@ -40,18 +40,18 @@ class Plan:
     meta: Mapping[str, Any] | None = None
     settings: str = ""
     limits: Limits = field(default_factory=Limits)
-    workers: int = 1
+    workers: int | None = None
     hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """A file after the cheap questions: ``raw`` is set if it must be parsed."""
+    """A file after the cheap questions: ``file_hash`` is set if it is new or changed. Its bytes are not kept."""
 
     path: Path
     source: str
     stat: str
-    raw: RawFile | None
+    file_hash: str | None
     draft: Draft | None = None
     error: ReadError | None = None
 
@@ -70,11 +70,19 @@ def sync(
     seen = {Document.id_of(source) for _, source in paths} | refused
     rows = _missing(plan.roots, catalog, seen) if catalog is not None else []
     missing = _Missing(rows)
-    with ReadPool(plan.limits, num_workers=plan.workers) as pool:
+    step = Progress(0, len(paths), 0, "")
+    if ingestion is not None and on_progress is not None:
+
+        def told(index: str, num_done: int, num_chunks: int) -> None:
+            on_progress(replace(step, index=index, num_done=num_done, num_chunks=num_chunks))
+
+        ingestion.on_encoded = told
+    with ReadPool(plan.limits, num_workers=plan.workers) as pool:  # ``None``: as many as suit the machine
         for number, looked in enumerate(_look(paths, plan, catalog, pool, parse=ingestion is not None), start=1):
+            step = Progress(number, len(paths), tally.num_chunks_added, looked.source)
             _take(looked, plan, catalog, ingestion, tally, missing)
             if on_progress:
-                on_progress(Progress(number, len(paths), tally.num_chunks_added, looked.source))
+                on_progress(replace(step, num_chunks_encoded=tally.num_chunks_added))
     if ingestion is not None and catalog is not None:
         ingestion.flush()
         if missing.rows:
@@ -117,12 +125,12 @@ def _look(
 ) -> Iterator[_Looked]:
     """Every file in order, read ahead by a few so that parsing and encoding overlap."""
     ahead: deque[Future[_Looked]] = deque()
-    with ThreadPoolExecutor(plan.workers, thread_name_prefix="read") as threads:
+    with ThreadPoolExecutor(pool.num_workers, thread_name_prefix="read") as threads:
         try:
             for path, source in paths:
                 known = _known(catalog, source)
                 ahead.append(threads.submit(copy_context().run, _look_at, path, source, known, plan, pool, parse))
-                if len(ahead) > 2 * plan.workers:
+                if len(ahead) > 2 * pool.num_workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
@@ -156,7 +164,7 @@ def _look_at(path: Path, source: str, known: DocumentRow | None, plan: Plan, poo
         if known is not None and same_wishes and raw.file_hash == known.file_hash:
             return _Looked(path, source, stat, None)
         with span("read", suffix=path.suffix.lower()):
-            return _Looked(path, source, stat, raw, pool.parse(raw) if parse else None)
+            return _Looked(path, source, stat, raw.file_hash, pool.parse(raw) if parse else None)
     except ReadError as error:
         return _Looked(path, source, "", None, error=error)
     except OSError as error:
@@ -171,15 +179,15 @@ def _take(
         tally.failed.append(Refusal(source, looked.error.reason))
         return
     known = _known(catalog, source)
-    if looked.raw is None:
+    if looked.file_hash is None:
         tally.unchanged.append(source)
         if known is not None and known.stat != looked.stat:
             missing.touched.append(replace(known, stat=looked.stat))
         return
-    renamed_from = missing.take(looked.raw.file_hash) if known is None else None
+    renamed_from = missing.take(looked.file_hash) if known is None else None
     if ingestion is not None:
         assert looked.draft is not None
         document = looked.draft.document(source, principals=plan.principals, meta=dict(plan.meta or {}))
         old = known or renamed_from
-        ingestion.apply(Change(document, looked.raw.file_hash, looked.stat, plan.settings, old.id if old else None))
+        ingestion.apply(Change(document, looked.file_hash, looked.stat, plan.settings, old.id if old else None))
     (tally.renamed if renamed_from else tally.changed if known else tally.added).append(source)

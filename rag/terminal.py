@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from rag.core import Answer, AnswerEvent, Citation, Event, Hit, QueryEvent, StageEvent, TextEvent
 from rag.errors import RagError
-from rag.ingest import IngestReport
+from rag.ingest import IngestReport, Refusal
 from rag.ingest import Progress as Step
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+_SHOWN = 12
+"""Lines about skipped files, and suffixes in one of them, before the rest is counted."""
 
 
 def plain(value: Any) -> Any:
@@ -51,38 +54,68 @@ def short(source: str) -> str:
 
 
 def print_report(report: IngestReport) -> None:
-    """What an ingest did, bad files by name."""
-    for kind, refusals, colour in (("failed", report.failed, "red"), ("skipped", report.skipped, "yellow")):
-        for refusal in refusals:
-            err.print(f"[{colour}]{kind}[/] {escape(short(refusal.source))}: {escape(refusal.reason)}")
+    """What an ingest did, bad files by name; of files that were not meant to be read the many of one kind are counted."""
+    for refusal in report.failed:
+        err.print(f"[red]failed[/] {escape(short(refusal.source))}: {escape(refusal.reason)}")
+    for line in skipped_lines(report.skipped):
+        err.print(f"[yellow]skipped[/] {escape(line)}")
     counts = {
         name: len(getattr(report, name)) for name in ("added", "changed", "renamed", "deleted", "unchanged", "failed", "skipped")
     }
     said = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "no files"
     if report.dry_run:
-        out.print(f"would apply: {said}")
+        unread = (
+            "; what is added or changed was not read, so damaged files count among it" if report.added or report.changed else ""
+        )
+        out.print(f"would apply: {said}{unread}")
     else:
         out.print(f"{said}; {report.num_chunks_added} chunks encoded, {report.num_chunks_deleted} removed, {report.seconds:.1f} s")
 
 
+def skipped_lines(refusals: Sequence[Refusal]) -> list[str]:
+    """A line for each file, but one for all that were left out for the same reason, with their suffixes counted; the longest list first."""
+    by_reason: dict[str, list[str]] = {}
+    for refusal in refusals:
+        by_reason.setdefault(refusal.reason, []).append(refusal.source)
+    told = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    lines = []
+    for reason, sources in told[:_SHOWN]:
+        if len(sources) == 1:
+            lines.append(f"{short(sources[0])}: {reason}")
+            continue
+        suffixes = Counter(Path(source).suffix.lower() or "no suffix" for source in sources).most_common()
+        counted = ", ".join(f"{number} {suffix}" for suffix, number in suffixes[:_SHOWN])
+        others = f", {sum(number for _, number in suffixes[_SHOWN:])} of other types" if len(suffixes) > _SHOWN else ""
+        lines.append(f"{len(sources)} files ({counted}{others}): {reason}")
+    if len(told) > _SHOWN:
+        lines.append(f"{sum(len(sources) for _, sources in told[_SHOWN:])} more files for other reasons; --json lists them all")
+    return lines
+
+
 @contextmanager
 def ingest_progress(*, quiet: bool) -> Iterator[Callable[[Step], None] | None]:
-    """A progress bar on stderr when that is a terminal: files, chunks per second, time left."""
+    """Bars on stderr when that is a terminal: files, and while an index is built, its chunks, how many a second, time left."""
     if quiet or not err.is_terminal:
         yield None
         return
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("files", total=None, rate="")
+    with Progress(*columns, console=err, transient=True, speed_estimate_period=3600.0) as bar:
+        files = bar.add_task("files", total=None, unit="files")
+        chunks = bar.add_task("", total=None, unit="", visible=False)
 
         def advance(step: Step) -> None:
-            elapsed = bar.tasks[task].elapsed or 0.0
-            rate = f"{step.num_chunks_encoded / elapsed:.0f} chunks/s" if elapsed > 0 else ""
-            name = short(step.source)[-40:]
-            bar.update(task, completed=step.num_files_done, total=step.num_files, rate=rate, description=escape(name))
+            bar.update(files, completed=step.num_files_done, total=step.num_files, description=escape(short(step.source)[-40:]))
+            if step.index and not step.num_done:
+                bar.reset(chunks, total=step.num_chunks, visible=True, description=f"  {step.index}", unit="chunks")
+            elif step.index:
+                elapsed = bar.tasks[chunks].elapsed or 0.0
+                rate = f"chunks, {step.num_done / elapsed:.0f}/s" if elapsed > 0 else "chunks"
+                bar.update(chunks, completed=step.num_done, unit=rate)
+            else:
+                bar.update(chunks, visible=False)
 
         yield advance
 

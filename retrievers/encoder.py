@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import TokenBlock, digest
+from rag.core import TokenBlock, digest, tell
 from rag.embedded import resolve
 from rag.errors import ConfigError, ModelError
 from rag.quiet import quiet_loading
@@ -31,6 +31,8 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 _UNLIMITED_TOKENS = 1 << 20
+_TEXTS_A_THREAD = 64
+"""Encoded between two words to whoever waits: some full packs for every thread, a few seconds' work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ class SentenceTransformersEncoder:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in a worker process of Ray for instance, has the same options and has loaded nothing."""
+        options = (self.model, self.device, self.dtype, self.tokens_per_batch, self.query_prompt, self.document_prompt)
+        return type(self), options
 
     @property
     def dim(self) -> int:
@@ -155,7 +162,18 @@ class SentenceTransformersEncoder:
         loaded = self._load()
         with self._lock:
             self.num_texts_encoded += len(texts)
-        return loaded.encode(texts, task, prompt)
+        import torch
+
+        at_once = _TEXTS_A_THREAD * torch.get_num_threads()
+        if len(texts) <= at_once:
+            return loaded.encode(texts, task, prompt)
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))  # texts of about one length go together
+        vectors = np.empty((len(texts), loaded.dim), np.float32)
+        for start in range(0, len(order), at_once):
+            rows = order[start : start + at_once]
+            vectors[rows] = loaded.encode([texts[row] for row in rows], task, prompt)
+            tell(len(rows))
+        return vectors
 
     def _padded(self, max_tokens: int, texts: Sequence[str], task: Task, prompt: str | None) -> NDArray[np.float32]:
         """By ``SentenceTransformer.encode``, texts of about one length together."""

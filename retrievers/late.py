@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Span, TokenEncoder
+from rag.core import Chunk, Span, TokenEncoder, tell
 from rag.errors import ConfigError
 
 _BLANKS = np.array([code for code in range(0x3001) if chr(code).isspace()], np.uint32)
@@ -56,8 +56,11 @@ def late_vectors(
     starts = [np.array([span.start for span in some], np.int64) for some in spans]
     ends = [np.array([span.end for span in some], np.int64) for some in spans]
     solid = [_next_solid(text) for text in texts]
+    num_read = 0
     for block in encoder.token_vectors(texts, overlap_tokens):
         row = block.row
+        tell(sum(len(spans[done]) for done in range(num_read, row)))
+        num_read = row
         places = solid[row][block.spans[:, 0]]
         own = places < block.spans[:, 1]
         places, vectors = places[own], block.vectors[own]

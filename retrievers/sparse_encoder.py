@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import SparseVectors, digest
+from rag.core import SparseVectors, digest, tell
 from rag.errors import ConfigError, ModelError
 from rag.quiet import quiet_loading
 from rag.retrievers.encoder_identity import content_name, find_folder
@@ -123,6 +123,7 @@ class SentenceTransformersSparseEncoder:
                 part = slice(bounds[number], bounds[number + 1])
                 rows[row] = ids[part].astype(np.int32), weights[part]
             start += len(batch)
+            tell(len(batch))
         return SparseVectors(
             starts_of(np.array([len(ids) for ids, _ in rows], np.int64)),
             np.concatenate([_NO_IDS, *(ids for ids, _ in rows)]),

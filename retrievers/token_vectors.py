@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import TokenEncoder, digest
+from rag.core import TokenEncoder, digest, tell
 from rag.errors import ConfigError, ModelError
 
 LeaveOut = Literal["punctuation", "nothing"]
@@ -79,7 +79,10 @@ class TokenVectorsEncoder:
         self._check_space()
         spans: list[list[NDArray[np.int64]]] = [[np.empty((0, 2), np.int64)] for _ in texts]
         vectors: list[list[NDArray[np.float32]]] = [[np.empty((0, self.dim), np.float32)] for _ in texts]
+        num_read = 0
         for block in self.encoder.token_vectors(texts, self.overlap_tokens, task):
+            tell(block.row - num_read)
+            num_read = block.row
             spans[block.row].append(block.spans)
             if block.vectors.shape[1] != self.dim:
                 raise ConfigError(f"the encoder's token vectors have {block.vectors.shape[1]} numbers, its vectors {self.dim}")

@@ -46,11 +46,25 @@ def test_ingest_search_delete_and_verify(home: Path) -> None:
     assert "nest close to water" in found[0]["chunk"]["text"]
     assert found[0]["why"]["words"]["rank"] == 1
     assert "docs/ducks.md" in rag(home, "search", "mallards").stdout
-    assert rag(home, "delete", "docs/ducks.md").stdout.startswith("1 documents deleted")
+    assert rag(home, "delete", "docs/ducks.md").stdout.startswith("1 document deleted")
     assert json.loads(rag(home, "search", "mallards", "--json").stdout) == []
     assert rag(home, "index", "verify").stdout == "no damage found\n"
     assert json.loads(rag(home, "index", "compact").stdout)["documents"] == 1
     assert json.loads(rag(home, "index", "stats").stdout)["chunks"] == 1
+
+
+def test_verify_names_damage_and_what_it_repaired(home: Path) -> None:
+    ingested(home)
+    victim = next((home / "rag.index" / "segments").rglob("keys.npy"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    found = rag(home, "index", "verify")
+    assert found.returncode == 1 and "keys.npy: its bytes have changed" in found.stdout
+    as_json = json.loads(rag(home, "index", "verify", "--json").stdout)
+    assert as_json == {"damaged": [found.stdout.strip()], "repaired": []}
+    repaired = rag(home, "index", "verify", "--repair")
+    assert repaired.returncode == 0 and repaired.stdout.startswith("repaired: ") and "keys.npy" in repaired.stdout
+    assert rag(home, "index", "verify").stdout == "no damage found\n"
+    assert json.loads(rag(home, "delete", "docs/cats.txt", "--json").stdout) == {"deleted": 1}
 
 
 def test_ask_prints_a_checked_citation(home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def test_nothing_outside_the_rooms_imports_a_heavy_package_at_import() -> None:
         for name, runs in _imports(path):
             if path.name != "langchain.py":
                 assert not runs or name.split(".")[0] not in HEAVY, f"{path.relative_to(ROOT)} imports {name} at import"
+
+
+def test_every_folder_of_code_and_of_page_parts_goes_into_the_wheel() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    kept = [path for room in (*ROOMS, "rag") for path in (ROOT / room).rglob("*.*") if path.suffix in (".py", ".css", ".js")]
+    folders = {path.parent.relative_to(ROOT).parts for path in kept}
+    assert sorted(told["packages"]) == sorted(".".join(parts if parts[0] == "rag" else ("rag", *parts)) for parts in folders)
+    for path in kept:
+        if path.suffix != ".py":
+            package = ".".join(("rag", *path.parent.relative_to(ROOT).parts))
+            assert f"*{path.suffix}" in told["package-data"][package]
 
 
 def test_no_file_is_too_long() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rag.errors import ReadError
+from rag.ingest import Progress
 from rag.pipeline import Rag
 from tests.fakes import WordIndex
 
@@ -167,14 +168,55 @@ def test_a_path_that_does_not_exist_is_named(open_light: Open, tmp_path: Path) -
         open_light().ingest(tmp_path / "nowhere")
 
 
+def test_many_readers_leave_the_order_of_files_as_it_is(docs: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        (docs / f"{number:02}.md").write_text(f"# Duck {number}\n\n" + "It is asleep. " * (90 - 3 * number))
+    found = []
+    for workers in (1, 4):
+        config = {"indexes": {"words": {"use": "bm25"}}, "models": {"tokenizer": {"use": "words"}}, "read": {"workers": workers}}
+        with Rag.open(tmp_path / str(workers), config) as rag:
+            assert len(rag.ingest(docs).added) == 32
+            with rag.catalog.reading() as read:
+                found.append([(key, chunk.id) for key, chunk in read.all_chunks(-1, 1000)])
+    assert found[0] == found[1] and len(found[0]) >= 32
+
+
+def test_progress_tells_of_files_and_of_the_chunks_of_each_index(docs: Path, tmp_path: Path) -> None:
+    (docs / "long.txt").write_text("\n\n".join(f"Duck number {number} is asleep." for number in range(300)))
+    told: list[Progress] = []
+    config = {"chunker": {"use": "recursive", "max_tokens": 6}, "models": {"tokenizer": {"use": "words"}}}
+    with Rag.open(tmp_path / "index", config) as rag:
+        report = rag.ingest(docs, on_progress=told.append)
+    files = [step for step in told if not step.index]
+    assert [step.num_files_done for step in files] == [1, 2, 3] and {step.num_files for step in told} == {3}
+    dense = [step for step in told if step.index == "dense"]
+    counts = [step.num_done for step in dense]
+    assert counts[0] == 0 and counts == sorted(counts) and counts[-1] == report.num_chunks_added == dense[0].num_chunks
+    assert len(set(counts)) > 2, "one word at the end is no progress"
+    assert [step.num_done for step in told if step.index == "sparse"] == [0]
+
+
+@pytest.mark.parametrize("index", [{"use": "faiss", "pooling": "late"}, {"use": "warp"}], ids=["late", "warp"])
+def test_progress_of_token_vectors_is_told_in_chunks(docs: Path, tmp_path: Path, index: dict[str, str]) -> None:
+    for number in range(12):
+        (docs / f"{number}.txt").write_text("\n\n".join(f"Duck {number} of pond {pond} is asleep." for pond in range(9)))
+    told: list[Progress] = []
+    config = {"chunker": {"use": "recursive", "max_tokens": 9}, "indexes": {"it": index}}
+    with Rag.open(tmp_path / "index", config) as rag:
+        num_chunks = rag.ingest(docs, on_progress=told.append).num_chunks_added
+    counts = [step.num_done for step in told if step.index]
+    assert counts == sorted(counts) and num_chunks / 2 < counts[-1] <= num_chunks and len(set(counts)) > 5
+
+
 def test_an_interrupted_ingest_goes_on_where_it_stopped(open_light: Open, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rag import ingest
 
     monkeypatch.setattr(ingest, "CUT_DOCUMENTS", 1)
     monkeypatch.setattr(ingest, "BATCH_CHUNKS", 1)  # one commit per document
 
-    def interrupt(progress: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(progress: Progress) -> None:
+        if not progress.index:
+            raise KeyboardInterrupt
 
     rag = open_light()
     with pytest.raises(KeyboardInterrupt):

@@ -18,7 +18,7 @@ from pathspec import GitIgnoreSpec
 from rag.errors import ReadError, UnknownType
 from rag.read.draft import Limits
 from rag.read.files import kind_of, open_file, reason_of
-from rag.read.media import READERS, Reader, may_read, reader_for
+from rag.read.media import OLD_OFFICE, READERS, Reader, may_read, reader_for, suffix_of
 
 IGNORE_FILES = (".ragignore", ".gitignore")
 """Files of patterns, in any folder, in the order in which they are asked; the first that knows a path decides."""
@@ -179,7 +179,12 @@ class _Walk:
             return ReadError(path, f"is {kind_of(mode)}, not a file")
         if (known := may_read(path, self._readers)) is None:
             return self._peek(path)
-        return path if known else Skipped(path, f"nothing here reads {path.suffix} files")
+        if known:
+            return path
+        newer = OLD_OFFICE.get(suffix_of(path))  # the same words for all files of a kind: whoever lists them can count instead
+        return Skipped(
+            path, f"an old Office format that is not read: save it as {newer}" if newer else "files of this type are not read"
+        )
 
     def _is_hidden(self, target: Path) -> bool:
         parts = target.relative_to(self._real_root).parts

@@ -28,6 +28,7 @@ from rag.read.process import Died, ParserProcess
 from rag.read.wire import Garbled, decode
 
 _MAX_WAITING_BYTES = 64 * 2**20  # of files that were read ahead
+_MOST_WORKERS = 8  # unless more are asked for: each is a process of some 100 MiB, and may take up to its limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,9 @@ class FileRead:
 
 
 def default_num_workers() -> int:
-    """One processor less than there are, at least one."""
+    """One processor less than there are, at least one and at most ``_MOST_WORKERS``."""
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, num_cpus - 1)
+    return max(1, min(num_cpus - 1, _MOST_WORKERS))
 
 
 class ReadPool:

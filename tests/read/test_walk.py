@@ -160,7 +160,10 @@ def test_files_that_nothing_reads_are_skipped_not_failed(tmp_path: Path) -> None
     make(tmp_path, "a.txt", "b.xyz", "c.doc")
     found = list(walk([tmp_path]))
     assert names(found, tmp_path) == ["a.txt"]
-    assert problems(found, tmp_path) == {"b.xyz": "nothing here reads .xyz files", "c.doc": "nothing here reads .doc files"}
+    assert problems(found, tmp_path) == {
+        "b.xyz": "files of this type are not read",
+        "c.doc": "an old Office format that is not read: save it as .docx",
+    }
     assert all(isinstance(item, Skipped) for item in found if not isinstance(item, Path))
     extended = {**READERS, ".xyz": Reader("text/xyz", "some.module:read_xyz")}
     assert names(list(walk([tmp_path], readers=extended)), tmp_path) == ["a.txt", "b.xyz"]

@@ -490,3 +490,10 @@ def test_whatever_the_builder_makes_crosses_unchanged(texts: list[str], meta: di
 def test_reasons_are_one_short_printable_line() -> None:
     line = wire.one_line("a\n\x1b[31m\tb\u202e" + "c" * 3000)
     assert line.startswith("a [31m b c") and len(line) == 500 and line.isprintable()
+
+
+@pytest.mark.parametrize(("num_cpus", "num_workers"), [(1, 1), (2, 1), (4, 3), (9, 8), (64, 8)])
+def test_workers_suit_the_machine(monkeypatch: pytest.MonkeyPatch, num_cpus: int, num_workers: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(num_cpus)), raising=False)
+    with ReadPool(LIMITS) as pool:
+        assert pool.num_workers == num_workers

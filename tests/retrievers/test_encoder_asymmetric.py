@@ -13,6 +13,7 @@ from rag.config import Assembly
 from rag.core import Chunk, Document, Encoder, Span
 from rag.errors import ConfigError, IndexMismatch
 from rag.pipeline import Rag
+from rag.registry import TABLE
 from rag.retrievers.dense import FaissIndex
 from rag.retrievers.encoder import SentenceTransformersEncoder
 from rag.retrievers.encoder_asymmetric import AsymmetricEncoder
@@ -93,7 +94,7 @@ def test_the_configuration_nests_two_encoders(tmp_path: Path) -> None:
     described = config.schema()["$defs"]["encoder.asymmetric"]
     assert described["required"] == ["use", "query_encoder", "document_encoder"]
     words = {option["$ref"] for option in described["properties"]["query_encoder"]["oneOf"]}
-    assert words == {"#/$defs/encoder.sentence-transformers", "#/$defs/encoder.asymmetric"}
+    assert words == {f"#/$defs/encoder.{word}" for word in TABLE["encoder"]}
 
 
 @pytest.mark.parametrize(
