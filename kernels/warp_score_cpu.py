@@ -27,7 +27,8 @@ from rag.kernels.warp_score_lanes import lane_bytes_16, lane_bytes_32, lane_max_
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rag.kernels.warp_score import CentroidScores, Coded, Lanes, Split
+    from rag.kernels.warp_score import CentroidScores, Lanes, Split
+    from rag.kernels.warp_score_codes import Coded
 
 _NO_MASK = np.zeros(0, np.bool_)
 _RUNS_AHEAD = 8
@@ -83,17 +84,14 @@ def document_scores_cpu(lanes: Lanes, centroids: CentroidScores, coded: Coded, r
 
     found = torch.empty(len(rows))
     out, chosen, scores = found.numpy(), rows.numpy(), centroids.scores.numpy()
-    token_starts, run_starts, runs = (tensor.numpy() for tensor in (coded.token_starts, coded.run_starts, coded.runs))
-    run_lengths, codes, scales = (tensor.numpy() for tensor in (coded.run_lengths, coded.codes, coded.scales))
     packed, units = lanes.packed.numpy(), lanes.units.numpy()
     offsets = -(lanes.numbers.numpy().astype(np.float32) @ coded.middles)
-    unit, num_fine = np.float32(coded.scale_unit), coded.num_fine
+    arrays, unit, num_fine = coded.arrays, np.float32(coded.scale_unit), coded.num_fine
 
     def score(first: int, last: int) -> None:
         _score_documents(
-            chosen, first, last, scores, token_starts, run_starts, runs, run_lengths, codes, scales, unit,
-            packed, units, offsets, lanes.num_tokens, coded.bits, num_fine, out,
-        )  # fmt: skip
+            chosen, first, last, scores, *arrays, unit, packed, units, offsets, lanes.num_tokens, coded.bits, num_fine, out
+        )
 
     split(len(out), 32, score)
     return found
@@ -103,9 +101,7 @@ def top_rows_cpu(values: Tensor, k: int, largest: int) -> Tensor:
     """See ``warp_score.top_rows``: the rows."""
     import torch
 
-    given = values.numpy()
-    rows = _best_rows(given, k, largest)
-    return torch.from_numpy(rows[np.argsort(-given[rows], kind="stable")])
+    return torch.from_numpy(_best_rows(values.numpy(), k, largest))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -150,32 +146,26 @@ def _interact(
 
 @numba.njit(nogil=True, cache=True)
 def _best_rows(values: Any, num_wanted: int, largest: int) -> Any:  # pragma: no cover - compiled
-    """The rows of the ``num_wanted`` largest ``values`` that are not negative, ascending; of equal ones at the end, the first rows.
+    """The rows of the ``num_wanted`` largest ``values`` that are not negative, largest first; of equal ones, the first rows first.
 
-    Counts values instead of sorting them.
+    Counts values instead of comparing them.
     """
     counts = np.zeros(largest + 1, np.int64)
-    num_valid = 0
     for value in values:
         if value >= 0:
             counts[value] += 1
-            num_valid += 1
-    num_wanted = min(num_wanted, num_valid)
-    above, border = 0, largest
-    while border > 0 and above + counts[border] < num_wanted:
-        above += counts[border]
+    places, size, border = np.empty(largest + 1, np.int64), 0, largest + 1  # ``places``: of the next row with each value
+    while border > 0 and size < num_wanted:
         border -= 1
-    room = num_wanted - above  # of those that have exactly the border's value
-    found = np.empty(num_wanted, np.int64)
-    size = 0
+        places[border] = size
+        size += counts[border]
+    found = np.empty(min(size, num_wanted), np.int64)
     for row in range(len(values)):
         value = values[row]
-        if value > border or (value == border and room > 0):
-            if value == border:
-                room -= 1
-            if size < num_wanted:
-                found[size] = row
-                size += 1
+        if value >= border:
+            if places[value] < num_wanted:
+                found[places[value]] = row
+            places[value] += 1
     return found
 
 

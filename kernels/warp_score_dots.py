@@ -23,7 +23,7 @@ SUMS = 16
 def dots(builder: Any, width: int, row: Any, table: Any, dim: Any, vnni: bool, bits: int = 8, num_fine: Any = None) -> Any:
     """Code for the dot products of ``dim`` levels coded at ``row`` with ``packed_lanes`` at ``table``: ``width`` 32-bit sums.
 
-    Codes as ``warp_score.unpacked`` has them, whole rows of 16 bytes; ``num_fine`` is read with 5 bits only.
+    Codes as ``warp_score_codes.unpacked`` has them, whole rows of 16 bytes; ``num_fine`` is read with 5 bits only.
     """
     plain = 4 if bits == 5 else bits
     num_steps = builder.sdiv(builder.mul(dim, whole(plain)), whole(8 * ROW_BYTES))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rag.kernels import warp_score_lanes as lanes
-from rag.kernels.warp_score import num_fine, row_bytes, unpacked
+from rag.kernels.warp_score_codes import num_fine, row_bytes, unpacked
 from rag.kernels.warp_score_dots import scores_of
 from rag.kernels.warp_score_lanes import packed_lanes, reference_dots
 
