@@ -38,7 +38,6 @@ from rag.kernels.selective_attention import selective_attention, selective_atten
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
 from rag.kernels.warp_score import (
     CentroidScores,
-    Coded,
     centroid_scores,
     centroid_scores_reference,
     document_scores,
@@ -46,11 +45,10 @@ from rag.kernels.warp_score import (
     interaction,
     interaction_reference,
     lanes_of,
-    row_bytes,
     top_rows,
     top_rows_reference,
-    unpacked,
 )
+from rag.kernels.warp_score_codes import Coded, row_bytes, unpacked
 from rag.kernels.window_scores import window_scores, window_scores_reference
 
 FLUSH_BYTES = 256 << 20

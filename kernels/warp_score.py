@@ -15,18 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from rag.kernels.choose import choose
+from rag.kernels.choose import Name, choose
 from rag.kernels.crew import split as split_among_threads
+from rag.kernels.warp_score_codes import BITS, Coded, row_bytes, unpacked
 
 if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
 MOST_LANES = 32
-BITS = (2, 4, 5, 8)
 SPAN = 0.75
 """Cosine below the best centroid at which similarities of unit vectors no longer matter for the best documents."""
 Split = Callable[[int, int, Callable[[int, int], None]], None]
@@ -37,13 +33,14 @@ class Lanes(NamedTuple):
     """Up to 32 tokens of a query, every one in whole numbers of its own ``units``; lanes without a token are zero.
 
     ``numbers`` int8 ``(width, dim)``, width 16 or 32; ``units`` float32 ``(width,)``; ``num_tokens`` lanes hold a token; ``packed``: the numbers
-    in the order in which this processor reads them.
+    in the order in which this processor reads them; ``by``: the implementation that made them and takes the steps that follow.
     """
 
     numbers: Tensor
     units: Tensor
     num_tokens: int
     packed: Tensor
+    by: Name
 
 
 class CentroidScores(NamedTuple):
@@ -54,98 +51,22 @@ class CentroidScores(NamedTuple):
     floors: Tensor
 
 
-class Coded(NamedTuple):
-    """Coded tokens of all documents, inside a document by ascending centroid; a run are those of one document and one centroid.
-
-    ``token_starts`` and ``run_starts`` int64 ``(documents + 1,)``; ``runs`` uint16 and ``run_lengths`` uint8 ``(runs,)``: centroid and
-    number of tokens; ``codes`` uint8 ``(tokens, row bytes)`` (see ``unpacked``); ``scales`` uint8 ``(tokens,)`` in steps of ``scale_unit``; ``dim``:
-    that of the vectors, a multiple of 16. ``of_token`` uint16 ``(tokens,)``: the centroid of every token, which a GPU reads instead of runs.
-    """
-
-    token_starts: Tensor
-    run_starts: Tensor
-    runs: Tensor
-    run_lengths: Tensor
-    codes: Tensor
-    scales: Tensor
-    scale_unit: float
-    bits: int
-    dim: int
-    of_token: Tensor | None = None
-
-    @property
-    def num_fine(self) -> int:
-        """Dimensions with all bits."""
-        return num_fine(self.dim, self.bits)
-
-    @property
-    def middles(self) -> NDArray[np.float32]:
-        """Per dimension the level that stands for 0, ``(dim,)``."""
-        return middles(self.dim, self.bits)
-
-    def to(self, device: torch.device) -> Coded:
-        """A copy on ``device`` with ``of_token``; itself where it is there already."""
-        import torch
-
-        if self.codes.device == device:
-            return self
-        of_token = torch.repeat_interleave(self.runs.int(), self.run_lengths.int()).to(torch.uint16)
-        token_starts, run_starts, runs = (tensor.to(device) for tensor in (self.token_starts, self.run_starts, self.runs))
-        run_lengths, codes, scales = (tensor.to(device) for tensor in (self.run_lengths, self.codes, self.scales))
-        more = (self.scale_unit, self.bits, self.dim, of_token.to(device))
-        return Coded(token_starts, run_starts, runs, run_lengths, codes, scales, *more)
-
-
-def num_fine(dim: int, bits: int) -> int:
-    """How many of the dimensions have all ``bits``: of 5 the first seven eighths (in whole sixteens), the others have 4."""
-    return dim * 7 // 8 // 16 * 16 if bits == 5 else dim
-
-
-def row_bytes(dim: int, bits: int) -> int:
-    """Bytes of the codes of one vector."""
-    return dim // 2 + num_fine(dim, bits) // 8 if bits == 5 else dim * bits // 8
-
-
-def middles(dim: int, bits: int) -> NDArray[np.float32]:
-    """Per dimension the level that stands for 0, ``(dim,)`` float32. Of 5 bits a missing lowest one counts as half a level."""
-    found = np.full(dim, (2**bits - 1) / 2, np.float32)
-    found[num_fine(dim, bits) :] -= np.float32(0.5)
-    return found
-
-
-def unpacked(codes: Tensor, dim: int, bits: int) -> Tensor:
-    """The levels uint8 ``(tokens, dim)`` of ``codes`` ``(tokens, row_bytes(dim, bits))``.
-
-    Part ``p`` of byte ``b``, in a row of ``r`` bytes, is dimension ``p * r + b``. With 5 bits the first ``dim / 2`` bytes are such a row of the upper four; the
-    lowest bit of dimension ``d`` below ``num_fine`` is bit ``d % 8`` of byte ``d // 8`` behind it.
-    """
-    import torch
-
-    width = 4 if bits == 5 else bits
-    rows = codes[:, : dim * width // 8]
-    levels = torch.cat([(rows >> shift) & (2**width - 1) for shift in range(0, 8, width)], 1)
-    if bits == 5:
-        flags = (codes[:, dim // 2 :, None] >> torch.arange(8, dtype=torch.uint8, device=codes.device)) & 1
-        levels = levels * 2
-        levels[:, : num_fine(dim, bits)] += flags.flatten(1)
-    return levels
-
-
 def lanes_of(query: Tensor) -> Lanes:
     """A ``query`` float32 ``(q, dim)``, q up to 32, every token scaled to integers of up to 127. Raises ``ValueError`` for another shape."""
     import torch
 
     if query.ndim != 2 or not 0 < len(query) <= MOST_LANES or query.shape[1] % 16:
         raise ValueError(f"a query must be (1 to {MOST_LANES} tokens, a multiple of 16 dimensions), not {tuple(query.shape)}")
-    if choose(query).name == "cpu":
+    name = choose(query).name
+    if name == "cpu":
         from rag.kernels.warp_score_cpu import lanes_of_cpu
 
-        return Lanes(*lanes_of_cpu(query, _width(len(query))))
+        return Lanes(*lanes_of_cpu(query, _width(len(query))), name)
     wide = torch.zeros(_width(len(query)), query.shape[1], device=query.device)
     wide[: len(query)] = query
     units = wide.abs().amax(1) / 127
     numbers = (wide / units.clamp(min=1e-30)[:, None]).round().to(torch.int8)
-    return Lanes(numbers, units, len(query), numbers)
+    return Lanes(numbers, units, len(query), numbers, name)
 
 
 def _width(num_tokens: int) -> int:
@@ -170,12 +91,12 @@ def centroid_scores(lanes: Lanes, levels: Tensor, steps: Tensor, *, split: Split
         )
     if not len(levels):
         raise ValueError("there must be at least one centroid")
-    name = choose(lanes.units, steps).name
-    if name == "triton":
+    _on_one_device(lanes, levels)
+    if lanes.by == "triton":
         from rag.kernels.warp_score_triton import centroid_scores_triton
 
         return CentroidScores(*centroid_scores_triton(lanes, levels, steps, SPAN))
-    if name == "cpu":
+    if lanes.by == "cpu":
         from rag.kernels.warp_score_cpu import centroid_scores_cpu
 
         return CentroidScores(*centroid_scores_cpu(lanes, levels, steps, SPAN, split or _split))
@@ -280,12 +201,12 @@ def document_scores(lanes: Lanes, centroids: CentroidScores, coded: Coded, rows:
         raise ValueError(f"the query has {lanes.numbers.shape[1]} dimensions and the codes {coded.dim}")
     if rows.dtype != torch.int64:
         raise ValueError(f"rows must be int64, not {rows.dtype}")
-    name = choose(centroids.scores, rows).name
-    if name == "triton":
+    _on_one_device(lanes, coded.codes)
+    if lanes.by == "triton":
         from rag.kernels.warp_score_triton import document_scores_triton
 
         return document_scores_triton(lanes, centroids, coded, rows)
-    if name == "cpu":
+    if lanes.by == "cpu":
         from rag.kernels.warp_score_cpu import document_scores_cpu
 
         return document_scores_cpu(lanes, centroids, coded, rows, split or _split)
@@ -310,6 +231,11 @@ def document_scores_reference(lanes: Lanes, centroids: CentroidScores, coded: Co
         lowest = scores.new_full((lanes.num_tokens,), float("-inf"))
         out[place] = (scores[:, : lanes.num_tokens].amax(0) if len(scores) else lowest).sum()
     return out
+
+
+def _on_one_device(lanes: Lanes, index: Tensor) -> None:
+    if lanes.units.device != index.device:
+        raise ValueError(f"the query is on {lanes.units.device}, what it is compared with on {index.device}")
 
 
 def _split(num_items: int, least: int, work: Callable[[int, int], None]) -> None:

@@ -1,7 +1,7 @@
 """The steps of a multi-vector search on a processor: compiled loops over lanes of bytes. Knows tensors; checks no shape. See ``warp_score``.
 
 A table of bytes, one per lane and centroid, stands in the cache (512 KB for 16,384 centroids and 32 lanes) while a document reads two
-bytes of index per distinct centroid. Residual codes are unpacked to one byte per dimension, row by row, and multiplied as bytes.
+bytes of index per distinct centroid. Residual codes are multiplied as bytes, which are unpacked in registers (``warp_score_dots``).
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from rag.kernels.warp_score_lanes import (
-    append_bits,
-    lane_bytes_16,
-    lane_bytes_32,
-    lane_max_16,
-    lane_max_32,
-    packed_lanes,
-    scores_16,
-    scores_32,
-    unpack_2,
-    unpack_4,
+from rag.kernels.warp_score_dots import (
+    prefetch,
+    scores_2_16,
+    scores_2_32,
+    scores_4_16,
+    scores_4_32,
+    scores_5_16,
+    scores_5_32,
+    scores_8_16,
+    scores_8_32,
 )
+from rag.kernels.warp_score_lanes import lane_bytes_16, lane_bytes_32, lane_max_16, lane_max_32, packed_lanes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rag.kernels.warp_score import CentroidScores, Coded, Lanes, Split
+    from rag.kernels.warp_score import CentroidScores, Lanes, Split
+    from rag.kernels.warp_score_codes import Coded
 
 _NO_MASK = np.zeros(0, np.bool_)
-_ROWS_AT_ONCE = 32
-"""Rows that are unpacked before they are read again: a row read right behind its writing waits for it."""
+_RUNS_AHEAD = 8
+"""So many runs before a centroid's scores are read they are asked for: the scores of all centroids stand in no fast cache."""
 
 
 def lanes_of_cpu(query: Tensor, width: int) -> tuple[Tensor, Tensor, int, Tensor]:
@@ -83,17 +84,14 @@ def document_scores_cpu(lanes: Lanes, centroids: CentroidScores, coded: Coded, r
 
     found = torch.empty(len(rows))
     out, chosen, scores = found.numpy(), rows.numpy(), centroids.scores.numpy()
-    token_starts, run_starts, runs = (tensor.numpy() for tensor in (coded.token_starts, coded.run_starts, coded.runs))
-    run_lengths, codes, scales = (tensor.numpy() for tensor in (coded.run_lengths, coded.codes, coded.scales))
     packed, units = lanes.packed.numpy(), lanes.units.numpy()
     offsets = -(lanes.numbers.numpy().astype(np.float32) @ coded.middles)
-    unit, num_fine = np.float32(coded.scale_unit), coded.num_fine
+    arrays, unit, num_fine = coded.arrays, np.float32(coded.scale_unit), coded.num_fine
 
     def score(first: int, last: int) -> None:
         _score_documents(
-            chosen, first, last, scores, token_starts, run_starts, runs, run_lengths, codes, scales, unit,
-            packed, units, offsets, lanes.num_tokens, coded.bits, num_fine, out,
-        )  # fmt: skip
+            chosen, first, last, scores, *arrays, unit, packed, units, offsets, lanes.num_tokens, coded.bits, num_fine, out
+        )
 
     split(len(out), 32, score)
     return found
@@ -103,9 +101,7 @@ def top_rows_cpu(values: Tensor, k: int, largest: int) -> Tensor:
     """See ``warp_score.top_rows``: the rows."""
     import torch
 
-    given = values.numpy()
-    rows = _best_rows(given, k, largest)
-    return torch.from_numpy(rows[np.argsort(-given[rows], kind="stable")])
+    return torch.from_numpy(_best_rows(values.numpy(), k, largest))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -119,9 +115,9 @@ def _score_centroids(
     for centroid in range(first, last):
         row, out = levels.ctypes.data + centroid * dim, scores.ctypes.data + centroid * width * 4
         if width == 16:
-            scores_16(row, dim, table, offset, unit, steps[centroid], base, out, largest.ctypes.data)
+            scores_8_16(row, dim, dim, table, offset, unit, steps[centroid], base, out, largest.ctypes.data)
         else:
-            scores_32(row, dim, table, offset, unit, steps[centroid], base, out, largest.ctypes.data)
+            scores_8_32(row, dim, dim, table, offset, unit, steps[centroid], base, out, largest.ctypes.data)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -150,48 +146,68 @@ def _interact(
 
 @numba.njit(nogil=True, cache=True)
 def _best_rows(values: Any, num_wanted: int, largest: int) -> Any:  # pragma: no cover - compiled
-    """The rows of the ``num_wanted`` largest ``values`` that are not negative, ascending; of equal ones at the end, the first rows.
+    """The rows of the ``num_wanted`` largest ``values`` that are not negative, largest first; of equal ones, the first rows first.
 
-    Counts values instead of sorting them.
+    Counts values instead of comparing them.
     """
     counts = np.zeros(largest + 1, np.int64)
-    num_valid = 0
     for value in values:
         if value >= 0:
             counts[value] += 1
-            num_valid += 1
-    num_wanted = min(num_wanted, num_valid)
-    above, border = 0, largest
-    while border > 0 and above + counts[border] < num_wanted:
-        above += counts[border]
+    places, size, border = np.empty(largest + 1, np.int64), 0, largest + 1  # ``places``: of the next row with each value
+    while border > 0 and size < num_wanted:
         border -= 1
-    room = num_wanted - above  # of those that have exactly the border's value
-    found = np.empty(num_wanted, np.int64)
-    size = 0
+        places[border] = size
+        size += counts[border]
+    found = np.empty(min(size, num_wanted), np.int64)
     for row in range(len(values)):
         value = values[row]
-        if value > border or (value == border and room > 0):
-            if value == border:
-                room -= 1
-            if size < num_wanted:
-                found[size] = row
-                size += 1
+        if value >= border:
+            if places[value] < num_wanted:
+                found[places[value]] = row
+            places[value] += 1
     return found
 
 
 @numba.njit(nogil=True, cache=True)
-def _unpack_rows(
-    codes: Any, first: int, last: int, bits: int, dim: int, num_fine: int, levels: Any
-) -> None:  # pragma: no cover - compiled
-    row_bytes = codes.shape[1]
-    for one in range(first, last):
-        given, out = codes.ctypes.data + one * row_bytes, levels.ctypes.data + (one - first) * dim
-        if bits == 2:
-            unpack_2(given, dim // 4, out)
+def _score_token(
+    bits: int, width: int, row: Any, dim: int, num_fine: int, table: Any, offset: Any, unit: Any, scale: Any,
+    base: Any, out: Any, best: Any,
+) -> None:  # fmt: skip  # pragma: no cover - compiled
+    if width == 16:
+        if bits == 4:
+            scores_4_16(row, dim, num_fine, table, offset, unit, scale, base, out, best)
+        elif bits == 5:
+            scores_5_16(row, dim, num_fine, table, offset, unit, scale, base, out, best)
+        elif bits == 8:
+            scores_8_16(row, dim, num_fine, table, offset, unit, scale, base, out, best)
         else:
-            unpack_4(given, dim // 2, out)
-            if bits == 5:
-                append_bits(given + dim // 2, dim, num_fine, out)
+            scores_2_16(row, dim, num_fine, table, offset, unit, scale, base, out, best)
+    elif bits == 4:
+        scores_4_32(row, dim, num_fine, table, offset, unit, scale, base, out, best)
+    elif bits == 5:
+        scores_5_32(row, dim, num_fine, table, offset, unit, scale, base, out, best)
+    elif bits == 8:
+        scores_8_32(row, dim, num_fine, table, offset, unit, scale, base, out, best)
+    else:
+        scores_2_32(row, dim, num_fine, table, offset, unit, scale, base, out, best)
+
+
+@numba.njit(nogil=True, cache=True)
+def _expect(
+    row: int, scores: Any, token_starts: Any, run_starts: Any, runs: Any, run_lengths: Any, codes: Any, scales: Any
+) -> None:  # pragma: no cover - compiled
+    """Asks for the beginnings of a document's arrays: the processor foresees only what follows them."""
+    token, run = token_starts[row], run_starts[row]
+    address = codes.ctypes.data + token * codes.shape[1]
+    for line in range(4):
+        prefetch(address + line * 64)
+    prefetch(scales.ctypes.data + token)
+    prefetch(scales.ctypes.data + token + 64)
+    prefetch(runs.ctypes.data + run * 2)
+    prefetch(runs.ctypes.data + run * 2 + 64)
+    prefetch(run_lengths.ctypes.data + run)
+    prefetch(run_lengths.ctypes.data + run + 64)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -202,32 +218,33 @@ def _score_documents(
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     width, dim = scores.shape[1], packed.size // scores.shape[1]
     best, unused = np.empty(width, np.float32), np.empty(width, np.float32)
-    levels = np.empty((_ROWS_AT_ONCE, dim), np.uint8)
     table, unit, offset = packed.ctypes.data, units.ctypes.data, offsets.ctypes.data
-    scratch, maxima = unused.ctypes.data, best.ctypes.data
+    scratch, maxima, row_bytes = unused.ctypes.data, best.ctypes.data, codes.shape[1]
+    base_bytes = width * 4
     for place in range(first, last):
         row = rows[place]
+        if place + 1 < last:
+            _expect(rows[place + 1], scores, token_starts, run_starts, runs, run_lengths, codes, scales)
         best[:] = -np.inf
-        run, end = run_starts[row] - 1, token_starts[row]  # ``end``: where the tokens of ``run`` end
+        run, end, stop = run_starts[row] - 1, token_starts[row], run_starts[row + 1]  # ``end``: where the tokens of ``run`` end
         base = scores.ctypes.data
-        for block in range(token_starts[row], token_starts[row + 1], _ROWS_AT_ONCE):
-            stop = min(block + _ROWS_AT_ONCE, token_starts[row + 1])
-            given = levels.ctypes.data
-            if bits == 8:
-                given = codes.ctypes.data + block * dim
-            else:
-                _unpack_rows(codes, block, stop, bits, dim, num_fine, levels)
-            for one in range(block, stop):
-                if one == end:
-                    run += 1
-                    end += np.int64(run_lengths[run])
-                    base = scores.ctypes.data + np.int64(runs[run]) * width * 4
-                scale = np.float32(scales[one]) * scale_unit
-                if width == 16:
-                    scores_16(given, dim, table, offset, unit, scale, base, scratch, maxima)
-                else:
-                    scores_32(given, dim, table, offset, unit, scale, base, scratch, maxima)
-                given += dim
+        for ahead in range(run + 1, min(run + 1 + _RUNS_AHEAD, stop)):
+            address = scores.ctypes.data + np.int64(runs[ahead]) * base_bytes
+            prefetch(address)
+            prefetch(address + 64)
+        given = codes.ctypes.data + token_starts[row] * row_bytes
+        for one in range(token_starts[row], token_starts[row + 1]):
+            if one == end:
+                run += 1
+                end += np.int64(run_lengths[run])
+                base = scores.ctypes.data + np.int64(runs[run]) * base_bytes
+                if run + _RUNS_AHEAD < stop:
+                    address = scores.ctypes.data + np.int64(runs[run + _RUNS_AHEAD]) * base_bytes
+                    prefetch(address)
+                    prefetch(address + 64)
+            scale = np.float32(scales[one]) * scale_unit
+            _score_token(bits, width, given, dim, num_fine, table, offset, unit, scale, base, scratch, maxima)
+            given += row_bytes
         total = np.float32(0)
         for lane in range(num_tokens):
             total += best[lane]

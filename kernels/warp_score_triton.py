@@ -16,7 +16,8 @@ import triton.language as tl
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rag.kernels.warp_score import CentroidScores, Coded, Lanes
+    from rag.kernels.warp_score import CentroidScores, Lanes
+    from rag.kernels.warp_score_codes import Coded
 
 CENTROID_TILE = 128
 RUN_TILE = 64

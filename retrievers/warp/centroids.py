@@ -51,14 +51,14 @@ class Centroids:
         return _halves(self.vectors)
 
     @cached_property
-    def _on(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def _on(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
         return {}
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """``levels`` and ``steps`` as tensors on a device: in memory themselves, on a GPU a copy that is kept."""
-        if str(device) not in self._on:
-            self._on[str(device)] = as_tensor(frozen(self.levels)).to(device), as_tensor(frozen(self.steps)).to(device)
-        return self._on[str(device)]
+        if device not in self._on:
+            self._on[device] = as_tensor(frozen(self.levels)).to(device), as_tensor(frozen(self.steps)).to(device)
+        return self._on[device]
 
     def nearest(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
         """The row of the nearest centroid among those of the ``NUM_PROBED_CELLS`` nearest cells, for each of ``(n, dim)``."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import digest
-from rag.kernels.warp_score import middles, num_fine, row_bytes, unpacked
+from rag.kernels.warp_score_codes import middles, num_fine, row_bytes, unpacked
 from rag.retrievers.warp.centroids import Centroids, train_centroids
 from rag.retrievers.warp.crew import Crew
 
@@ -176,7 +176,7 @@ def _quantise(left: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8], 
 
 
 def _packed(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """The codes of levels ``(n, dim)``; see ``rag.kernels.warp_score.unpacked`` for the order."""
+    """The codes of levels ``(n, dim)``; see ``rag.kernels.warp_score_codes.unpacked`` for the order."""
     if bits == 5:
         flags = np.packbits(levels[:, : num_fine(levels.shape[1], bits)] & 1, axis=1, bitorder="little")
         return np.concatenate([_packed(levels >> np.uint8(1), 4), flags], axis=1)

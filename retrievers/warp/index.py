@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rag.core import Chunk, Interaction, KeptInFolder, Matches, MultiVectorEncoder, Segment, digest
 from rag.errors import ConfigError, IndexMismatch
-from rag.kernels.warp_score import BITS
+from rag.kernels.warp_score_codes import BITS
 from rag.retrievers.dense_merged import look_up
 from rag.retrievers.query_cache import QueryCache
 from rag.retrievers.token_pooling import PoolMethod, check_pooling, pool_tokens

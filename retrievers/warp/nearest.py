@@ -17,9 +17,11 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from rag.kernels.llvm_vectors import I32, at, place_of, spread
-from rag.kernels.warp_score_lanes import WIDTHS, dots, has_vnni
+from rag.kernels.warp_score_dots import dots
+from rag.kernels.warp_score_lanes import WIDTHS, has_vnni, lane_place
 
 _LANES = WIDTHS[-1]
+_PLACES = lane_place(np.arange(_LANES))
 
 
 def _nearer(
@@ -65,12 +67,12 @@ _keep_nearer: Any = intrinsic(_nearer)
 
 @numba.njit(nogil=True, cache=True)
 def _fill_lanes(
-    vectors: Any, rows: Any, first: int, last: int, vnni: bool, narrow: Any, wide: Any, units: Any, offsets: Any
+    vectors: Any, rows: Any, first: int, last: int, vnni: bool, places: Any, narrow: Any, wide: Any, units: Any, offsets: Any
 ) -> None:  # pragma: no cover - compiled
-    """Rounds up to 32 vectors into ``narrow`` int8 ``(dim / 4, 32, 4)`` or ``wide`` int16 ``(dim, 32)``."""
+    """Rounds up to 32 vectors into ``narrow`` or ``wide``: ``warp_score_lanes.packed_lanes`` with and without VNNI."""
     dim = vectors.shape[1]
     for lane in range(last - first):
-        row = rows[first + lane]
+        row, own = rows[first + lane], places[lane]
         largest = np.float32(1e-30)
         for place in range(dim):
             largest = max(largest, abs(vectors[row, place]))
@@ -79,7 +81,7 @@ def _fill_lanes(
             number = np.rint(vectors[row, place] * inverse)
             total += number
             if vnni:
-                narrow[place // 4, lane, place % 4] = np.int8(np.int32(number))
+                narrow[place // 16, own, place % 16] = np.int8(np.int32(number))
             else:
                 wide[place, lane] = np.int16(np.int32(number))
         units[lane] = largest / np.float32(127)
@@ -91,13 +93,13 @@ def _nearest(
     vectors: Any, rows: Any, levels: Any, steps: Any, halves: Any, first: int, last: int, vnni: bool, best: Any, found: Any
 ) -> None:  # pragma: no cover - compiled
     dim = vectors.shape[1]
-    narrow, wide = np.zeros((dim // 4, 32, 4), np.int8), np.zeros((dim, 32), np.int16)
+    narrow, wide = np.zeros((dim // 16, 32, 16), np.int8), np.zeros((dim, 32), np.int16)
     units, offsets = np.zeros(32, np.float32), np.zeros(32, np.float32)
     scores, names = np.empty(32, np.float32), np.empty(32, np.int32)
     table = narrow.ctypes.data if vnni else wide.ctypes.data
     for start in range(0, len(rows), 32):
         stop = min(start + 32, len(rows))
-        _fill_lanes(vectors, rows, start, stop, vnni, narrow, wide, units, offsets)
+        _fill_lanes(vectors, rows, start, stop, vnni, _PLACES, narrow, wide, units, offsets)
         for lane in range(stop - start):
             scores[lane] = best[rows[start + lane]]
             names[lane] = found[rows[start + lane]]

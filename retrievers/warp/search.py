@@ -26,6 +26,7 @@ from rag.kernels.warp_score import (
     top_rows,
 )
 from rag.kernels.warp_score import Lanes as Numbers
+from rag.kernels.warp_score_codes import Coded
 from rag.retrievers.warp.arrays import as_tensor, frozen
 from rag.retrievers.warp.codec import Codec
 from rag.retrievers.warp.crew import Crew
@@ -107,33 +108,46 @@ def _search_coded(
 ) -> Found:
     num_allowed = len(segment.keys) if allowed is None else int(np.count_nonzero(allowed))
     block = max(effort.first_block, 2 * k)
+    device = _device(lanes)
+    held = segment.coded(device)
     if num_allowed <= block:
         rows = np.arange(len(segment.keys)) if allowed is None else np.flatnonzero(allowed)
-        return best(rows, _scores(segment, lanes, rows, crew), k)
-    rows, estimates = _candidates(segment, lanes, max(block, min(effort.most_candidates, num_allowed)), allowed, effort, crew)
-    if _device(lanes).type != "cpu":
-        block = len(rows)  # to ask a GPU whether to go on takes longer than to go on
-    scores = np.empty(len(rows), np.float32)
-    done = 0
-    while done < len(rows):
-        size = min(block, len(rows) - done)
-        scores[done : done + size] = _scores(segment, lanes, rows[done : done + size], crew)
-        done += size
-        if done < len(rows):
-            gains = scores[:done] - estimates[:done]
+        return best(rows, _scores(held, lanes, as_tensor(frozen(rows)).to(device), crew), k)
+    candidates, estimates = _candidates(
+        segment, held, lanes, max(block, min(effort.most_candidates, num_allowed)), allowed, effort, crew
+    )
+    num_candidates = len(estimates)
+    if device.type != "cpu":
+        block = num_candidates  # to ask a GPU whether to go on takes longer than to go on
+    scores = np.empty(num_candidates, np.float32)
+    done, gain_sum, square_sum = 0, 0.0, 0.0
+    while done < num_candidates:
+        end = min(done + block, num_candidates)
+        scores[done:end] = _scores(held, lanes, candidates[done:end], crew)
+        gains = np.subtract(scores[done:end], estimates[done:end], dtype=np.float64)
+        gain_sum, square_sum = gain_sum + float(gains.sum()), square_sum + float(gains @ gains)
+        done = end
+        if done < num_candidates:
+            mean = gain_sum / done
+            deviation = max(square_sum / done - mean * mean, 0.0) ** 0.5
             worst = np.partition(scores[:done], done - k)[done - k]
-            if estimates[done] + gains.mean() + effort.confidence * gains.std() < worst:
+            if estimates[done] + mean + effort.confidence * deviation < worst:
                 break
         block = done // 2
-    return best(rows[:done], scores[:done], k)
+    return best(candidates[:done].cpu().numpy(), scores[:done], k)
 
 
 def _candidates(
-    segment: WarpSegment, lanes: Sequence[Lanes], num_wanted: int, allowed: NDArray[np.bool_] | None, effort: Effort, crew: Crew
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Rows and their estimated scores, best first."""
+    segment: WarpSegment,
+    held: Coded,
+    lanes: Sequence[Lanes],
+    num_wanted: int,
+    allowed: NDArray[np.bool_] | None,
+    effort: Effort,
+    crew: Crew,
+) -> tuple[Tensor, NDArray[np.float32]]:
+    """Rows int64 on the device of ``held``, and their estimated scores, best first."""
     device = _device(lanes)
-    held = segment.coded(device)
     probes = device.type == "cpu" and why_probe(len(held.runs), effort) is not None
     base = sum(float(each.scores.floors[: each.numbers.num_tokens].sum()) for each in lanes)
     if probes:
@@ -146,7 +160,7 @@ def _candidates(
             sums += interaction(each.scores.table, held.runs, held.run_starts, mask, split=crew.split)
     rows = top_rows(sums, num_wanted, 255 * sum(len(each.numbers.units) for each in lanes))
     values = sums[rows].cpu().numpy()
-    return rows.cpu().numpy(), (base + values * (SPAN / 255)).astype(np.float32)
+    return rows, (base + values * (SPAN / 255)).astype(np.float32)
 
 
 def _probed(
@@ -174,12 +188,10 @@ def why_probe(num_runs: int, effort: Effort) -> str | None:
     return f"{num_runs} runs are more than probe_above_runs={effort.probe_above_runs}"
 
 
-def _scores(segment: WarpSegment, lanes: Sequence[Lanes], rows: NDArray[np.int64], crew: Crew) -> NDArray[np.float32]:
-    device = _device(lanes)
-    held, own = segment.coded(device), as_tensor(frozen(rows)).to(device)
-    found = document_scores(lanes[0].numbers, lanes[0].scores, held, own, split=crew.split)
+def _scores(held: Coded, lanes: Sequence[Lanes], rows: Tensor, crew: Crew) -> NDArray[np.float32]:
+    found = document_scores(lanes[0].numbers, lanes[0].scores, held, rows, split=crew.split)
     for each in lanes[1:]:
-        found += document_scores(each.numbers, each.scores, held, own, split=crew.split)
+        found += document_scores(each.numbers, each.scores, held, rows, split=crew.split)
     scores: NDArray[np.float32] = found.cpu().numpy()
     return scores
 

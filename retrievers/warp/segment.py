@@ -6,7 +6,7 @@ vectors         float16 (tokens, encoder dim) plain segments, and coded ones tha
 run_starts      int64 (documents + 1,)        coded segments only, here and below: a run is one document's tokens of one centroid,
 runs            uint16 (runs,)                its centroid,
 run_lengths     uint8 (runs,)                 and how many tokens it has (longer runs are several)
-codes           uint8 (tokens, row bytes)     see ``rag.kernels.warp_score.unpacked``
+codes           uint8 (tokens, row bytes)     see ``rag.kernels.warp_score_codes.unpacked``
 scales          uint8 (tokens,)
 list_starts     int64 (centroids + 1,)        the same runs by centroid, only where there are many:
 list_rows       int32 (runs,)                 documents, ascending inside a list
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from rag.core import Facts
 from rag.errors import DamagedIndex, IndexMismatch
-from rag.kernels.warp_score import Coded, row_bytes
+from rag.kernels.warp_score_codes import Coded, row_bytes
 from rag.retrievers.warp.arrays import Arrays, FileSink, MemorySink, Sink, as_tensor, map_arrays
 from rag.retrievers.warp.centroids import Centroids
 from rag.retrievers.warp.codec import Codec
@@ -53,7 +53,7 @@ _CODED = (
 
 
 class Tokens(NamedTuple):
-    """The arrays of the coded tokens of all documents; see ``rag.kernels.warp_score.Coded``."""
+    """The arrays of the coded tokens of all documents; see ``rag.kernels.warp_score_codes.Coded``."""
 
     token_starts: NDArray[np.int64]
     run_starts: NDArray[np.int64]
@@ -103,7 +103,7 @@ class WarpSegment:
         self._judge = judge
         self._arrays = arrays
         self._header = header
-        self._on: dict[str, Coded] = {}
+        self._on: dict[torch.device, Coded] = {}
 
     @classmethod
     def planned(cls, keys: NDArray[np.int64], fingerprint: str, recipe: Recipe, judge: Judge | None = None) -> WarpSegment:
@@ -152,13 +152,13 @@ class WarpSegment:
 
     def coded(self, device: torch.device) -> Coded:
         """The codes as tensors on a device: in memory the files themselves, on a GPU a copy that is kept. Only of a coded segment."""
-        if str(device) not in self._on:
+        if device not in self._on:
             codec = self.codec
             assert codec is not None
             arrays = {name: as_tensor(array) for name, array in self.tokens._asdict().items()}
             whole = Coded(**arrays, scale_unit=codec.scale_unit, bits=codec.bits, dim=codec.basis.shape[1])
-            self._on[str(device)] = whole.to(device)
-        return self._on[str(device)]
+            self._on[device] = whole.to(device)
+        return self._on[device]
 
     @cached_property
     def lists(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rag.kernels.assemble import Kind, LayerKV
 from rag.kernels.ingest_prefill import room_for
 from rag.kernels.rotate import Style
-from rag.kernels.warp_score import Coded, num_fine, row_bytes
+from rag.kernels.warp_score_codes import Coded, num_fine, row_bytes
 
 
 class Attention(NamedTuple):

@@ -43,14 +43,13 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     from rag.kernels.varlen_attention import varlen_attention
     from rag.kernels.warp_score import (
         CentroidScores,
-        Coded,
         centroid_scores,
         document_scores,
         interaction,
         lanes_of,
-        row_bytes,
         top_rows,
     )
+    from rag.kernels.warp_score_codes import Coded, row_bytes
 
     def bf16(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.bfloat16)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +26,6 @@ from rag.kernels.selective_attention import selective_attention, selective_atten
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
 from rag.kernels.warp_score import (
-    Coded,
     centroid_scores,
     centroid_scores_reference,
     document_scores,
@@ -36,6 +36,7 @@ from rag.kernels.warp_score import (
     top_rows,
     top_rows_reference,
 )
+from rag.kernels.warp_score_codes import Coded
 from rag.kernels.window_scores import window_scores, window_scores_reference
 from tests.kernels.cases import (
     ATTENTION,
@@ -196,8 +197,8 @@ def compressed_search(bits: int, dim: int, num_tokens: int, faulty: bool = False
     levels, steps, coded = coded_documents(lengths, bits, dim, 150)
     allowed = torch.tensor([True, True, False, True, True, True])
     rows = torch.tensor([4, 0, 3, 1, 5, 4])
-    given: Coded = coded._replace(codes=coded.codes.roll(1, 0)) if faulty else coded
-    with watched(*(tensor for tensor in coded if isinstance(tensor, torch.Tensor)), seed=2):
+    given: Coded = replace(coded, codes=coded.codes.roll(1, 0)) if faulty else coded
+    with watched(*(tensor for tensor in vars(coded).values() if isinstance(tensor, torch.Tensor)), seed=2):
         lanes = lanes_of(unit_rows(num_tokens, dim, 3))
         centroids = centroid_scores(lanes, levels, steps)
         sums = interaction(centroids.table, coded.runs, coded.run_starts, allowed)

@@ -7,19 +7,22 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+import torch
 
 from rag.kernels import warp_score_lanes as lanes
+from rag.kernels.warp_score_codes import num_fine, row_bytes, unpacked
+from rag.kernels.warp_score_dots import scores_of
 from rag.kernels.warp_score_lanes import packed_lanes, reference_dots
 
 WAYS = [False] + ([True] if lanes.has_vnni() else [])
 
 
-def compiled(scores: Any) -> Any:
+def compiled(scores: Any, dim: int, fine: int) -> Any:
     @numba.njit
     def run(rows: Any, packed: Any, offsets: Any, units: Any, factor: Any, base: Any, out: Any, best: Any) -> None:
         for row in range(rows.shape[0]):
             scores(
-                rows.ctypes.data + row * rows.shape[1], rows.shape[1], packed.ctypes.data, offsets.ctypes.data, units.ctypes.data,
+                rows.ctypes.data + row * rows.shape[1], dim, fine, packed.ctypes.data, offsets.ctypes.data, units.ctypes.data,
                 factor, base.ctypes.data, out.ctypes.data + row * out.shape[1] * 4, best.ctypes.data,
             )  # fmt: skip
 
@@ -30,8 +33,8 @@ def compiled(scores: Any) -> Any:
 @pytest.mark.parametrize("width", lanes.WIDTHS)
 def test_scores_are_those_of_the_reference(width: int, vnni: bool) -> None:
     rng = np.random.default_rng(width)
-    run = compiled(lanes._lane_scores(width, vnni))
     for dim in (16, 128, 80):
+        run = compiled(scores_of(8, width, vnni), dim, dim)
         packed = packed_lanes(rng.integers(-127, 128, (width, dim), dtype=np.int8), vnni)
         rows = rng.integers(0, 256, (7, dim), dtype=np.uint8)
         rows[0], rows[1] = 255, 0  # the largest sums there are
@@ -42,6 +45,26 @@ def test_scores_are_those_of_the_reference(width: int, vnni: bool) -> None:
         wanted = base + (reference_dots(rows, packed) + offsets) * (units * np.float32(0.25))
         np.testing.assert_allclose(out, wanted, rtol=2e-6, atol=1e-5)
         np.testing.assert_array_equal(best, np.maximum(out.max(0), np.float32(-0.5)))
+
+
+@pytest.mark.parametrize("vnni", WAYS)
+@pytest.mark.parametrize("width", lanes.WIDTHS)
+@pytest.mark.parametrize("bits", [2, 4, 5])
+def test_scores_of_codes_are_those_of_their_levels(bits: int, width: int, vnni: bool) -> None:
+    """All bytes and planes, in rows that end where the memory of the last one does."""
+    rng = np.random.default_rng(width)
+    for dim in (64, 128, 192):
+        numbers = rng.integers(-127, 128, (width, dim), dtype=np.int8)
+        codes = rng.integers(0, 256, (7, row_bytes(dim, bits)), dtype=np.uint8)
+        codes[0], codes[1] = 255, 0
+        nothing, units = np.zeros(width, np.float32), np.ones(width, np.float32)
+        out, best = np.empty((7, width), np.float32), np.full(width, -np.inf, np.float32)
+        packed = packed_lanes(numbers, vnni)
+        compiled(scores_of(bits, width, vnni), dim, num_fine(dim, bits))(
+            codes, packed, nothing, units, np.float32(1), nothing, out, best
+        )
+        levels = unpacked(torch.from_numpy(codes), dim, bits).numpy()
+        np.testing.assert_array_equal(out, reference_dots(levels, packed))
 
 
 @pytest.mark.parametrize("vnni", WAYS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,13 +21,10 @@ from rag.kernels.warp_score import (
     interaction,
     interaction_reference,
     lanes_of,
-    middles,
-    num_fine,
-    row_bytes,
     top_rows,
     top_rows_reference,
-    unpacked,
 )
+from rag.kernels.warp_score_codes import middles, num_fine, row_bytes, unpacked
 from tests.kernels.cases import coded_documents, unit_rows
 
 LAWS = settings(deadline=None, max_examples=30)
@@ -111,7 +109,7 @@ def test_a_planted_fault_is_seen() -> None:
     levels, steps, coded = coded_documents([50], 5, 128, 30)
     lanes = lanes_of(unit_rows(8, 128, 3))
     centroids = centroid_scores(lanes, levels, steps)
-    wrong = coded._replace(codes=torch.cat([coded.codes[:, :64], coded.codes[:, 64:].roll(1, 1)], 1).contiguous())
+    wrong = replace(coded, codes=torch.cat([coded.codes[:, :64], coded.codes[:, 64:].roll(1, 1)], 1).contiguous())
     rows = torch.tensor([0])
     found, wanted = document_scores(lanes, centroids, wrong, rows), document_scores_reference(lanes, centroids, coded, rows)
     assert (found - wanted).abs() > 1e-3
@@ -140,7 +138,7 @@ def _given() -> dict[str, Any]:
         (lambda g: top_rows(torch.zeros(3), 1, 1), "values must be int32"),
         (lambda g: top_rows(torch.zeros(3, dtype=torch.int32), 0, 1), "k must be at least 1"),
         (
-            lambda g: document_scores(g["lanes"], g["centroids"], g["coded"]._replace(bits=5), torch.tensor([0])),
+            lambda g: document_scores(g["lanes"], g["centroids"], replace(g["coded"], bits=5), torch.tensor([0])),
             "codes of 5 bits must have 38 bytes a row, not",
         ),
         (
