@@ -53,28 +53,42 @@ def ingest_prefill(
 
 
 def room_for(
-    num_heads: int, num_chunks: int, num_tokens: int, key_dim: int, value_dim: int, kind: Kind, dtype: torch.dtype, **where: object
+    num_heads: int,
+    num_chunks: int,
+    num_tokens: int,
+    key_dim: int,
+    value_dim: int,
+    kind: Kind,
+    dtype: torch.dtype,
+    *,
+    num_layers: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> LayerKV:
     """Packed keys and values of some chunks, yet to be filled: ``(Hkv, T, Dk)`` and ``(Hkv, T, Dv)``, plain numbers of ``dtype`` or codes.
 
-    Codes come with ``key_scales`` ``(chunks, Hkv, Dk)`` and ``value_scales`` ``(Hkv, T)``; see ``chunk_of`` for one chunk. ``where``: device.
+    Codes come with ``key_scales`` ``(chunks, Hkv, Dk)`` and ``value_scales`` ``(Hkv, T)``. With ``num_layers`` all have the layers in front
+    (see ``quantise.layer_of`` for one of them); see ``chunk_of`` for one chunk.
     """
     import torch
 
+    front = () if num_layers is None else (num_layers,)
     stored, packed = {"plain": (dtype, 1), "int8": (torch.int8, 1), "int4": (torch.uint8, 2)}[kind]
-    rows = [torch.empty(num_heads, num_tokens, dim // packed, dtype=stored, **where) for dim in (key_dim, value_dim)]  # type: ignore[call-overload]
+    keys, values = (
+        torch.empty(*front, num_heads, num_tokens, dim // packed, dtype=stored, device=device) for dim in (key_dim, value_dim)
+    )
     if kind == "plain":
-        return LayerKV(rows[0], rows[1])
-    scales = [torch.empty(*shape, **where) for shape in ((num_chunks, num_heads, key_dim), (num_heads, num_tokens))]  # type: ignore[call-overload]
-    return LayerKV(rows[0], rows[1], scales[0], scales[1], kind)
+        return LayerKV(keys, values)
+    key_scales = torch.empty(*front, num_chunks, num_heads, key_dim, device=device)
+    return LayerKV(keys, values, key_scales, torch.empty(*front, num_heads, num_tokens, device=device), kind)
 
 
 def chunk_of(kept: LayerKV, number: int, borders: Sequence[int]) -> LayerKV:
-    """Chunk ``number`` of packed keys and values: views, no copies."""
+    """Chunk ``number`` of packed keys and values, of one layer or with the layers in front: views, no copies."""
     rows = slice(borders[number], borders[number + 1])
+    keys, values = kept.keys[..., rows, :], kept.values[..., rows, :]
     if kept.key_scales is None or kept.value_scales is None:
-        return LayerKV(kept.keys[:, rows], kept.values[:, rows])
-    return LayerKV(kept.keys[:, rows], kept.values[:, rows], kept.key_scales[number], kept.value_scales[:, rows], kept.kind)
+        return LayerKV(keys, values)
+    return LayerKV(keys, values, kept.key_scales[..., number, :, :], kept.value_scales[..., rows], kept.kind)
 
 
 def keep(keys: Tensor, values: Tensor, borders: Sequence[int], into: LayerKV) -> None:
@@ -216,6 +230,8 @@ def _check(
                 raise ValueError(
                     f"what stands before is {tuple(old.shape)}, the chunks are {tuple(new.shape)}: heads or dimensions differ"
                 )
+    if into.kind == "int4" and (keys.shape[2] % 2 or values.shape[2] % 2):
+        raise ValueError(f"int4 needs even head dimensions, not {keys.shape[2]} and {values.shape[2]}")
     check_table(style, keys.shape[2], num_before + max((b - a for a, b in pairwise(borders)), default=0), cos, sin)
     if window is not None and window < 1:
         raise ValueError(f"a window of {window} keys shows nothing")

@@ -65,26 +65,29 @@ def window_scores_cpu(
     """Tile by tile, as a tile holds all keys of its rows. Without ``lse`` the tile's own softmax is taken, in which ``sinks`` count."""
     import torch
 
-    from rag.kernels.attention_cpu import TILE_ROWS, seeing_rows, tile_scores
+    from rag.kernels.attention_cpu import SCORE_ROWS, tile_scores
     from rag.kernels.crew import each
+    from rag.kernels.visibility import seeing_rows
 
     heads, num_heads = keys.shape[0], queries.shape[0]
     first, last = seeing_rows(positions, num_keys, window)
-    tokens = max(1, TILE_ROWS // num_heads)
+    tokens = max(1, SCORE_ROWS // num_heads)
+    asked = queries.view(heads, -1, *queries.shape[1:])
     total = torch.zeros(heads, num_keys)
     parts: list[tuple[int, int, Tensor]] = []
 
     def add(start: int) -> None:
         tile = slice(start, min(start + tokens, last))
-        rows = queries[:, tile].reshape(heads, -1, queries.shape[2])
+        rows = asked[:, :, tile].transpose(1, 2).flatten(1, 2)
         weights, begin, end = tile_scores(
             rows, keys, positions[tile], num_keys=num_keys, scale=scale, window=window, softcap=softcap
         )
         if lse is not None:
-            weights.sub_(finite(lse[:, tile].float()).reshape(heads, -1, 1)).exp_()
+            logs = finite(lse[:, tile].float()).reshape(heads, -1, tile.stop - tile.start)
+            weights.sub_(logs.transpose(1, 2).reshape(heads, -1, 1)).exp_()
         else:
             if sinks is not None:
-                sink = sinks.float().repeat_interleave(tile.stop - tile.start).view(heads, -1, 1)
+                sink = sinks.float().view(heads, -1).repeat(1, tile.stop - tile.start)[..., None]
                 weights = torch.cat([weights, sink], 2)
             torch.softmax(weights, 2, out=weights)
         parts.append((begin, end, weights[..., : end - begin].sum(1)))

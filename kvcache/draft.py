@@ -7,7 +7,7 @@ scales of both. The tensors of ``statistics``, if there are any, share one more 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from rag.kvcache.chunk_kv import ChunkKV
@@ -56,23 +56,39 @@ class Draft(NamedTuple):
 
 def chunk_draft(key: Key, kv: ChunkKV, storage: Storage, seconds: float) -> Draft:
     """The entry of a chunk. Raises ``ValueError`` if ``kv`` is not of the key's tokens, or cannot be coded as ``storage``."""
+    from rag.kernels.assemble import LayerKV
+    from rag.kernels.quantise import quantise_kv
+
     if kv.ids != key.ids:
         raise ValueError(f"the key is of {len(key.ids)} tokens, and the keys and values of {len(kv.ids)} others")
-    tensors = _coded(kv, storage)
-    num_layers, num_heads, _, key_dim = kv.keys.shape
-    geometry = Geometry(num_layers, num_heads, key_dim, kv.values.shape[3])
-    places, layer_bytes = _layer_places(geometry, kv.num_tokens, storage, kv.dtype)
-    statistics, statistics_bytes = _placed([(_dtype(t), tuple(t.shape)) for t in kv.statistics.values()])
-    sizes = [layer_bytes] * num_layers + ([statistics_bytes] if statistics else [])
-    meta = {"statistics": [[name, *place] for name, place in zip(kv.statistics, statistics, strict=True)]} if statistics else {}
+    layers = LayerKV(kv.keys, kv.values) if storage == "plain" else quantise_kv(kv.keys, kv.values, storage)
+    return layers_draft(key, layers, kv.dtype, seconds, kv.statistics)
+
+
+def layers_draft(key: Key, kv: LayerKV, dtype: str, seconds: float, statistics: Mapping[str, Tensor] | None = None) -> Draft:
+    """The entry of ``kv``, all layers in front, that is already as it shall be stored; ``dtype``: of the numbers that codes stand for.
+
+    Raises ``ValueError`` if it is not of as many tokens as the key.
+    """
+    more = statistics or {}
+    num_layers, num_heads, num_tokens, key_width = kv.keys.shape
+    if num_tokens != len(key.ids):
+        raise ValueError(f"the key is of {len(key.ids)} tokens, and the keys and values of {num_tokens}")
+    numbers_per_code = 2 if kv.kind == "int4" else 1
+    geometry = Geometry(num_layers, num_heads, key_width * numbers_per_code, kv.values.shape[3] * numbers_per_code)
+    places, layer_bytes = _layer_places(geometry, num_tokens, kv.kind, dtype)
+    placed, statistics_bytes = _placed([(_dtype(t), tuple(t.shape)) for t in more.values()])
+    sizes = [layer_bytes] * num_layers + ([statistics_bytes] if placed else [])
+    meta = {"statistics": [[name, *place] for name, place in zip(more, placed, strict=True)]} if placed else {}
+    tensors = [tensor for tensor in kv[:4] if tensor is not None]
 
     def write(number: int, slab: Tensor) -> None:
         if number < num_layers:
             _fill(slab, places, [tensor[number] for tensor in tensors])
         else:
-            _fill(slab, statistics, list(kv.statistics.values()))
+            _fill(slab, placed, list(more.values()))
 
-    return Draft(make_head(key, seconds, storage, kv.dtype, geometry, meta, sizes), write)
+    return Draft(make_head(key, seconds, kv.kind, dtype, geometry, meta, sizes), write)
 
 
 def bytes_draft(key: BytesKey, content: bytes, seconds: float) -> Draft:
@@ -149,16 +165,6 @@ def _fill(slab: Tensor, places: list[Lies], tensors: list[Tensor]) -> None:
         place.of(slab).copy_(tensor)
         end = place.offset + place.num_bytes
     slab[end:].zero_()
-
-
-def _coded(kv: ChunkKV, storage: Storage) -> list[Tensor]:
-    if storage == "plain":
-        return [kv.keys, kv.values]
-    from rag.kernels.quantise import quantise_kv
-
-    codes = quantise_kv(kv.keys, kv.values, storage)
-    assert codes.key_scales is not None and codes.value_scales is not None
-    return [codes.keys, codes.values, codes.key_scales, codes.value_scales]
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -83,7 +83,8 @@ class KVEngine:
             missing = [key for key, there in zip(keys, self.store.holds(keys), strict=True) if not there]
             before = {ids: self._beginning(ids, pinned) for ids in (tuple(prefix), self.planner.context(prefix)) if ids}
             context = before.get(self.planner.context(prefix))
-            fresh = prefill_chunks(self.decoder, [(context, 0)] if context else [], [key.ids for key in missing])
+            ids = [key.ids for key in missing]
+            fresh = prefill_chunks(self.decoder, [(context, 0)] if context else [], ids, kind=self.store.storage)
             for key, computed in zip(missing, fresh, strict=True):
                 refused += not self._keep(key, computed)
         return Warmed(len(missing), len(keys) - len(missing), refused, time.perf_counter() - started)
@@ -94,13 +95,15 @@ class KVEngine:
         held = self.store.get(key)
         if held is not None:
             return pinned.enter_context(held)
-        (fresh,) = prefill_chunks(self.decoder, [], [ids])
+        (fresh,) = prefill_chunks(self.decoder, [], [ids], kind=self.store.storage)
         self._keep(key, fresh)
         return fresh
 
     def _keep(self, key: KVKey, fresh: FreshKV) -> bool:
         self.worth.saw_compute(fresh.num_tokens, fresh.seconds)
-        return self.store.put(key, ChunkKV(key.ids, fresh.keys, fresh.values), fresh.seconds)
+        if fresh.kv.kind == "plain":  # to be coded as the store codes
+            return self.store.put(key, ChunkKV(key.ids, fresh.kv.keys, fresh.kv.values), fresh.seconds)
+        return self.store.put_layers(key, fresh.kv, self.decoder.traits.geometry.dtype, fresh.seconds)
 
     # Prompts ---------------------------------------------------------------------------------------------------------------
 
@@ -149,6 +152,8 @@ class KVEngine:
         """Keeps what was computed of an exact prompt under the names of its segments, for prompts that begin the same."""
         import torch
 
+        from rag.kernels.assemble import LayerKV
+
         assert done.captured is not None
         first = int(done.computed[0])
         layers = [done.captured[index] for index in range(len(done.captured))]
@@ -157,8 +162,8 @@ class KVEngine:
         for number, part in enumerate(plan.parts[:-1]):
             if part.source == "computed" and part.num_tokens:
                 rows = slice(part.start - first, part.start - first + part.num_tokens)
-                fresh = FreshKV(keys[:, :, rows].contiguous(), values[:, :, rows].contiguous(), per_token * part.num_tokens)
-                self._keep(self.planner.place_key(plan.prompt, number), fresh)
+                fresh = LayerKV(keys[:, :, rows].contiguous(), values[:, :, rows].contiguous())
+                self._keep(self.planner.place_key(plan.prompt, number), FreshKV(fresh, per_token * part.num_tokens))
 
     def _keep_variants(self, plan: Plan, done: Prefilled, leaning: Leaning) -> None:
         """Keeps the chunks of which something was computed as they are behind the chunks of this prompt."""

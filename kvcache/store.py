@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from rag.kvcache.chunk_kv import ChunkKV
 from rag.kvcache.disk import Disk
-from rag.kvcache.draft import STORAGES, Draft, Storage, bytes_draft, chunk_draft
+from rag.kvcache.draft import STORAGES, Draft, Storage, bytes_draft, chunk_draft, layers_draft
 from rag.kvcache.entry import Entry
 from rag.kvcache.eviction import Policy
 from rag.kvcache.held import Held
@@ -30,6 +30,8 @@ from rag.kvcache.write_behind import WriteBehind
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rag.kernels.assemble import LayerKV
 
 __all__ = ["DamagedKV", "Held", "KVStore"]
 
@@ -71,7 +73,7 @@ class KVStore:
                 raise ValueError(f"{name} is {budget}; a budget cannot be negative")
         if (folder is None) != (disk_bytes == 0):
             raise ValueError(f"folder is {folder} and disk_bytes is {disk_bytes}: the disk tier needs both")
-        self._storage: Storage = storage
+        self.storage: Storage = storage
         self._admission = admission
         self._device = torch.device(device)
         self._rates = Rates(rates)
@@ -158,7 +160,16 @@ class KVStore:
         """
         if self._has(key):
             return True
-        return self._put(chunk_draft(key, kv, self._storage, prefill_seconds))
+        return self._put(chunk_draft(key, kv, self.storage, prefill_seconds))
+
+    def put_layers(self, key: KVKey, kv: LayerKV, dtype: str, prefill_seconds: float) -> bool:
+        """``put`` of what was written as this store keeps it: ``kv`` of the kind ``storage``, layers in front; ``dtype``: of plain numbers.
+
+        Raises ``ValueError`` as ``put`` does, and for another kind.
+        """
+        if kv.kind != self.storage:
+            raise ValueError(f"the store keeps {self.storage}; these keys and values are {kv.kind}")
+        return self._has(key) or self._put(layers_draft(key, kv, dtype, prefill_seconds))
 
     def put_bytes(self, key: BytesKey, content: bytes, seconds: float) -> bool:
         """Keeps some bytes beside the chunks, which took ``seconds`` to make, in the place of what the key had; whether they were kept."""
@@ -244,7 +255,7 @@ class KVStore:
     # Inside: the lock is held in all that follows, unless it says otherwise --------------------------------------------------
 
     def _name(self, key: Key) -> str:
-        return entry_name(key.digest, "bytes" if isinstance(key, BytesKey) else self._storage)
+        return entry_name(key.digest, "bytes" if isinstance(key, BytesKey) else self.storage)
 
     def _hits_of(self, name: str) -> int:
         return max(self._history[name], 1)

@@ -21,6 +21,7 @@ from rag.segments import SegmentStore
 from rag.snapshot import take
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from rag.pipeline import Rag
@@ -128,20 +129,29 @@ def settings_of(block: Block, efforts: Mapping[str, Sequence[float]]) -> list[tu
 
 def exhaustive(reader: Reader, queries: Sequence[str], keys: NDArray[np.int64]) -> NDArray[np.float32] | None:
     """The true score of every query and chunk, ``(queries, keys)``; ``None`` if the index keeps no vectors."""
+    import torch
+
+    from rag.kernels.maxsim import maxsim
+
     none = np.empty(0, np.int64)
     try:
         asked = [own.query for own in reader.vectors(queries, [none] * len(queries))]
     except NoVectors:
         return None
-    rows, starts = np.concatenate(asked), np.cumsum([0, *map(len, asked)])[:-1]
+    rows, starts = np.concatenate(asked), _borders(asked)
     scores = np.empty((len(queries), len(keys)), np.float32)
     for first in range(0, len(keys), _BLOCK_CHUNKS):
         (own,) = reader.vectors(queries[:1], [keys[first : first + _BLOCK_CHUNKS]])
-        borders = np.cumsum([0, *map(len, own.chunks)])[:-1]
-        turned = rows if own.basis is None else rows @ own.basis
-        best = np.maximum.reduceat(turned @ np.concatenate(own.chunks).T, borders, axis=1)
-        scores[:, first : first + len(own.chunks)] = np.add.reduceat(best, starts, axis=0)
+        turned, stored = rows if own.basis is None else rows @ own.basis, np.concatenate(own.chunks)
+        found = maxsim(torch.from_numpy(turned), starts, torch.from_numpy(stored), _borders(own.chunks))
+        scores[:, first : first + len(own.chunks)] = found.numpy()
     return scores
+
+
+def _borders(parts: Sequence[NDArray[np.float32]]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.cumsum([0, *map(len, parts)]))
 
 
 def recall(truth: NDArray[np.float32], keys: NDArray[np.int64], found: Sequence[Matches], k: int) -> float:

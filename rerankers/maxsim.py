@@ -45,7 +45,7 @@ class MaxSimReranker(ReportingReranker):
             texts = [hit.chunk.indexed_text for hit in hits[start : start + self.batch_size]]
             vectors = self.token_encoder.encode_documents(texts)
             num_vectors += sum(map(len, vectors))
-            own += [mean_max_similarity(asked, each) for each in vectors]
+            own += (summed_maxima(asked, vectors) / len(asked)).tolist()
         if not np.isfinite(own).all():
             raise ModelError("the token encoder gives vectors that are not finite: are its weights damaged?")
         ranked = reordered(self.stage, zip(hits, self._blended(own, hits), strict=True))
@@ -62,9 +62,22 @@ class MaxSimReranker(ReportingReranker):
         return [self.weight * a + (1 - self.weight) * b for a, b in zip(stretched(own), incoming, strict=True)]
 
 
-def mean_max_similarity(query: NDArray[np.float32], passage: NDArray[np.float32]) -> float:
-    """Of unit vectors ``(query tokens, dim)`` and ``(passage tokens, dim)``; both have at least one row."""
-    return float((query @ passage.T).max(axis=1).mean())
+def summed_maxima(query: NDArray[np.float32], passages: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """MaxSim of ``(query tokens, dim)`` with each of some passages ``(passage tokens, dim)``, ``(passages,)``; all have rows."""
+    sums: NDArray[np.float32] = token_maxima(query, passages).sum(0, dtype=np.float32)
+    return sums
+
+
+def token_maxima(query: NDArray[np.float32], passages: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Of every token of a query the largest product with any token of each passage, ``(query tokens, passages)``."""
+    import torch
+
+    from rag.kernels.maxsim import maxsim
+
+    borders = torch.from_numpy(np.cumsum([0, *map(len, passages)]))
+    tokens = torch.from_numpy(np.concatenate(passages).astype(np.float32, copy=False))
+    found: NDArray[np.float32] = maxsim(torch.from_numpy(query), torch.arange(len(query) + 1), tokens, borders).numpy()
+    return found
 
 
 def stretched(values: Sequence[float]) -> list[float]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rag.core import LM, Chunk, Hit, Message, MultiVectorEncoder, Reranker, Span
 from rag.prompt import inert
+from rag.rerankers.maxsim import token_maxima
 from rag.rerankers.quoted import quoted, shares
 
 HitSet = tuple[int, ...]
@@ -25,13 +26,9 @@ def by_late_interaction(encoder: MultiVectorEncoder, query: str, hits: Sequence[
 
     For every token of the question the best token anywhere in the set counts, so what one hit covers another need not repeat.
     """
-    import numpy as np
-
     (asked,) = encoder.encode_queries([query])
-    best = np.stack(
-        [(asked @ tokens.T).max(axis=1) for tokens in encoder.encode_documents([hit.chunk.indexed_text for hit in hits])]
-    )
-    return lambda sets: [float(best[list(chosen)].max(axis=0).mean()) for chosen in sets]
+    best = token_maxima(asked, encoder.encode_documents([hit.chunk.indexed_text for hit in hits]))
+    return lambda sets: [float(best[:, list(chosen)].max(axis=1).mean()) for chosen in sets]
 
 
 def by_reranker(reranker: Reranker, query: str, hits: Sequence[Hit]) -> SetScore:

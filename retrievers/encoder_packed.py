@@ -4,7 +4,7 @@ Every other model takes the way of ``encoder_ragged``. This one is for short-liv
 
 Texts are laid end to end: every linear layer, norm and activation sees ``(tokens, dim)`` with no padding, attention looks
 at one text at a time. The buffers of a pack are kept, because a fresh 25 MB activation
-per layer costs more in page faults than its GELU. Packs go to a crew of threads with their own share of the cores: a pack
+per layer costs more in page faults than its GELU. Packs are shared out among threads (see ``rag.kernels.crew``): a pack
 waits for nobody, where one pack spread over all cores waits at every layer for the slowest of them.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from rag.kernels.crew import each
 from rag.kernels.varlen_attention import varlen_attention
 from rag.retrievers.encoder_linear import Kind, Linear
 from rag.retrievers.encoder_parts import BertParts
@@ -33,8 +33,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
 }  # fmt: skip
 _WINDOW_TEXTS = 8192  # tokenised at a time: bounds memory (Python integers), long enough to sort by length well
-_INLINE_TOKENS = 512  # below this a question is answered on the caller's thread: handing it over would cost more
-_MOST_WORKERS = 16
+_FEW_TOKENS = 512  # up to this a pack is computed by the caller with all of torch's threads: sharing out would cost more
+_BUFFER_STEP = 512  # tokens; buffers grow by whole steps
 
 
 class _Norm(NamedTuple):
@@ -155,15 +155,12 @@ def plan(lengths: NDArray[np.int64], tokens_per_batch: int, num_workers: int) ->
 
 
 class PackedEncoder:
-    """Texts -> vectors: tokenises in bulk, packs by length, and spreads the packs over a crew of threads."""
+    """Texts -> vectors: tokenises in bulk, packs by length, and shares the packs out among threads."""
 
-    def __init__(self, parts: BertParts, kind: Kind, tokens_per_batch: int, num_workers: int | None = None) -> None:
+    def __init__(self, parts: BertParts, kind: Kind, tokens_per_batch: int) -> None:
         self._tokenize = parts.tokenize
         self._bert = PackedBert(parts, kind)
         self._tokens_per_batch = max(tokens_per_batch, min(parts.max_tokens, self._bert.max_tokens))  # a pack holds any text
-        self._num_workers = num_workers or min(torch.get_num_threads(), _MOST_WORKERS)
-        self._crew: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
         self._own = threading.local()
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -172,21 +169,16 @@ class PackedEncoder:
         for start in range(0, len(texts), _WINDOW_TEXTS):
             window = texts[start : start + _WINDOW_TEXTS]
             tokens = [np.array(ids, np.int64) for ids in self._tokenize(window)]
-            self._encode_tokens(tokens, vectors[start : start + len(window)])
+            into = vectors[start : start + len(window)]
+
+            def compute(
+                pack: NDArray[np.int64], tokens: list[NDArray[np.int64]] = tokens, into: NDArray[np.float32] = into
+            ) -> None:
+                texts = [tokens[row] for row in pack]
+                into[pack] = self._bert.forward(texts, self._buffers(sum(map(len, texts)))).numpy()
+
+            self._share(np.array([len(ids) for ids in tokens]), compute)
         return vectors
-
-    def _encode_tokens(self, tokens: list[NDArray[np.int64]], into: NDArray[np.float32]) -> None:
-        lengths = np.array([len(ids) for ids in tokens])
-
-        def compute(pack: NDArray[np.int64]) -> None:
-            with torch.inference_mode():
-                into[pack] = self._bert.forward([tokens[row] for row in pack], self._buffers()).numpy()
-
-        if lengths.sum() <= min(_INLINE_TOKENS, self._tokens_per_batch):
-            compute(np.argsort(-lengths, kind="stable"))
-            return
-        packs = plan(lengths, self._tokens_per_batch, self._num_workers)
-        list(self._workers().map(compute, packs))
 
     def hidden(self, inputs: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """Last hidden states ``(tokens, dim)`` of texts given as token ids, special tokens included."""
@@ -194,11 +186,10 @@ class PackedEncoder:
         found: dict[int, NDArray[np.float32]] = {}
 
         def compute(pack: NDArray[np.int64]) -> None:
-            with torch.inference_mode():
-                states = self._bert.hidden([inputs[row] for row in pack], self._buffers()).numpy()
+            states = self._bert.hidden([inputs[row] for row in pack], self._buffers(int(lengths[pack].sum()))).numpy()
             found.update(zip(pack.tolist(), np.split(states, np.cumsum(lengths[pack])[:-1]), strict=True))
 
-        list(self._workers().map(compute, plan(lengths, self._tokens_per_batch, self._num_workers)))
+        self._share(lengths, compute)
         return [found[row] for row in range(len(inputs))]
 
     @property
@@ -206,29 +197,17 @@ class PackedEncoder:
         """``mean`` or ``cls``."""
         return self._bert.pooling
 
-    def _buffers(self) -> Buffers:
-        if not hasattr(self._own, "buffers"):
-            own_crew = threading.current_thread().name.startswith("rag-encode")
-            num_tokens = self._tokens_per_batch if own_crew else min(_INLINE_TOKENS, self._tokens_per_batch)
-            self._own.buffers = Buffers(num_tokens, self._bert.dim, self._bert.wide)
-        buffers: Buffers = self._own.buffers
-        return buffers
+    def _share(self, lengths: NDArray[np.int64], compute: Callable[[NDArray[np.int64]], None]) -> None:
+        """``compute`` of packs of texts of these lengths, until every text was in one."""
+        if lengths.sum() <= min(_FEW_TOKENS, self._tokens_per_batch):
+            with torch.inference_mode():
+                compute(np.argsort(-lengths, kind="stable"))
+        else:
+            each(plan(lengths, self._tokens_per_batch, torch.get_num_threads()), compute)
 
-    def _workers(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._crew is None:
-                total = torch.get_num_threads()
-                share = max(1, total // self._num_workers)
-                ready = threading.Barrier(self._num_workers + 1)
-
-                def start() -> None:
-                    torch.get_num_threads()  # a thread's first call takes the process-wide number; ours must come after it
-                    torch.set_num_threads(share)
-                    ready.wait()
-
-                self._crew = ThreadPoolExecutor(self._num_workers, "rag-encode", initializer=start)
-                for _ in range(self._num_workers):
-                    self._crew.submit(int)
-                ready.wait()
-                torch.set_num_threads(total)  # for this thread and those to come
-            return self._crew
+    def _buffers(self, num_tokens: int) -> Buffers:
+        """This thread's, which are kept; they grow when they are too small."""
+        kept: Buffers | None = getattr(self._own, "buffers", None)
+        if kept is None or len(kept.sum) < num_tokens:
+            kept = self._own.buffers = Buffers(-(-num_tokens // _BUFFER_STEP) * _BUFFER_STEP, self._bert.dim, self._bert.wide)
+        return kept

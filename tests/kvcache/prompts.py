@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rag.kernels.assemble import LayerKV
 from rag.kvcache.arena import Arena
 from rag.kvcache.cached_pass import CachedPass, Rows
 from rag.kvcache.chunk_prefill import FreshKV, prefill_chunks
@@ -58,7 +59,7 @@ class Slice:
     """Some tokens of a longer run of keys and values."""
 
     def __init__(self, whole: FreshKV, start: int, end: int) -> None:
-        self._part = FreshKV(whole.keys[:, :, start:end], whole.values[:, :, start:end], 0.0)
+        self._part = FreshKV(LayerKV(whole.kv.keys[:, :, start:end], whole.kv.values[:, :, start:end]), 0.0)
         self.num_tokens, self.layer = self._part.num_tokens, self._part.layer
 
 

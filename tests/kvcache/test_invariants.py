@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
+from rag.kernels.assemble import LayerKV
 from rag.kvcache.blend import Blend
+from rag.kvcache.chunk_kv import ChunkKV
 from rag.kvcache.chunk_prefill import FreshKV, prefill_chunks
 from rag.kvcache.combined import Combined
 from rag.kvcache.evidence import Selector
 from rag.kvcache.first_k import FirstK, Lot
+from rag.kvcache.key import KVKey
 from rag.kvcache.plan import Part, Plan
 from rag.kvcache.query_driven import QueryDriven
+from rag.kvcache.store import KVStore
 from tests.kvcache import prompts, tiny
 
 SELECTORS: dict[str, Selector] = {
@@ -69,7 +74,7 @@ def test_i8_no_row_sees_what_comes_after_it(family: str) -> None:
     torn = cached[3]
     assert isinstance(torn, FreshKV)  # slots 23-35
     torch.manual_seed(0)
-    noise = FreshKV(torch.randn_like(torn.keys), torch.randn_like(torn.values), 0.0)
+    noise = FreshKV(LayerKV(torch.randn_like(torn.kv.keys), torch.randn_like(torn.kv.values)), 0.0)
     after = prompts.row_logits(family, prompt, [*cached[:3], noise], slots)
     if (
         family == "gpt-oss-sinks"
@@ -201,7 +206,28 @@ def test_i12_packed_chunks_are_the_chunks_one_by_one() -> None:
         packed = list(prefill_chunks(decode, [(prefix, 0)], chunks, max_tokens=16))
         for ids, fresh in zip(chunks, packed, strict=True):
             (single,) = prefill_chunks(decode, [(prefix, 0)], [ids])
-            assert near(fresh.keys, single.keys) and near(fresh.values, single.values)
+            assert near(fresh.kv.keys, single.kv.keys) and near(fresh.kv.values, single.kv.values)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("family", ["llama", "mistral-sliding", "gemma3-two-thetas"])
+def test_i12_chunks_that_are_written_as_codes_are_the_codes_of_the_store(family: str, kind: Any) -> None:
+    decode, chunks = prompts.decoder(family), [tiny.ids(length, length) for length in (1, 9, 4, 20)]
+    (prefix,) = prefill_chunks(decode, [], [tiny.ids(5)])
+    plain, coded = (list(prefill_chunks(decode, [(prefix, 0)], chunks, max_tokens=16, kind=each)) for each in ("plain", kind))
+    with KVStore(storage=kind) as one, KVStore(storage=kind) as other:
+        for ids, numbers, codes in zip(chunks, plain, coded, strict=True):
+            key = KVKey("model", "bare", tuple(ids), ())
+            assert one.put(key, ChunkKV(tuple(ids), numbers.kv.keys, numbers.kv.values), 1.0)
+            assert other.put_layers(key, codes.kv, "float32", 1.0)
+            held, again = one.get(key), other.get(key)
+            assert held is not None and again is not None
+            for layer in range(held.num_layers):
+                for stored, written in zip(held.layer(layer)[:4], again.layer(layer)[:4], strict=True):
+                    assert stored is not None and written is not None and torch.equal(stored, written)
+            assert held.num_bytes == again.num_bytes
+            held.close()
+            again.close()
 
 
 def test_i12_angles_that_depend_on_the_length_are_those_of_each_chunk() -> None:
@@ -209,7 +235,7 @@ def test_i12_angles_that_depend_on_the_length_are_those_of_each_chunk() -> None:
     (prefix,) = prefill_chunks(decode, [], [tiny.ids(5)])
     packed = list(prefill_chunks(decode, [(prefix, 0)], chunks))
     (short,) = prefill_chunks(decode, [(prefix, 0)], chunks[:1])
-    assert near(packed[0].keys, short.keys) and near(packed[0].values, short.values)
+    assert near(packed[0].kv.keys, short.kv.keys) and near(packed[0].kv.values, short.kv.values)
 
 
 def test_shares_outside_zero_to_one_are_refused() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rag.core import Chunk, Document, Hit, Span
 from rag.errors import ModelError
-from rag.rerankers.maxsim import MaxSimReranker, mean_max_similarity, stretched
+from rag.rerankers.maxsim import MaxSimReranker, stretched, summed_maxima, token_maxima
 from tests.fakes import HashingTokenEncoder
 
 TEXTS = ["the tower is tall", "ducks live by the water", "a tall tower by the water", "nothing of that"]
@@ -78,7 +78,9 @@ def test_vectors_that_are_not_finite_are_named() -> None:
         MaxSimReranker(Broken()).rerank("q", hits(TEXTS))
 
 
-def test_similarity_of_a_vector_with_itself() -> None:
-    one = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
-    assert mean_max_similarity(one, one) == 1.0
-    assert mean_max_similarity(one, one[:1]) == 0.5
+def test_maxima_are_those_of_every_pair_of_tokens() -> None:
+    drawn = np.random.default_rng(0)
+    query, *passages = (drawn.standard_normal((length, 8), np.float32) for length in (5, 1, 9, 4))
+    expected = np.stack([(query @ passage.T).max(axis=1) for passage in passages], axis=1)
+    np.testing.assert_allclose(token_maxima(query, passages), expected, rtol=1e-6)
+    np.testing.assert_allclose(summed_maxima(query, passages), expected.sum(axis=0), rtol=1e-6)
