@@ -102,7 +102,9 @@ class StageSummary(_Record):
 
 
 class ConfigOutcome(_Record):
-    """One configuration. ``recall_by_budget``: returned tokens -> token recall of the evidence. ``cost``: name -> mean per question."""
+    """One configuration. ``..._by_budget``: returned tokens -> token recall, precision and IoU of the evidence. ``cost``: name -> mean per
+    question.
+    """
 
     name: str
     config: dict[str, Any]
@@ -111,6 +113,8 @@ class ConfigOutcome(_Record):
     cost: dict[str, float] = {}
     ingest: dict[str, float] = {}
     recall_by_budget: dict[int, Estimate] = {}
+    precision_by_budget: dict[int, Estimate] = {}
+    iou_by_budget: dict[int, Estimate] = {}
     questions: list[QuestionOutcome]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rag.eval.answer_measures import estimate, summarise
 from rag.eval.bootstrap import ALPHA, NUM_RESAMPLES, difference
-from rag.eval.chain_report import Compared, ConfigOutcome, QuestionOutcome, StageOutcome, StageSummary
+from rag.eval.chain_report import Compared, ConfigOutcome, Estimate, QuestionOutcome, StageOutcome, StageSummary
 from rag.eval.chain_stages import ANSWER, CHUNK, PROMPT, READ, RETRIEVE, SELECT
 from rag.eval.chain_tokens import BUDGETS, at_budget
 
@@ -29,9 +29,6 @@ def summarised(
     """All figures of one configuration."""
     stages = stages_of(questions)
     costs = sorted({name for question in questions for name in question.cost})
-    by_budget = {
-        budget: [each.measures[at_budget(budget)] for each in questions if at_budget(budget) in each.measures] for budget in BUDGETS
-    }
     return ConfigOutcome(
         name=name,
         config=dict(config),
@@ -39,9 +36,19 @@ def summarised(
         answers=summarise(questions, seed=seed) if any(question.answer for question in questions) else {},
         cost={cost: statistics.fmean(each.cost[cost] for each in questions if cost in each.cost) for cost in costs},
         ingest=dict(ingest),
-        recall_by_budget={budget: estimate(values, seed=seed) for budget, values in by_budget.items() if values},
+        recall_by_budget=_by_budget("recall", questions, seed),
+        precision_by_budget=_by_budget("precision", questions, seed),
+        iou_by_budget=_by_budget("iou", questions, seed),
         questions=list(questions),
     )  # fmt: skip
+
+
+def _by_budget(measure: str, questions: Sequence[QuestionOutcome], seed: int) -> dict[int, Estimate]:
+    values = {
+        budget: [each.measures[name] for each in questions if (name := at_budget(budget, measure)) in each.measures]
+        for budget in BUDGETS
+    }
+    return {budget: estimate(found, seed=seed) for budget, found in values.items() if found}
 
 
 def stages_of(questions: Iterable[QuestionOutcome]) -> list[str]:

@@ -23,9 +23,9 @@ OMEGA = "chunk/precision_omega"
 Stages = Sequence[tuple[str, Sequence[Hit], float | None]]
 
 
-def at_budget(budget: int) -> str:
-    """The name of the token recall of the last ranking cut at ``budget`` tokens."""
-    return f"ranking/recall@{budget}_tokens"
+def at_budget(budget: int, measure: str = "recall") -> str:
+    """The name of a measure (``recall``, ``precision``, ``iou``) of the last ranking cut at ``budget`` tokens."""
+    return f"ranking/{measure}@{budget}_tokens"
 
 
 class TokenMeasures:
@@ -39,7 +39,7 @@ class TokenMeasures:
         self._costs: dict[str, int] = {"": 0}
 
     def of(self, evidence: Sequence[tuple[str, Span]], stages: Stages) -> dict[str, float]:
-        """``STAGE/token_recall``, ``.../token_precision``, ``.../token_iou``, and the recall at each budget; empty without evidence."""
+        """``STAGE/token_recall``, ``.../token_precision``, ``.../token_iou``, and the three of the ranking at each budget; empty without evidence."""
         each = [self._axis.chars(doc, [span]) for doc, span in evidence]
         wanted = self._axis.tokens(np.concatenate(each)) if each else np.empty((0, 2), dtype=np.int64)
         if not size(wanted):
@@ -58,7 +58,7 @@ class TokenMeasures:
         chars, tokens = self._placed(ranking)
         for budget in self._budgets if stages else ():
             _, head, _ = self._axis.cut(chars, tokens, self._added(ranking), budget)
-            measures[at_budget(budget)] = overlap(wanted, head).recall
+            measures.update({at_budget(budget, name): value for name, value in overlap(wanted, head)._asdict().items()})
         return measures
 
     def _placed(self, hits: Sequence[Hit]) -> tuple[Intervals, Intervals]:

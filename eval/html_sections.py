@@ -5,6 +5,8 @@ Everything here can be read without a script. ``n`` stands beside every number t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rag.eval.chain_report import ChainReport, ConfigOutcome, Estimate
 from rag.eval.html_charts import MAX_LINES, Line, Mark, lines, scatter
 from rag.eval.html_shapes import Step, interval_glyph, waterfall
@@ -175,20 +177,29 @@ def budgets(report: ChainReport) -> Safe | None:
     n = f"n = {counts[0]:,}" + (f" to {counts[-1]:,}" if counts[-1] > counts[0] else "")
     picture = lines("Recall against returned tokens", "returned tokens (log scale)", "token recall of the evidence, %", curves)
     note = f"Read upright: at the same number of tokens in the prompt, who has more of the evidence? Bands are 95 % intervals ({n} questions)."
-    every = sorted({budget for _, config in drawn for budget in config.recall_by_budget})
-    rows = [
-        [config_cell(key, config), *(number(percent(config.recall_by_budget[budget]), config.recall_by_budget[budget].mean) if budget in config.recall_by_budget else "" for budget in every)]
-        for key, config in named(report) if config.recall_by_budget
-    ]  # fmt: skip
-    numbers = table(
-        "Token recall at equal numbers of returned tokens, %", ["configuration", *(f"{budget:,}" for budget in every)], rows
-    )
+    numbers = [
+        _budget_table(report, "recall", {config.name: config.recall_by_budget for config in report.configs}),
+        _budget_table(report, "precision", {config.name: config.precision_by_budget for config in report.configs}),
+        _budget_table(report, "IoU", {config.name: config.iou_by_budget for config in report.configs}),
+    ]
     return section(
         "budget",
         "Recall at equal length",
         tag("figure", picture),
-        tag("details", tag("summary", "The numbers"), numbers),
+        tag("details", tag("summary", "The numbers"), *numbers),
         note=note,
+    )
+
+
+def _budget_table(report: ChainReport, measure: str, found: Mapping[str, Mapping[int, Estimate]]) -> Safe:
+    every = sorted({budget for budgets in found.values() for budget in budgets})
+    rows = [
+        [config_cell(key, config), *(number(percent(own[budget]), own[budget].mean) if budget in own else "" for budget in every)]
+        for key, config in named(report)
+        if (own := found[config.name])
+    ]
+    return table(
+        f"Token {measure} at equal numbers of returned tokens, %", ["configuration", *(f"{budget:,}" for budget in every)], rows
     )
 
 
@@ -225,7 +236,7 @@ def tradeoff(report: ChainReport) -> Safe | None:
         "tradeoff",
         "Quality against cost",
         tag("figure", picture),
-        tag("details", tag("summary", "The numbers"), numbers),
+        tag("details", tag("summary", "The numbers"), *numbers),
         note=note,
     )
 

@@ -163,6 +163,8 @@ def _config(
         cost=cost,
         ingest={"seconds": 12.5 * (number + 1), "chunks": 4000.0 // (number + 1), "index_mb": 3.25},
         recall_by_budget=budgets,
+        precision_by_budget=budgets,
+        iou_by_budget=budgets,
         questions=outcomes,
     )
 

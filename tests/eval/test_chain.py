@@ -267,6 +267,10 @@ def test_measures_of_rankings_tokens_and_cost() -> None:
     assert question.measures["prompt/token_recall"] == 1.0 and 0 < question.measures["select/token_precision"] < 1
     assert question.measures["chunk/precision_omega"] == 1.0, "the evidence is a chunk of its own"
     assert list(outcome.recall_by_budget) == [100, 200, 400, 800, 1600] and outcome.recall_by_budget[100].mean == 1.0
+    assert list(outcome.precision_by_budget) == list(outcome.iou_by_budget) == list(outcome.recall_by_budget)
+    falling = [outcome.precision_by_budget[budget].mean for budget in (100, 200, 400)]
+    assert falling == sorted(falling, reverse=True) and 0 < falling[-1] < falling[0]
+    assert outcome.iou_by_budget[100].mean == pytest.approx(falling[0]), "all of the evidence is returned: IoU is precision"
     assert {"seconds/words", "seconds/select", "seconds/answer", "completion_tokens", "encoder_calls"} <= outcome.cost.keys()
     assert outcome.cost["completion_tokens"] == 7.0 and outcome.ingest["num_chunks"] == 36.0
     assert question.evidence[0].text == SET.questions[0].evidence[0].text

@@ -215,7 +215,9 @@ def test_any_number_of_configurations(num_configs: int) -> None:
 
 def test_what_a_report_lacks_is_left_out() -> None:
     bare = generated_report(6, 1, answers=False)
-    config = bare.configs[0].model_copy(update={"recall_by_budget": {}, "cost": {}, "ingest": {}})
+    config = bare.configs[0].model_copy(
+        update={"recall_by_budget": {}, "precision_by_budget": {}, "iou_by_budget": {}, "cost": {}, "ingest": {}}
+    )
     page = Page(render(bare.model_copy(update={"configs": [config], "comparisons": [], "remarks": [], "baseline": None})))
     anchors = [attributes["id"] for name, attributes, _ in page.elements if name == "section"]
     assert anchors == ["stages", "losses", "types", "questions", "made"]
