@@ -20,6 +20,7 @@ from rag.core import Encoder, TokenBlock, TokenEncoder, tell
 from rag.errors import ConfigError, MissingExtra, ModelError, RagError
 
 _PIECE_CHARS = 32_000  # some 8,000 tokens: two full packs of the default encoder
+_PIECES_HERE = 4  # what answers a question (sentences of its hits, say) or a small change is no work for a cluster
 _PIECES_A_WORKER = 2  # one that is encoded and one that is there when it is done
 _HELD = 4  # pieces per worker that are under way or wait for one before them
 _RETRIES = 2
@@ -35,9 +36,9 @@ class RayEncoder:
     within ``start_seconds``, that is an error. What a worker had that died goes to another one, twice; then that is an error too.
 
     Every machine needs Ragstone and the model under the same name. A worker whose model is not this one, by ``fingerprint``, is refused.
-    Queries are encoded here. What is stored is what ``document_encoder`` would store, ``fingerprint`` included: an index that was
+    Queries are encoded here, and so are a few texts (up to four pieces): no answer waits for a cluster, or needs Ray at all. What is stored is what ``document_encoder`` would store, ``fingerprint`` included: an index that was
     filled by a cluster is opened anywhere without Ray. Raises ``MissingExtra`` without Ray, ``ConfigError`` for a cluster that is not
-    there or has no room or another model, ``ModelError`` if workers keep dying, each at the first document.
+    there or has no room or another model, ``ModelError`` if workers keep dying, each when there are documents enough.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class RayEncoder:
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         order, pieces = _pieces(texts)
+        if len(pieces) <= _PIECES_HERE:
+            return self.document_encoder.encode_documents(texts)
         return self._gathered(order, self._workers.each("encode_documents", ([texts[row] for row in rows] for rows in pieces)))
 
     def reference(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -105,11 +108,11 @@ class RayEncoder:
     ) -> Iterator[TokenBlock]:
         """Those of ``document_encoder``, text by text in order; of questions here. Raises ``ConfigError`` if it has none."""
         encoder = self._token_encoder()
-        if task == "query":
+        pieces = [[texts[row] for row in rows] for rows in _in_order(range(len(texts)), texts)]
+        if task == "query" or len(pieces) <= _PIECES_HERE:
             yield from encoder.token_vectors(texts, overlap_tokens, task)
             return
         first = 0
-        pieces = [[texts[row] for row in rows] for rows in _in_order(range(len(texts)), texts)]
         for piece, blocks in zip(pieces, self._workers.each("token_blocks", pieces, overlap_tokens), strict=True):
             yield from (TokenBlock(first + row, spans, vectors) for row, spans, vectors in blocks)
             first += len(piece)

@@ -99,11 +99,10 @@ def test_token_vectors_come_in_order(cluster: Any, model: SentenceTransformersEn
     for row, (spans, vectors) in by_row(theirs).items():
         np.testing.assert_array_equal(spans, expected[row][0])
         np.testing.assert_allclose(vectors, expected[row][1], atol=2e-5)
-    text = " ".join(TEXTS[:40])
-    chunks = [Chunk.of(Document("d", "d", text), Span(start, start + 60)) for start in range(0, 600, 60)]
-    np.testing.assert_allclose(
-        late_vectors_of(spread, chunks, {"d": text}, 4), late_vectors_of(model, chunks, {"d": text}, 4), atol=2e-6
-    )
+    documents = [Document(str(number), str(number), " ".join(TEXTS[number : number + 40])) for number in range(9)]
+    chunks = [Chunk.of(document, Span(start, start + 60)) for document in documents for start in range(0, 600, 60)]
+    whole = {document.id: document.text for document in documents}
+    np.testing.assert_allclose(late_vectors_of(spread, chunks, whole, 4), late_vectors_of(model, chunks, whole, 4), atol=2e-6)
 
 
 def test_two_readings_at_once_do_not_wait_for_each_other(cluster: Any, model: SentenceTransformersEncoder) -> None:
@@ -187,7 +186,9 @@ def test_options_and_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = RayEncoder(HashingEncoder()).pooling
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'ragstone\[ray\]'"):
-        RayEncoder(HashingEncoder()).encode_documents(["a"])
+        RayEncoder(HashingEncoder()).encode_documents(TEXTS)
+    few = RayEncoder(HashingEncoder()).encode_documents(TEXTS[:5])  # no work for a cluster
+    np.testing.assert_array_equal(few, HashingEncoder().encode_documents(TEXTS[:5]))
     block = {"use": "ray", "document_encoder": {"use": "sentence-transformers"}}
     encoder: Encoder = Assembly(load({"models": {"encoder": block}})).model("encoder")
     assert repr(encoder) == "RayEncoder(SentenceTransformersEncoder('embedded'), 'local')"  # nothing is loaded or started
