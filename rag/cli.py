@@ -216,7 +216,7 @@ def delete(
     if as_json:
         terminal.print_json({"deleted": number})
         return
-    typer.echo(f"{number} {'document' if number == 1 else 'documents'} deleted; `rag index compact` removes their bytes")
+    typer.echo(f"{terminal.counted(number, 'document')} deleted; `rag index compact` removes their bytes")
 
 
 @app.command()
