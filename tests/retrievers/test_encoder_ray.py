@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,12 @@ class Frail(HashingEncoder):
             os.kill(os.getpid(), signal.SIGKILL)
         if "no such text" in texts:
             raise ModelError("this text cannot be encoded")
+        return super().encode_documents(texts)
+
+
+class Sleepy(HashingEncoder):
+    def encode_documents(self, texts: Sequence[str]) -> Any:
+        time.sleep(0.05)
         return super().encode_documents(texts)
 
 
@@ -167,6 +175,33 @@ def test_an_index_filled_through_ray_is_opened_without(cluster: Any, tmp_path: P
         found = rag.search("w3 w4 w5", 10)
     assert [hit.chunk.id for hit in found] == [hit.chunk.id for hit in expected]
     np.testing.assert_allclose([hit.score for hit in found], [hit.score for hit in expected], atol=1e-5)
+
+
+def test_a_machine_leaves_and_another_joins() -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    first, _ = machines.add_node(num_cpus=1), machines.add_node(num_cpus=1)
+    ray.init(address=machines.address, log_to_driver=False, logging_level="ERROR")
+    spread = RayEncoder(Sleepy())
+    expected = HashingEncoder().encode_documents(TEXTS)
+    try:
+        np.testing.assert_array_equal(spread.encode_documents(TEXTS), expected)
+        with ThreadPoolExecutor(1) as thread:
+            while_it_leaves = thread.submit(spread.encode_documents, TEXTS)
+            machines.remove_node(first)
+            np.testing.assert_array_equal(while_it_leaves.result(), expected)
+        machines.add_node(num_cpus=1)
+        deadline = time.monotonic() + 60
+        while len(spread._workers._ready) < 2 and time.monotonic() < deadline:
+            np.testing.assert_array_equal(spread.encode_documents(TEXTS), expected)
+        assert len(spread._workers._ready) == 2
+    finally:
+        ray.shutdown()
+        machines.shutdown()
 
 
 def test_no_cluster_at_the_address() -> None:
