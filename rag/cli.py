@@ -279,9 +279,10 @@ def compact(index: IndexOption = DEFAULT_INDEX) -> None:
 def rebuild(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None) -> None:
     """Build all indexes anew from the catalog, after a change of models or settings."""
     from rag import terminal
+    from rag.progress import progress_bar
 
-    with terminal.interruptible("the indexes are as they were"):
-        done = _open(index, config).rebuild()
+    with terminal.interruptible("the indexes are as they were"), progress_bar("chunks") as on_progress:
+        done = _open(index, config).rebuild(on_progress)
     terminal.print_json(done)
 
 
