@@ -216,7 +216,7 @@ def delete(
     if as_json:
         terminal.print_json({"deleted": number})
         return
-    typer.echo(f"{number} {'document' if number == 1 else 'documents'} deleted; `rag index compact` removes their bytes")
+    typer.echo(f"{terminal.counted(number, 'document')} deleted; `rag index compact` removes their bytes")
 
 
 @app.command()
@@ -279,9 +279,10 @@ def compact(index: IndexOption = DEFAULT_INDEX) -> None:
 def rebuild(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None) -> None:
     """Build all indexes anew from the catalog, after a change of models or settings."""
     from rag import terminal
+    from rag.progress import progress_bar
 
-    with terminal.interruptible("the indexes are as they were"):
-        done = _open(index, config).rebuild()
+    with terminal.interruptible("the indexes are as they were"), progress_bar("chunks") as on_progress:
+        done = _open(index, config).rebuild(on_progress)
     terminal.print_json(done)
 
 

@@ -174,7 +174,10 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             near = registry.did_you_mean(str(problem["loc"][-1]), allowed)
             lines.append(f"{key}: unknown key{near}; allowed: {', '.join(allowed) or '(none)'}")
         elif problem["type"] == "missing":
-            lines.append(f"{key}: is required")
+            kind = registry.NESTED_KINDS.get(str(problem["loc"][-1]))
+            lines.append(
+                f"{key}: is required" + (f", a block such as {{use: {next(iter(registry.table()[kind]))}}}" if kind else "")
+            )
         else:
             lines.append(f"{key}: {problem['msg']}, not {problem['input']!r}")
     return "; ".join(lines)

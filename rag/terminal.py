@@ -53,6 +53,11 @@ def short(source: str) -> str:
         return source
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 chunk``, ``2 chunks``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def print_report(report: IngestReport) -> None:
     """What an ingest did, bad files by name; of files that were not meant to be read the many of one kind are counted."""
     for refusal in report.failed:
@@ -69,7 +74,9 @@ def print_report(report: IngestReport) -> None:
         )
         out.print(f"would apply: {said}{unread}")
     else:
-        out.print(f"{said}; {report.num_chunks_added} chunks encoded, {report.num_chunks_deleted} removed, {report.seconds:.1f} s")
+        out.print(
+            f"{said}; {counted(report.num_chunks_added, 'chunk')} encoded, {report.num_chunks_deleted} removed, {report.seconds:.1f} s"
+        )
 
 
 def skipped_lines(refusals: Sequence[Refusal]) -> list[str]:

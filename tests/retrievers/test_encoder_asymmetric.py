@@ -100,7 +100,10 @@ def test_the_configuration_nests_two_encoders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"query_encoder": {"use": "sentence-transformers"}}, "models.encoder (asymmetric): document_encoder: is required"),
+        (
+            {"query_encoder": {"use": "sentence-transformers"}},
+            "models.encoder (asymmetric): document_encoder: is required, a block such as {use: sentence-transformers}",
+        ),
         (
             {"query_encoder": {"use": "sentence-transformer"}, "document_encoder": {"use": "sentence-transformers"}},
             "models.encoder.query_encoder.use: unknown encoder 'sentence-transformer' (did you mean 'sentence-transformers'?)",

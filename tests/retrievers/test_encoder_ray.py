@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,12 @@ class Frail(HashingEncoder):
             os.kill(os.getpid(), signal.SIGKILL)
         if "no such text" in texts:
             raise ModelError("this text cannot be encoded")
+        return super().encode_documents(texts)
+
+
+class Sleepy(HashingEncoder):
+    def encode_documents(self, texts: Sequence[str]) -> Any:
+        time.sleep(0.05)
         return super().encode_documents(texts)
 
 
@@ -99,11 +107,10 @@ def test_token_vectors_come_in_order(cluster: Any, model: SentenceTransformersEn
     for row, (spans, vectors) in by_row(theirs).items():
         np.testing.assert_array_equal(spans, expected[row][0])
         np.testing.assert_allclose(vectors, expected[row][1], atol=2e-5)
-    text = " ".join(TEXTS[:40])
-    chunks = [Chunk.of(Document("d", "d", text), Span(start, start + 60)) for start in range(0, 600, 60)]
-    np.testing.assert_allclose(
-        late_vectors_of(spread, chunks, {"d": text}, 4), late_vectors_of(model, chunks, {"d": text}, 4), atol=2e-6
-    )
+    documents = [Document(str(number), str(number), " ".join(TEXTS[number : number + 40])) for number in range(9)]
+    chunks = [Chunk.of(document, Span(start, start + 60)) for document in documents for start in range(0, 600, 60)]
+    whole = {document.id: document.text for document in documents}
+    np.testing.assert_allclose(late_vectors_of(spread, chunks, whole, 4), late_vectors_of(model, chunks, whole, 4), atol=2e-6)
 
 
 def test_two_readings_at_once_do_not_wait_for_each_other(cluster: Any, model: SentenceTransformersEncoder) -> None:
@@ -170,6 +177,33 @@ def test_an_index_filled_through_ray_is_opened_without(cluster: Any, tmp_path: P
     np.testing.assert_allclose([hit.score for hit in found], [hit.score for hit in expected], atol=1e-5)
 
 
+def test_a_machine_leaves_and_another_joins() -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    first, _ = machines.add_node(num_cpus=1), machines.add_node(num_cpus=1)
+    ray.init(address=machines.address, log_to_driver=False, logging_level="ERROR")
+    spread = RayEncoder(Sleepy())
+    expected = HashingEncoder().encode_documents(TEXTS)
+    try:
+        np.testing.assert_array_equal(spread.encode_documents(TEXTS), expected)
+        with ThreadPoolExecutor(1) as thread:
+            while_it_leaves = thread.submit(spread.encode_documents, TEXTS)
+            machines.remove_node(first)
+            np.testing.assert_array_equal(while_it_leaves.result(), expected)
+        machines.add_node(num_cpus=1)
+        deadline = time.monotonic() + 60
+        while len(spread._workers._ready) < 2 and time.monotonic() < deadline:
+            np.testing.assert_array_equal(spread.encode_documents(TEXTS), expected)
+        assert len(spread._workers._ready) == 2
+    finally:
+        ray.shutdown()
+        machines.shutdown()
+
+
 def test_no_cluster_at_the_address() -> None:
     ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
     if ray.is_initialized():
@@ -187,7 +221,9 @@ def test_options_and_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = RayEncoder(HashingEncoder()).pooling
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'ragstone\[ray\]'"):
-        RayEncoder(HashingEncoder()).encode_documents(["a"])
+        RayEncoder(HashingEncoder()).encode_documents(TEXTS)
+    few = RayEncoder(HashingEncoder()).encode_documents(TEXTS[:5])  # no work for a cluster
+    np.testing.assert_array_equal(few, HashingEncoder().encode_documents(TEXTS[:5]))
     block = {"use": "ray", "document_encoder": {"use": "sentence-transformers"}}
     encoder: Encoder = Assembly(load({"models": {"encoder": block}})).model("encoder")
     assert repr(encoder) == "RayEncoder(SentenceTransformersEncoder('embedded'), 'local')"  # nothing is loaded or started
