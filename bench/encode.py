@@ -34,6 +34,7 @@ from rag.retrievers.encoder import SentenceTransformersEncoder
 from rag.retrievers.encoder_linear import choose_linear
 from rag.retrievers.encoder_ragged import RaggedModel
 from rag.retrievers.encoder_tokens import plain_hidden, token_blocks, wording_of
+from rag.retrievers.sparse_encoder import SentenceTransformersSparseEncoder
 
 Run = Callable[[], Sequence[NDArray[np.float32]]]
 """One text's vector, or its token vectors, after the other."""
@@ -167,6 +168,35 @@ def late_interaction(texts: list[str], folder: Path) -> tuple[dict[str, Run], st
     return runs, native.how
 
 
+def sparse(texts: list[str], folder: Path) -> tuple[dict[str, Run], str]:
+    """Weights of words: a masked language model of BERT's width and vocabulary, three layers and random weights, under SPLADE's pooling."""
+    import transformers
+    from sentence_transformers import SparseEncoder
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve("embedded"))
+    config = transformers.BertConfig(vocab_size=len(tokenizer), **{**WIDE, "num_hidden_layers": LAYERS})
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.model_max_length = 256
+    tokenizer.save_pretrained(folder)
+    with quiet_loading():
+        library = SparseEncoder(str(folder), device="cpu")
+    ours = SentenceTransformersSparseEncoder(str(folder), device="cpu")
+
+    def rows() -> list[NDArray[np.float32]]:
+        found = ours.encode_documents(texts)
+        whole = np.zeros((len(texts), len(tokenizer)), np.float32)
+        whole[np.repeat(np.arange(len(texts)), np.diff(found.starts)), found.term_ids] = found.weights
+        return list(whole)
+
+    runs: dict[str, Run] = {
+        "SparseEncoder.encode_document": lambda: [
+            row.numpy() for row in library.encode_document(texts, convert_to_sparse_tensor=False, show_progress_bar=False)
+        ],
+        "ours, float32": rows,
+    }
+    return runs, ours.how
+
+
 def late_windows(texts: list[str]) -> tuple[dict[str, Run], str]:
     """Token vectors of whole documents in overlapping windows, for late chunking: padded, and ours."""
     documents = [" ".join(texts[first : first + 8]) for first in range(0, len(texts), 8)]
@@ -217,6 +247,7 @@ def main() -> None:
     case("late chunking windows", *late_windows(texts))
     with tempfile.TemporaryDirectory() as folder:
         case("late interaction", *late_interaction(texts, Path(folder) / "late"))
+        case("sparse", *sparse(few, Path(folder) / "sparse"))
         for name, (kind, settings) in ARCHITECTURES.items():
             with quiet_loading():
                 model = random_model(kind, settings, Path(folder) / name)

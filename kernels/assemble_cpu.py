@@ -1,7 +1,7 @@
 """Assembly of a key-value buffer in memory: one compiled loop over pieces, layers and heads. Knows addresses; checks no shape.
 
-A job is one head of one layer of one piece. Its rows become float32 one at a time in a scratch row that stays in the cache, and leave it
-turned and rounded once. Results are bit for bit those of the torch reference.
+A job is one head of one layer of one piece. Its rows go through registers once (``row_vectors``), or where their dimensions are no whole vectors
+through a scratch row: float32, turned, rounded once. Results are bit for bit those of the torch reference.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rag.kernels.crew import split
 from rag.kernels.numbers_cpu import array_at, bits, narrow, pointer, wide
 from rag.kernels.rotate import Style
 from rag.kernels.rotate_cpu import STYLES, turn_row
+from rag.kernels.row_vectors import fits, move_key_codes, move_row, move_value_codes
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +43,15 @@ def assemble_cpu(
     for (kind, _), group in groups.items():
         held, jobs = _jobs(group)
         types = (bits(group[0][2].keys).dtype.type(0), bits(keys).dtype.type(0))
-        rest = (*types, kind != "plain", kind == "int4", turns, STYLES[style], bits(keys), bits(values))
+        packed, pairs = kind == "int4", turns.shape[2]
+        vectors = style != "interleaved" and fits(keys.shape[3], pairs, packed) and fits(values.shape[3], 0, packed)
+        write = _write if not vectors else _write_plain if kind == "plain" else _write_codes
+        places = (turns, bits(keys), bits(values))
+        size = group[0][2].keys.element_size()
+        rest = (*types, size, *places) if vectors else (*types, *places, kind != "plain", packed, STYLES[style])
 
-        def work(first: int, last: int, jobs: Any = jobs, rest: Any = rest) -> None:
-            _write(jobs[first:last], *rest)
+        def work(first: int, last: int, write: Any = write, jobs: Any = jobs, rest: Any = rest) -> None:
+            write(jobs[first:last], *rest)
 
         split(len(jobs), work)
         del held  # the scales' addresses are good until here
@@ -77,8 +83,54 @@ def _jobs(group: Sequence[tuple[int, int, LayerKV]]) -> tuple[list[Tensor], NDAr
 
 
 @numba.njit(nogil=True, cache=True)
+def _write_plain(
+    jobs: Any, like: Any, to: Any, size: int, turns: Any, keys: Any, values: Any
+) -> None:  # pragma: no cover - compiled
+    """Rows of whole vectors; ``size``: bytes of a stored number."""
+    key_dim, value_dim, pairs = keys.shape[3], values.shape[3], turns.shape[2]
+    for job in range(len(jobs)):
+        layer, head, start, tokens = jobs[job, _LAYER], jobs[job, _HEAD], jobs[job, _ROW], jobs[job, _TOKENS]
+        for token in range(tokens):
+            stored, (cos, sin) = jobs[job, _KEYS] + token * size * jobs[job, _KEY_STRIDE], _turns(turns, start + token)
+            move_row(stored, like, 0, cos, sin, key_dim, pairs, _address(keys, layer, head, start + token), to)
+        for token in range(tokens):
+            stored = jobs[job, _VALUES] + token * size * jobs[job, _VALUE_STRIDE]
+            move_row(stored, like, 0, 0, 0, value_dim, 0, _address(values, layer, head, start + token), to)
+
+
+@numba.njit(nogil=True, cache=True)
+def _write_codes(
+    jobs: Any, like: Any, to: Any, size: int, turns: Any, keys: Any, values: Any
+) -> None:  # pragma: no cover - compiled
+    """The same of codes."""
+    key_dim, value_dim, pairs = keys.shape[3], values.shape[3], turns.shape[2]
+    for job in range(len(jobs)):
+        layer, head, start, tokens = jobs[job, _LAYER], jobs[job, _HEAD], jobs[job, _ROW], jobs[job, _TOKENS]
+        value_scales = array_at(pointer(jobs[job, _VALUE_SCALES], np.float32(0)), tokens)
+        for token in range(tokens):
+            stored, (cos, sin) = jobs[job, _KEYS] + token * size * jobs[job, _KEY_STRIDE], _turns(turns, start + token)
+            to_key = _address(keys, layer, head, start + token)
+            move_key_codes(stored, like, jobs[job, _KEY_SCALES], cos, sin, key_dim, pairs, to_key, to)
+        for token in range(tokens):
+            stored = jobs[job, _VALUES] + token * size * jobs[job, _VALUE_STRIDE]
+            to_value = _address(values, layer, head, start + token)
+            move_value_codes(stored, like, value_scales[token], 0, 0, value_dim, 0, to_value, to)
+
+
+@numba.njit
+def _address(buffer: Any, layer: int, head: int, row: int) -> Any:  # pragma: no cover - compiled
+    return buffer.ctypes.data + layer * buffer.strides[0] + head * buffer.strides[1] + row * buffer.strides[2]
+
+
+@numba.njit
+def _turns(turns: Any, row: int) -> Any:  # pragma: no cover - compiled
+    """Addresses of the cosines and the sines of a row."""
+    return turns.ctypes.data + row * turns.strides[1], turns.ctypes.data + turns.strides[0] + row * turns.strides[1]
+
+
+@numba.njit(nogil=True, cache=True)
 def _write(
-    jobs: Any, like: Any, to: Any, coded: bool, packed: bool, turns: Any, style: int, keys: Any, values: Any
+    jobs: Any, like: Any, to: Any, turns: Any, keys: Any, values: Any, coded: bool, packed: bool, style: int
 ) -> None:  # pragma: no cover - compiled
     key_dim, value_dim = keys.shape[3], values.shape[3]
     row = np.empty(max(key_dim, value_dim), np.float32)

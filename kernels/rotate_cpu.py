@@ -5,6 +5,7 @@ Torch's operations go over everything five to eight times. Results are bit for b
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -12,6 +13,7 @@ import numpy as np
 
 from rag.kernels.crew import split
 from rag.kernels.numbers_cpu import array_at, bits, narrow, pointer, wide
+from rag.kernels.row_vectors import fits, move_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,14 +33,30 @@ def rotate_cpu(x: Tensor, cos: Tensor, sin: Tensor, style: str) -> Tensor:
     )
     turns, like = (cos.float().contiguous().numpy(), sin.float().contiguous().numpy()), bits(x).dtype.type(0)
 
+    turn: Any = partial(_turn_rows, style=STYLES[style])
+    if style == "half" and fits(x.shape[2], cos.shape[1], packed=False):
+        turn = _turn_vectors
+
     def work(first: int, last: int) -> None:
-        _turn_rows(places, like, len(x), first, last, x.shape[2], *turns, STYLES[style])
+        turn(places, like, len(x), first, last, x.shape[2], *turns)
 
     if x.numel() < FEW_NUMBERS:
         work(0, x.shape[1])
     else:
         split(x.shape[1], work)
     return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _turn_vectors(
+    places: Any, like: Any, heads: int, first: int, last: int, dim: int, cos: Any, sin: Any
+) -> None:  # pragma: no cover - compiled
+    for token in range(first, last):
+        turned = token * cos.strides[0]
+        for head in range(heads):
+            stored = places[0, 0] + head * places[0, 1] + token * places[0, 2]
+            out = places[1, 0] + head * places[1, 1] + token * places[1, 2]
+            move_row(stored, like, 0, cos.ctypes.data + turned, sin.ctypes.data + turned, dim, cos.shape[1], out, like)
 
 
 @numba.njit(nogil=True, cache=True)

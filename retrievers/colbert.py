@@ -34,7 +34,8 @@ class ColBERTEncoder:
 
     What is left out of documents (punctuation, say), what queries are padded with and where texts are cut is the model's
     business. A document of which the model keeps no token has one vector, the mean of all of them. Nothing heavy is loaded before
-    the first text is encoded. Documents are read without padding where the model allows it (``how`` says so, and why not). ``dtype="auto"``
+    the first text is encoded. Texts are read without padding where the model allows it (``how`` says so, and why not); what queries are expanded
+    with is no padding. ``dtype="auto"``
     is bfloat16 where a GPU computes in it, else float32. ``tokens_per_batch`` bounds the tokens, padding included, that are read at once. Safe to use from several threads; one batch is computed at a time.
     Raises ``ConfigError`` for options out of range and for a model of another type, ``ModelError`` if it cannot be loaded or
     gives vectors that are not finite.
@@ -69,7 +70,7 @@ class ColBERTEncoder:
 
     @property
     def how(self) -> str:
-        """Which path documents take, and why. For people."""
+        """Which path texts take, and why. For people."""
         self._full_model()
         return self._how
 
@@ -98,11 +99,11 @@ class ColBERTEncoder:
         if not len(texts):
             return found
         model = self._full_model()
-        if task == "document" and self._ragged is not None:
+        if self._ragged is not None:
             with self._lock:
                 self.num_texts_encoded += len(texts)
             lists = self._ragged.token_lists(texts, task)
-            return [self._checked(some) if len(some) else self._mean_of_all(row, texts) for row, some in enumerate(lists)]
+            return [self._checked(some) if len(some) else self._mean_of_all(row, texts, task) for row, some in enumerate(lists)]
         encode: Callable[..., list[Any]] = model.encode_query if task == "query" else model.encode_document
         most, least = _limits(model, task)
         # Characters stand in for tokens: a quarter of them, as BERT's vocabularies give for English. Only the batch size hangs on it.

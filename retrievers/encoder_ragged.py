@@ -9,8 +9,8 @@ either, and one that fails at that is refused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from rag.retrievers.encoder_packed import plan
 from rag.retrievers.encoder_parts import task_prompts
 
 Task = Literal["query", "document"]
-Done = tuple[list[int], Mapping[str, Any]]
-"""Rows of the texts asked for, and the features that the model made of them."""
+Kept = TypeVar("Kept")
+Keep = Callable[[Mapping[str, Any]], Sequence[Kept]]
+"""Takes of the features that the model made of some texts what is wanted of each."""
 
 _TOKENIZED_AT_ONCE = 256  # texts, of about one length: bounds the padding that the tokeniser adds and we take away
 _WINDOW_TEXTS = 8192
@@ -45,7 +46,7 @@ class Refusal(Exception):
 
 
 class RaggedModel:
-    """A ``SentenceTransformer`` or ``MultiVectorEncoder`` whose texts are computed without padding, in packs that share the cores.
+    """A ``SentenceTransformer``, ``MultiVectorEncoder`` or ``SparseEncoder`` whose texts are computed without padding, in packs that share the cores.
 
     Takes the model over: its attention and, in memory, its linear layers are set to ours (the first of ``kinds`` that comes near enough; ``kind``
     says which). Its tokenizer is used by one thread at a time. Raises ``Refusal`` with the reason if neither layout gives the vectors that the
@@ -72,20 +73,34 @@ class RaggedModel:
 
     def encode(self, texts: Sequence[str], task: Task, prompt: str | None) -> NDArray[np.float32]:
         """Unit vectors ``(texts, dim)``; ``prompt`` ``None`` is the model's own."""
-        found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
-        for rows, features in self._computed(texts, task, prompt):
-            vectors = features["sentence_embedding"][:, : self._model.truncate_dim]
-            for row, vector in zip(rows, torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy(), strict=True):
-                found[row] = vector
-        return np.stack(found)
+
+        def unit(features: Mapping[str, Any]) -> Sequence[NDArray[np.float32]]:
+            vectors = features["sentence_embedding"][:, : self._model.truncate_dim].float()
+            return list(torch.nn.functional.normalize(vectors, dim=1).cpu().numpy())
+
+        return np.stack(self.of_each(texts, task, prompt, unit))
 
     def token_lists(self, texts: Sequence[str], task: Task) -> list[Tensor]:
         """``(kept tokens, dim)`` per text, as a ``MultiVectorEncoder`` gives them, but of any length."""
-        found: list[Tensor] = [torch.empty(0)] * len(texts)
-        for rows, features in self._computed(texts, task, None):
-            for row, vectors, kept in zip(rows, features["token_embeddings"], features["attention_mask"].bool(), strict=True):
-                found[row] = vectors[kept]
-        return found
+
+        def kept(features: Mapping[str, Any]) -> Sequence[Tensor]:
+            real = features["attention_mask"].bool()
+            return [vectors[some] for vectors, some in zip(features["token_embeddings"], real, strict=True)]
+
+        return self.of_each(texts, task, None, kept)
+
+    def of_each(self, texts: Sequence[str], task: Task, prompt: str | None, keep: Keep[Kept]) -> list[Kept]:
+        """What ``keep`` takes of the model's features, text by text in order; ``keep`` is called for some texts at a time, in several threads."""
+        found: dict[int, Kept] = {}
+        given = self._prompts[task] if prompt is None else prompt
+        by_length = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+
+        def take(rows: Sequence[int], features: Mapping[str, Any]) -> None:
+            found.update(zip(rows, keep(features), strict=True))
+
+        for start in range(0, len(texts), _WINDOW_TEXTS):
+            self._window(texts, by_length[start : start + _WINDOW_TEXTS], task, given, take)
+        return [found[row] for row in range(len(texts))]
 
     def hidden(self, inputs: Sequence[Ids]) -> list[NDArray[np.float32]]:
         """Last hidden states ``(tokens, dim)`` of texts given as token ids, special tokens included."""
@@ -99,15 +114,15 @@ class RaggedModel:
         self._share([len(ids) for ids in inputs], compute)
         return found
 
-    def _computed(self, texts: Sequence[str], task: Task, prompt: str | None) -> Iterator[Done]:
-        """Every text once, in any order."""
-        given = self._prompts[task] if prompt is None else prompt
-        by_length = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-        for start in range(0, len(texts), _WINDOW_TEXTS):
-            yield from self._computed_window(texts, by_length[start : start + _WINDOW_TEXTS], task, given)
-
-    def _computed_window(self, texts: Sequence[str], window: list[int], task: Task, prompt: str) -> list[Done]:
-        done: list[Done] = []
+    def _window(
+        self,
+        texts: Sequence[str],
+        window: list[int],
+        task: Task,
+        prompt: str,
+        take: Callable[[Sequence[int], Mapping[str, Any]], None],
+    ) -> None:
+        """Hands ``take`` the rows of ``window`` with their features, some at a time and in any order."""
         rows: list[int] = []
         tokens: list[Mapping[str, Ids]] = []
         scalars: dict[str, Any] = {}
@@ -117,7 +132,7 @@ class RaggedModel:
                 padded = self._model.preprocess([texts[row] for row in some], prompt=prompt or None, task=task)
             real = without_padding(padded)
             if real is None:
-                done += self._padded(some, padded, task)
+                self._padded(some, padded, task, take)
                 continue
             rows += some
             tokens += real
@@ -125,18 +140,19 @@ class RaggedModel:
 
         def compute(places: list[int]) -> None:
             laid = self._layout.features({name: [tokens[place][name] for place in places] for name in tokens[places[0]]})
-            done.append(([rows[place] for place in places], self._through({**laid, **scalars}, task)))
+            take([rows[place] for place in places], self._through({**laid, **scalars}, task))
 
         self._share([len(each_text["input_ids"]) for each_text in tokens], compute)
-        return done
 
-    def _padded(self, rows: list[int], padded: Mapping[str, Any], task: Task) -> Iterator[Done]:
+    def _padded(
+        self, rows: list[int], padded: Mapping[str, Any], task: Task, take: Callable[[Sequence[int], Mapping[str, Any]], None]
+    ) -> None:
         """As the tokeniser laid them: what has more than tokens needs its padding."""
         size = max(1, self._tokens_per_pack // max(1, padded["input_ids"].shape[1]))
         for first in range(0, len(rows), size):
             some = slice(first, first + size)
             part = {name: value[some] if isinstance(value, Tensor) else value for name, value in padded.items()}
-            yield rows[some], self._through(part, task)
+            take(rows[some], self._through(part, task))
 
     def _share(self, lengths: Sequence[int], compute: Callable[[list[int]], None]) -> None:
         """``compute`` of the places of texts that are laid together, on all cores."""
@@ -210,23 +226,24 @@ class RaggedModel:
         return max(errors)
 
     def _probed(self, texts: list[Ids], layout: Layout) -> list[Tensor]:
-        """The hidden states, and what the modules after them make of them."""
+        """The hidden states (of a network that has a vocabulary on top: none), and what the modules after them make of them."""
         laid = layout.features({"input_ids": texts})
         features = self._through(laid, "document")
         if "sentence_embedding" in features:
             vectors = features["sentence_embedding"]
         else:
             vectors = features["token_embeddings"][features["attention_mask"].bool()]
-        return [self._network(laid).float().cpu(), vectors.float().cpu()]
+        states = [self._network(laid)] if self._model[0].transformer_task == "feature-extraction" else []
+        return [each_kind.float().cpu() for each_kind in (*states, vectors)]
 
 
 def objection(model: Any) -> str | None:
     """Why a model is not even tried; ``None`` if it is."""
     first = model[0]
-    if type(first).__name__ != "Transformer":
+    if type(first).__name__ not in ("Transformer", "MLMTransformer"):
         return f"its first module is {type(first).__name__}"
-    if first.backend != "torch" or first.transformer_task != "feature-extraction":
-        return "its network is not a torch network that gives token vectors"
+    if first.backend != "torch" or first.transformer_task not in ("feature-extraction", "fill-mask"):
+        return "its network is not a torch network that gives token vectors or words"
     if first.modalities != ["text"]:
         return f"it reads {', '.join(map(str, first.modalities))}"
     return None

@@ -8,8 +8,8 @@ network for each, and inference-free ones, whose questions cost a tokenizer and 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,14 @@ from rag.quiet import quiet_loading
 from rag.retrievers.encoder_identity import content_name, find_folder
 from rag.retrievers.posting_merge import starts_of
 
+if TYPE_CHECKING:
+    from rag.retrievers.encoder_ragged import RaggedModel
+
+Row = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Terms of a text, ascending, and their weights."""
 _CHARACTERS_PER_TOKEN = 4
 _MOST_TOKENS = 512
+_TEXTS_AT_ONCE = 1024  # so that who waits is told
 
 
 class SentenceTransformersSparseEncoder:
@@ -30,7 +36,7 @@ class SentenceTransformersSparseEncoder:
     Nothing heavy is loaded before the first text is encoded. ``query_prompt`` and ``document_prompt`` replace the prompts that the model
     brings along. ``max_query_terms`` and ``max_document_terms`` keep the heaviest terms of a text alone (``None``: all that the model
     gives). ``tokens_per_batch`` bounds memory: the network makes one number per token and vocabulary entry, 250 MB for 2048 tokens of
-    BERT's. Safe to use from several threads.
+    BERT's. Texts are read without padding where the model allows it (``how`` says so, and why not). Safe to use from several threads.
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class SentenceTransformersSparseEncoder:
         self.max_document_terms = max_document_terms
         self._lock = threading.RLock()
         self._model: Any = None  # sentence_transformers.SparseEncoder
+        self._ragged: RaggedModel | None = None
+        self._how = ""
         self._num_terms: int | None = None
         self._fingerprint: str | None = None
 
@@ -70,6 +78,12 @@ class SentenceTransformersSparseEncoder:
             if self._num_terms is None:
                 self._num_terms = int(model.encode_document("a", show_progress_bar=False).shape[-1])
             return self._num_terms
+
+    @property
+    def how(self) -> str:
+        """Which path texts take, and why. For people."""
+        self._loaded()
+        return self._how
 
     @property
     def binary(self) -> bool:
@@ -99,8 +113,37 @@ class SentenceTransformersSparseEncoder:
         self, texts: Sequence[str], task: Literal["query", "document"], prompt: str | None, max_terms: int | None
     ) -> SparseVectors:
         model = self._loaded()
-        encode = model.encode_query if task == "query" else model.encode_document
-        rows: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = [(_NO_IDS, _NO_WEIGHTS)] * len(texts)
+        if self._ragged is not None:
+            rows = self._without_padding(self._ragged, texts, task, prompt, max_terms)
+        else:
+            rows = self._padded(model.encode_query if task == "query" else model.encode_document, texts, prompt, max_terms)
+        return SparseVectors(
+            starts_of(np.array([len(ids) for ids, _ in rows], np.int64)),
+            np.concatenate([_NO_IDS, *(ids for ids, _ in rows)]),
+            np.concatenate([_NO_WEIGHTS, *(weights for _, weights in rows)]),
+        )
+
+    def _without_padding(
+        self, ragged: RaggedModel, texts: Sequence[str], task: Literal["query", "document"], prompt: str | None, max_terms: int | None
+    ) -> list[Row]:
+        rows: list[Row] = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            some = texts[start : start + _TEXTS_AT_ONCE]
+            rows += ragged.of_each(some, task, prompt, lambda features: self._rows(features["sentence_embedding"], max_terms))
+            tell(len(some))
+        return rows
+
+    def _rows(self, vectors: Any, max_terms: int | None) -> list[Row]:
+        """Terms and weights of dense vectors ``(texts, terms)``."""
+        from sentence_transformers.util import select_max_active_dims
+
+        kept = select_max_active_dims(vectors.float().cpu(), max_terms or self._model.max_active_dims).numpy()
+        ids = [vector.nonzero()[0] for vector in kept]
+        return [(some.astype(np.int32), vector[some]) for some, vector in zip(ids, kept, strict=True)]
+
+    def _padded(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str | None, max_terms: int | None) -> list[Row]:
+        """By sentence-transformers, texts of about one length together."""
+        rows: list[Row] = [(_NO_IDS, _NO_WEIGHTS)] * len(texts)
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         start = 0
         while start < len(order):
@@ -124,11 +167,7 @@ class SentenceTransformersSparseEncoder:
                 rows[row] = ids[part].astype(np.int32), weights[part]
             start += len(batch)
             tell(len(batch))
-        return SparseVectors(
-            starts_of(np.array([len(ids) for ids, _ in rows], np.int64)),
-            np.concatenate([_NO_IDS, *(ids for ids, _ in rows)]),
-            np.concatenate([_NO_WEIGHTS, *(weights for _, weights in rows)]),
-        )
+        return rows
 
     def _loaded(self) -> Any:
         with self._lock:
@@ -142,7 +181,22 @@ class SentenceTransformersSparseEncoder:
                     raise ModelError(f"the sparse encoder {self.model!r} could not be loaded: {error}") from error
                 self._refuse_dense(model)
                 self._model = model.eval()
+                self._read_without_padding(model)
             return self._model
+
+    def _read_without_padding(self, model: Any) -> None:
+        from rag.retrievers.encoder_linear import choose_linear
+        from rag.retrievers.encoder_ragged import RaggedModel, Refusal, objection
+
+        reason = objection(model)
+        if reason is None:
+            try:
+                self._ragged = RaggedModel(model, [choose_linear("float32").kind], self.tokens_per_batch)
+                self._how = f"{self._ragged.how}; {self._ragged.kind}"
+                return
+            except Refusal as refused:
+                reason = str(refused)
+        self._how = f"SparseEncoder.encode, because {reason}"
 
     def _refuse_dense(self, model: Any) -> None:
         """Of a dense model sentence-transformers makes a sparse one with random weights, and says so in a log line."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from rag.kernels.assemble import assemble, assemble_layers, assemble_reference
+from rag.kernels.assemble import LayerKV, assemble, assemble_layers, assemble_reference
 from rag.kernels.choose import choose
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
 from rag.kernels.quantise import dequantise_kv, quantise_kv
@@ -19,7 +19,17 @@ KINDS = ["plain", "int8", "int4"]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("style", "key_dim", "value_dim", "pairs"),
-    [("half", 16, 16, 8), ("half", 80, 80, 20), ("interleaved", 64, 48, 32), ("interleaved", 96, 96, 8), ("none", 128, 128, 0)],
+    [
+        ("half", 16, 16, 8),
+        ("half", 80, 80, 20),
+        ("interleaved", 64, 48, 32),
+        ("interleaved", 96, 96, 8),
+        ("none", 128, 128, 0),
+        ("half", 64, 64, 32),
+        ("half", 96, 32, 16),
+        ("half", 128, 64, 48),
+        ("half", 48, 32, 16),
+    ],
 )
 def test_assembly_is_bit_for_bit_that_of_the_reference(
     style: Any, key_dim: int, value_dim: int, pairs: int, kind: str, dtype: torch.dtype
@@ -139,7 +149,9 @@ def test_the_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("style", ["half", "interleaved", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("heads", "tokens", "dim", "pairs"), [(3, 5, 16, 8), (2, 1, 80, 20), (4, 700, 64, 32), (1, 0, 16, 4)])
+@pytest.mark.parametrize(
+    ("heads", "tokens", "dim", "pairs"), [(3, 5, 16, 8), (2, 1, 80, 20), (4, 700, 64, 32), (1, 0, 16, 4), (2, 9, 96, 16)]
+)
 def test_the_compiled_rotation_is_the_reference_bit_for_bit(
     style: Any, dtype: torch.dtype, heads: int, tokens: int, dim: int, pairs: int
 ) -> None:
@@ -147,3 +159,16 @@ def test_the_compiled_rotation_is_the_reference_bit_for_bit(
     cos, sin = table(tokens, pairs)
     assert torch.equal(rotate(x, cos, sin, style), rotate_reference(x, cos, sin, style))
     assert torch.equal(rotate(x[None], cos, sin, style)[0], rotate_reference(x, cos, sin, style))
+
+
+@pytest.mark.parametrize("dim", [20, 64])
+def test_what_is_no_number_or_has_no_end_is_moved_as_it_is(dim: int) -> None:
+    x = torch.randn(2, 7, dim).bfloat16()
+    x[0, 0, 0], x[0, 1, 1], x[1, 2, dim - 1] = float("nan"), float("inf"), float("-inf")
+    x[1, 3] = torch.tensor(3.3895e38)  # the largest of bfloat16: a turn must not wrap
+    found, expected = (turn(x, *table(7, dim // 2), "half") for turn in (rotate, rotate_reference))
+    assert torch.equal(found.isnan(), expected.isnan()) and torch.equal(found.nan_to_num(), expected.nan_to_num())
+    keys, values = torch.zeros(2, 2, 2, 9, dim).bfloat16()[:, 0]
+    assemble([LayerKV(x, x)], [1], *table(9, 0), "none", keys, values)
+    for written in (keys, values):
+        assert torch.equal(written[:, 1:8].isnan(), x.isnan()) and torch.equal(written[:, 1:8].nan_to_num(), x.nan_to_num())

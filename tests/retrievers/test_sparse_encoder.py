@@ -60,6 +60,13 @@ def test_weights_are_those_of_sentence_transformers(folder: Path, tokens_per_bat
     assert encode([]).starts.tolist() == [0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("splade", "without padding"), ("masked-lm", "without padding"), ("inference-free", "Router")]
+)
+def test_the_path_says_why(tmp_path: Path, kind: str, words: str) -> None:
+    assert words in SentenceTransformersSparseEncoder(str(save_sparse_encoder(tmp_path / "model", kind))).how
+
+
 def test_an_inference_free_question_is_its_tokens(tmp_path: Path) -> None:
     encoder = SentenceTransformersSparseEncoder(str(save_sparse_encoder(tmp_path / "model", "inference-free")))
     found = encoder.encode_queries(["w2 w1 w2"])
