@@ -114,16 +114,17 @@ class Reader:
         def ask(number: int) -> Answered:
             prompt = dealt_out(self.prompts[number], number) if dealt else self.prompts[number]
             done = engine.prefill(prompt, NUM_TOKENS)
-            trace = done.trace
+            trace, num_layers = done.trace, len(engine.decoder.layers)
+            counts = (trace.num_chosen, trace.num_reused, trace.num_row_layers / num_layers)
             if word == "full":
                 own = self._true[number] = reply(engine.decoder, done, NUM_TOKENS, self.ends)
-                return Answered(self.tokenizer.decode(own.tokens), kl_nats(own, own), trace.num_chosen, trace.num_reused)
+                return Answered(self.tokenizer.decode(own.tokens), kl_nats(own, own), *counts)
             true = self._true[number]
             forced = forced_reply(engine.decoder, done, NUM_TOKENS, true.tokens)
             said = true.tokens
             if not says_the_same(forced, NUM_TOKENS, self.ends):
                 said = reply(engine.decoder, engine.prefill(prompt, NUM_TOKENS), NUM_TOKENS, self.ends).tokens
-            return Answered(self.tokenizer.decode(said), kl_nats(true, forced), trace.num_chosen, trace.num_reused)
+            return Answered(self.tokenizer.decode(said), kl_nats(true, forced), *counts)
 
         return ask
 

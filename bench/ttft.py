@@ -1,11 +1,14 @@
 """Time to first token: full prefill against every way of reusing cached chunks, same prompt, same weights, in turns in one run.
 
-    python bench/ttft.py [--dtype bfloat16] [--rounds 5] [--growth] [--threads 2] [--only combined]
+    python bench/ttft.py [--dtype bfloat16] [--rounds 5] [--threads 2] [--methods block,combined]
+    python bench/ttft.py --growth [--dtype bfloat16]     prompts of 1K to 16K tokens: bench/ttft_plot.py draws them
 
 A Llama shape of 16 layers, width 1024, 16 query and 4 key-value heads of 64 (180M parameters without embeddings), random weights; 8
 chunks of 512 tokens behind a prefix of 64, a question of 32. The bar is transformers' own prefill (SDPA, causal); ours, computing
 everything, stands beside it. ``hot``: chunks lie in the store's memory; ``cold``: on its disk, opened anew for every run with the page
-cache asked to forget them. Times say nothing about quality: see bench/kv_quality.py.
+cache asked to forget them. Phases: plan; load (read, check) and assemble (rotate, put in place), beside the layers on a thread of their own
+where cores are free; question (a pass only for rules that ask it); compute (the layers); first token (what comes after them). Times say nothing
+about quality: see bench/kv_quality.py.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.record import write_result
 from rag.kvcache.engine import KVEngine
-from rag.kvcache.methods import METHODS
+from rag.kvcache.methods import METHODS, method
 from rag.kvcache.prefill import Decoder, Prefilled
 from rag.kvcache.prompt import Prompt
 from rag.kvcache.store import KVStore
@@ -35,6 +38,8 @@ LAYERS, WIDTH, HEADS, KV_HEADS, INNER, VOCABULARY = 16, 1024, 16, 4, 2816, 32000
 CHUNK, PREFIX, QUESTION = 512, 64, 32
 SHARE = 0.15
 WORDS = ("full", "prefix", "block", "first-k", "query", "blend", "combined")
+GROWTH = {2: 3, 4: 3, 8: 2, 16: 1, 32: 1}
+"""Chunks of a prompt -> rounds."""
 
 
 def network(dtype: str, num_positions: int) -> Any:
@@ -126,26 +131,36 @@ class Case:
             store.close()
 
 
+def warm_up(decoder: Decoder, words: tuple[str, ...]) -> None:
+    """Everything once over two short chunks: what is compiled or allocated at first use is not what is measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case(decoder, 2, Path(folder))
+        case.stock()
+        for word in words:
+            case.run(word, case.hot)
+
+
 def measured(case: Case, words: tuple[str, ...], rounds: int, with_cold: bool) -> dict[str, Any]:
-    """Median seconds and phases of each run over rounds in which they take turns."""
+    """Median seconds and phases of each run over rounds in which they take turns; processor seconds beside the clock's."""
     runs: dict[str, Callable[[], Any]] = {"transformers": case.stock}
     runs |= {f"{word} hot": (lambda word=word: case.run(word, case.hot)) for word in words if word != "prefix"}
     if with_cold:
         runs |= {f"{word} cold": (lambda word=word: case.cold(word)) for word in words if METHODS[word].reads == "chunks"}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in runs}
     phases: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     chosen: dict[str, int] = {}
-    for number in range(rounds + 1):  # the first round warms up
+    for number in range(rounds):
         for name in list(runs)[:: 1 if number % 2 else -1]:
-            started = time.perf_counter()
+            started, processor = time.perf_counter(), time.process_time()
             done = runs[name]()
-            spent = time.perf_counter() - started
-            if number or rounds == 0:
-                seconds[name].append(spent)
-                phases[name].append({} if done is None else dict(done.trace.seconds))
+            seconds[name].append(time.perf_counter() - started)
+            cpu_seconds[name].append(time.process_time() - processor)
+            phases[name].append({} if done is None else dict(done.trace.seconds))
             if done is not None:
                 chosen[name] = done.trace.num_computed
     stock, ours = statistics.median(seconds["transformers"]), statistics.median(seconds["full hot"])
+    cpu_bar = min(statistics.median(cpu_seconds["transformers"]), statistics.median(cpu_seconds["full hot"]))
     rows = {}
     for name, values in seconds.items():
         median = statistics.median(values)
@@ -155,43 +170,57 @@ def measured(case: Case, words: tuple[str, ...], rounds: int, with_cold: bool) -
             "best": round(min(values), 4),
             "times_faster_than_transformers": round(stock / median, 2),
             "times_faster_than_full": round(min(stock, ours) / median, 2),
+            "cpu_seconds": round(statistics.median(cpu_seconds[name]), 4),
+            "times_less_cpu_than_full": round(cpu_bar / statistics.median(cpu_seconds[name]), 2),
             "computed_tokens": chosen.get(name, len(case.prompt)),
             "phases": {part: round(statistics.median([each.get(part, 0.0) for each in phases[name]]), 4) for part in sorted(parts)},
         }
     return rows
 
 
+def growth(decoder: Decoder, dtype: str, threads: int) -> None:
+    """The full prefill, ``combined`` and ``block`` over prompts that get longer, the longest once."""
+    words = ("full", "block", "combined")
+    warm_up(decoder, words)
+    lengths: dict[int, Any] = {}
+    for num_chunks, rounds in GROWTH.items():
+        with tempfile.TemporaryDirectory() as folder:
+            case = Case(decoder, num_chunks, Path(folder))
+            rows = measured(case, words, rounds, with_cold=False)
+        lengths[len(case.prompt)] = {name: row["seconds"] for name, row in rows.items()}
+        print(len(case.prompt), lengths[len(case.prompt)], flush=True)
+    result = {"dtype": dtype, "threads": threads, "share": SHARE, "rounds": list(GROWTH.values()), "seconds": lengths}
+    print(write_result(f"ttft_growth_{dtype}", result))
+
+
 def main() -> None:
-    """Prints a table and writes bench/results/ttft_<dtype>.json."""
+    """Prints a table and writes bench/results/ttft_<dtype>.json or ttft_growth_<dtype>.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", choices=WORDS, help="one method beside the full prefill, in a result file of its own")
-    parser.add_argument("--growth", action="store_true", help="also prompts of 1K to 16K tokens, fewer rounds")
+    parser.add_argument("--methods", default=",".join(WORDS), help="words, `full` is always among them")
+    parser.add_argument("--growth", action="store_true", help="prompts of 1K to 16K tokens instead, fewer rounds")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     decoder = Decoder.of(network(options.dtype, 20480))
+    if options.growth:
+        growth(decoder, options.dtype, options.threads)
+        return
     result: dict[str, Any] = {"dtype": options.dtype, "threads": options.threads, "rounds": options.rounds, "share": SHARE}
+    words = tuple(method(word).name for word in dict.fromkeys(["full", *options.methods.split(",")]))
+    warm_up(decoder, words)
     with tempfile.TemporaryDirectory() as folder:
         case = Case(decoder, 8, Path(folder))
         result["num_tokens"] = len(case.prompt)
         result["flop_bounds"] = {
-            word: round(flop_bound(len(case.prompt), word), 2) for word in WORDS if METHODS[word].reads == "chunks"
+            word: round(flop_bound(len(case.prompt), word), 2) for word in words if METHODS[word].reads == "chunks"
         }
-        words = WORDS if options.only is None else ("full", options.only)
         result["methods"] = measured(case, words, options.rounds, with_cold=True)
-    if options.growth:
-        result["growth"] = {}
-        for num_chunks in (2, 4, 8, 16, 32):
-            with tempfile.TemporaryDirectory() as folder:
-                case = Case(decoder, num_chunks, Path(folder))
-                rows = measured(case, ("full", "block", "combined"), 1 if num_chunks > 8 else 3, with_cold=False)
-            result["growth"][len(case.prompt)] = {name: row["seconds"] for name, row in rows.items()}
     for name, row in result["methods"].items():
         print(f"{name:18} {row['seconds']:8.3f} s  {row['times_faster_than_full']:6.2f} x  {row['phases']}")
-    print(result["flop_bounds"], result.get("growth", ""))
-    print(write_result("_".join(["ttft", *([options.only] if options.only else []), options.dtype]), result))
+    print(result["flop_bounds"])
+    print(write_result(f"ttft_{options.dtype}", result))
 
 
 if __name__ == "__main__":

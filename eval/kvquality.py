@@ -25,17 +25,24 @@ class Asked(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a method said, how far its first tokens were from the full prefill (nats), and how many reused tokens it computed anew."""
+    """What a method said, how far its first tokens were from the full prefill (nats), and how many reused tokens it computed anew.
+
+    ``num_chosen`` were computed in every layer; ``work`` is all that was computed of them, in tokens: a token in half of the layers is half a token.
+    """
 
     text: str
     kl_nats: float
     num_chosen: int
     num_reused: int
+    work: float
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method at one share: exact match by kind and in all, KL, the share of reused tokens computed, and the difference to ``full``."""
+    """One method at one share: exact match by kind and in all, KL, and the difference to ``full``.
+
+    ``share_computed``: of the reused tokens, how many were computed in every layer; ``share_of_work``: of their layers.
+    """
 
     method: str
     recompute: float
@@ -43,6 +50,7 @@ class Row:
     by_kind: Mapping[str, float]
     kl_nats: Interval
     share_computed: float
+    share_of_work: float
     against_full: Difference | None
 
 
@@ -89,6 +97,7 @@ class Quality:
             {kind: sum(values) / len(values) for kind, values in kinds.items()},
             interval([each.kl_nats for each in answered], seed=seed),
             sum(each.num_chosen for each in answered) / num_reused if num_reused else 0.0,
+            sum(each.work for each in answered) / num_reused if num_reused else 0.0,
             None if full is None or method[0] == "full" else difference(grades, full, seed=seed),
         )
 
@@ -124,6 +133,7 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "by_kind": {kind: round(value, 4) for kind, value in row.by_kind.items()},
             "kl_nats": _rounded(row.kl_nats),
             "share_computed": round(row.share_computed, 4),
+            "share_of_work": round(row.share_of_work, 4),
             "against_full": None if row.against_full is None else _rounded(row.against_full) | {"p": round(row.against_full.p, 4)},
         }
         for row in rows

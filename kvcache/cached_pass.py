@@ -8,6 +8,7 @@ to their kernels, would let them see the future.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,8 @@ class Rows:
     ``slots`` int64 ``[T]``, ascending: where they stand in the prompt. ``positions`` ``[T]``: what they are rotated to, the
     slots themselves unless a method says otherwise. ``num_logits``: how many of the last rows are asked for logits.
     ``attention``: what attends instead of plain causal attention. ``watch``: shown what each layer has attended with.
-    ``captured``: takes, if given, the un-rotated keys and values ``[Hkv, T, D]`` of each layer.
+    ``captured``: takes, if given, the un-rotated keys and values ``[Hkv, T, D]`` of each layer. ``going``: asked before each layer which
+    rows go on. ``num_row_layers``: counts rows, layer by layer.
     """
 
     arena: Arena
@@ -36,13 +38,17 @@ class Rows:
     num_logits: int = 1
     attention: Attention | None = None
     watch: Watch | None = None
+    going: Going | None = None
     captured: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
     tables: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    num_row_layers: int = 0
 
     def keep(self, kept: torch.Tensor) -> None:
-        """Only the rows with these indices (ascending) go on."""
+        """Only the rows with these indices (ascending) go on; what was captured of the others is forgotten."""
         self.slots, self.positions = self.slots[kept], self.positions[kept]
         self.tables = [(cos[kept], sin[kept]) for cos, sin in self.tables]
+        for index, (keys, values) in (self.captured or {}).items():
+            self.captured[index] = (keys[:, kept], values[:, kept])  # type: ignore[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class Attending:
 
 Attention = Callable[[Attending], "torch.Tensor"]
 Watch = Callable[[Attending], None]
+Going = Callable[[Rows], "torch.Tensor | None"]
+"""Rows -> indices of those that go on, ``None``: all."""
 Narrow = Callable[[Rows, "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """Rows and their fresh rotated keys and values ``[Hkv, T, D]`` at a check layer -> indices of the rows that go on."""
 
@@ -119,6 +127,7 @@ class CachedPass:
     ) -> None:
         self._network, self._layers, self._traits = network, layers, traits
         self._requests, self._narrow, self._common = list(requests), dict(narrow or {}), common
+        self.through_layers = 0.0
 
     def logits(self, ids: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Per request float32 ``[num_logits, vocabulary]`` after its last rows. ``ids``: the tokens of its rows, each ``[T]``."""
@@ -136,6 +145,7 @@ class CachedPass:
     def before_layer(self, index: int, layer: Any, hidden: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
         """Neutral rotation for the layer; at a check layer, fewer rows."""
         kwargs["position_embeddings"] = self._traits.neutral[index]
+        hidden = self._still_going(hidden)
         if index not in self._narrow:
             return hidden
         import torch
@@ -153,6 +163,20 @@ class CachedPass:
             start = end
         return hidden[:, torch.cat(kept)]
 
+    def _still_going(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Without the rows that their request does not take any further."""
+        import torch
+
+        if all(rows.going is None for rows in self._requests):
+            return hidden
+        parts, lengths = [], [len(rows.slots) for rows in self._requests]
+        for rows, part in zip(self._requests, torch.split(hidden, lengths, dim=1), strict=True):
+            kept = None if rows.going is None else rows.going(rows)
+            if kept is not None:
+                rows.keep(kept)
+            parts.append(part if kept is None else part[:, kept])
+        return torch.cat(parts, 1)
+
     def attend(self, index: int, projected: Projected) -> torch.Tensor:
         """Writes the rows' keys and values, then attends, request by request: ``[T, Hq, Dv]``."""
         import torch
@@ -164,6 +188,7 @@ class CachedPass:
             end = start + len(rows.slots)
             queries, keys, values = (part[:, start:end] for part in projected[:3])
             rows.arena.wait(index)
+            rows.num_row_layers += end - start
             if rows.captured is not None:
                 rows.captured[index] = (keys, values)
             rows.arena.write(index, rows.slots, self._rotated(index, rows, keys), values)
@@ -206,9 +231,10 @@ class CachedPass:
         )
 
     def after_layers(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The last rows of each request."""
+        """The last rows of each request; ``through_layers`` is set to when they came out."""
         import torch
 
+        self.through_layers = time.perf_counter()
         wanted, end = [], 0
         for rows in self._requests:
             end += len(rows.slots)

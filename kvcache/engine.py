@@ -13,6 +13,7 @@ from typing import Any
 from rag.kvcache.ape import parallel_attention
 from rag.kvcache.chunk_kv import ChunkKV
 from rag.kvcache.chunk_prefill import FreshKV, prefill_chunks
+from rag.kvcache.focus import Focus
 from rag.kvcache.hooked import Unsupported
 from rag.kvcache.key import POLICIES, KVKey, model_identity
 from rag.kvcache.methods import Method
@@ -127,9 +128,11 @@ class KVEngine:
         share = 1.0 if self.method.exact else self.recompute
         keeps = self.method.reads == "prefixes"
         leaning = Leaning(plan) if self.method.variants else None
+        focus = Focus(leaning, plan) if leaning is not None and self.method.focused else None
         done = prefill(
             self.decoder, plan, self.selector, share, room=room, overlap=self.overlap, attention=attention,
-            capture=keeps or leaning is not None, watch=leaning,
+            capture=keeps or leaning is not None, watch=focus or leaning,
+            going=None if focus is None else focus.going,
         )  # fmt: skip
         self._measure(plan, done)
         if keeps:
@@ -145,8 +148,9 @@ class KVEngine:
         for each in held:
             tier = getattr(each, "tier", "ram")
             by_tier[tier] = by_tier.get(tier, 0) + getattr(each, "num_bytes", 0)
+        seconds = done.trace.seconds["load"] + done.trace.seconds["assemble"]
         for tier, num_bytes in by_tier.items():
-            self.worth.saw_load(tier, num_bytes, done.trace.seconds["load"] * num_bytes / max(sum(by_tier.values()), 1))
+            self.worth.saw_load(tier, num_bytes, seconds * num_bytes / max(sum(by_tier.values()), 1))
 
     def _keep_in_place(self, plan: Plan, done: Prefilled) -> None:
         """Keeps what was computed of an exact prompt under the names of its segments, for prompts that begin the same."""

@@ -235,5 +235,5 @@ class KVGenerator:
         trace = ready.trace
         cached = trace.num_exact + trace.num_reused
         saved = self.engine.worth.compute_seconds(cached - trace.num_chosen)
-        spent = trace.seconds.get("load", 0.0)
+        spent = trace.seconds["load"] + trace.seconds["assemble"]
         return Usage(cached_tokens=cached, recomputed_tokens=trace.num_chosen, saved_seconds=max((saved or 0.0) - spent, 0.0))

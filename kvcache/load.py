@@ -27,9 +27,10 @@ Tables = Sequence[tuple["torch.Tensor", "torch.Tensor"]]
 
 @dataclass(slots=True)
 class Loading:
-    """A load under way or done. ``seconds`` is the time spent reading and assembling, wherever that ran."""
+    """A load under way or done: seconds spent reading (checking and copying included) and putting in place, wherever that ran."""
 
-    seconds: float = 0.0
+    read_seconds: float = 0.0
+    assemble_seconds: float = 0.0
     future: Future[None] | None = None
 
     def join(self) -> None:
@@ -64,17 +65,19 @@ def _fill(arena: Arena, traits: Traits, parts: Sequence[tuple[Cached, int]], tab
     from rag.kernels.assemble import assemble
 
     starts = [start for _, start in parts]
-    started = time.perf_counter()
     with torch.inference_mode():
         device = arena.keys.device
         nothing = torch.empty(arena.capacity, 0, device=device)
         for index, layer in enumerate(traits.layers):
+            started = time.perf_counter()
             pieces = [_on(device, cached.layer(index)) for cached, _ in parts]
+            read = time.perf_counter()
             cos, sin = (nothing, nothing) if layer.rotary is None else tables[layer.rotary]
             style = "none" if layer.rotary is None else traits.rotaries[layer.rotary].style
             assemble(pieces, starts, cos, sin, style, arena.keys[index], arena.values[index])
             arena.set_loaded(index)
-            loading.seconds = time.perf_counter() - started
+            loading.read_seconds += read - started
+            loading.assemble_seconds += time.perf_counter() - read
 
 
 def _on(device: torch.device, layer: LayerKV) -> LayerKV:

@@ -21,7 +21,8 @@ class Method:
     """``reads``: what it takes from the cache. ``recompute``: its share of reused tokens, if it is not the user's to choose.
 
     ``exact``: the answer is that of the full prefill. ``parallel``: chunks lie side by side (APE). ``variants``: a chunk is kept as it was
-    computed behind others, too, and the kept one that fits best is taken (Cache-Craft). ``about``: one line for people.
+    computed behind others, too, and the kept one that fits best is taken (Cache-Craft); ``focused``: of these, only what the question looks at
+    is computed in all layers. ``about``: one line for people.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Method:
     exact: bool = False
     parallel: bool = False
     variants: bool = False
+    focused: bool = False
 
 
 METHODS: Mapping[str, Method] = {
@@ -58,6 +60,14 @@ METHODS: Mapping[str, Method] = {
             "chunks",
             CacheCraft,
             variants=True,
+        ),
+        Method(
+            "focused",
+            "the same, and stops at the layer where it is clear which chunks the question looks at for all others",
+            "chunks",
+            CacheCraft,
+            variants=True,
+            focused=True,
         ),
         Method("query", "computes the tokens that the question looks at (ProphetKV, arXiv 2602.02579)", "chunks", QueryDriven),
         Method(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rag.kvcache.arena import Arena
-from rag.kvcache.cached_pass import Attending, Attention, CachedPass, Narrow, Rows, Watch
+from rag.kvcache.cached_pass import Attending, Attention, CachedPass, Going, Narrow, Rows, Watch
 from rag.kvcache.evidence import Selector
 from rag.kvcache.hooked import decoder_layers
 from rag.kvcache.load import Loading, Tables, load
@@ -53,7 +53,9 @@ class Decoder:
 class Trace:
     """What a prefill did. Tokens: of the prompt, exact, reused (chosen ones included), chosen among the reused, computed in all.
 
-    ``seconds`` by phase: ``load`` runs beside the others when it overlaps; ``question`` is the pass that asks what matters.
+    ``num_chosen`` counts what was computed in every layer; ``num_row_layers`` sums over layers how many of the reused tokens were computed.
+    ``seconds`` by phase: ``plan``; ``load`` and ``assemble`` run beside the others when they overlap; ``question`` is the pass that asks
+    what matters; ``compute`` the layers; ``first token`` what comes after them.
     """
 
     num_tokens: int
@@ -61,6 +63,7 @@ class Trace:
     num_reused: int
     num_chosen: int
     num_computed: int
+    num_row_layers: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
@@ -94,10 +97,11 @@ def prefill(
     attention: Attention | None = None,
     capture: bool = False,
     watch: Watch | None = None,
+    going: Going | None = None,
 ) -> Prefilled:
     """Computes ``plan``: a share ``recompute`` (0 to 1) of its reused tokens, as ``selector`` chooses, and all that is not cached.
 
-    ``room``: slots to keep free for the answer. ``attention``, ``watch``: see ``Rows``. ``capture``: see ``Prefilled``. Raises ``ValueError`` for a share outside 0 to 1 and
+    ``room``: slots to keep free for the answer. ``attention``, ``watch``, ``going``: see ``Rows``. ``capture``: see ``Prefilled``. Raises ``ValueError`` for a share outside 0 to 1 and
     ``DamagedKV`` if a cached part turns out not to be what was stored.
     """
     import torch
@@ -105,7 +109,7 @@ def prefill(
     if not 0 <= recompute <= 1:
         raise ValueError(f"recompute={recompute}: the share of reused tokens to compute anew must be between 0 and 1")
     with torch.inference_mode():
-        return _Prefill(decoder, plan, selector, recompute, room, overlap, attention, capture, watch).run()
+        return _Prefill(decoder, plan, selector, recompute, room, overlap, attention, capture, watch, going).run()
 
 
 class _Prefill:
@@ -122,6 +126,7 @@ class _Prefill:
         attention: Attention | None,
         capture: bool,
         watch: Watch | None,
+        going: Going | None,
     ) -> None:
         import torch
 
@@ -134,7 +139,7 @@ class _Prefill:
         self._budget = math.floor(recompute * len(self._evidence) + 0.5)
         self._arena = Arena(decoder.traits.geometry, len(plan.prompt) + room, decoder.device)
         self._arena.num_tokens = len(plan.prompt)
-        self._overlap, self._watch, self._seconds = overlap, watch, dict[str, float]()
+        self._overlap, self._watch, self._going, self._seconds = overlap, watch, going, dict[str, float]()
         self._captured: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = {} if capture else None
 
     def run(self) -> Prefilled:
@@ -146,7 +151,8 @@ class _Prefill:
                 self._seconds["question"] = time.perf_counter() - started
             started = time.perf_counter()
             logits, chosen = self._compute()
-            self._seconds["compute"] = time.perf_counter() - started
+            self._seconds["first token"] = time.perf_counter() - self._through
+            self._seconds["compute"] = self._through - started
         finally:
             loading.join()
         return self._prefilled(logits, chosen, loading)
@@ -162,7 +168,10 @@ class _Prefill:
         return Rows(arena, slots, self._positions[slots], attention=self._attention)
 
     def _pass(self, rows: Rows, ids: torch.Tensor, narrow: Mapping[int, Sequence[Narrow]] | None = None) -> torch.Tensor:
-        return CachedPass(self._decoder.network, self._decoder.layers, self._decoder.traits, [rows], narrow).logits([ids])[0][-1]
+        one = CachedPass(self._decoder.network, self._decoder.layers, self._decoder.traits, [rows], narrow)
+        logits = one.logits([ids])[0][-1]
+        self._through = one.through_layers
+        return logits
 
     # What the question looks at --------------------------------------------------------------------------------------------
 
@@ -204,10 +213,11 @@ class _Prefill:
         narrow = {layer: [self._narrowing(stage)] for stage, layer in enumerate(stages)}
         assert not narrow or self._captured is None, "rows that stop at a check layer have no keys in the layers behind it"
         rows = self._rows(slots, self._arena)
-        rows.captured, rows.watch = self._captured, self._watch
+        rows.captured, rows.watch, rows.going = self._captured, self._watch, self._going
         logits = self._pass(rows, self._ids[slots], narrow)
-        self._slots = rows.slots
-        return logits, self._underway.slots
+        self._slots, self._num_row_layers = rows.slots, rows.num_row_layers - (len(slots) - len(evidence)) * len(self._arena.keys)
+        chosen = self._underway.slots
+        return logits, chosen[torch.isin(chosen, rows.slots)]
 
     def _still_to_compute(self, chosen: torch.Tensor) -> torch.Tensor:
         """Slots that are not cached, without those that the question's pass left as they have to be: all before the first chosen one."""
@@ -247,10 +257,12 @@ class _Prefill:
         return narrow
 
     def _prefilled(self, logits: torch.Tensor, chosen: torch.Tensor, loading: Loading) -> Prefilled:
-        plan, self._seconds["load"] = self._plan, loading.seconds
+        plan = self._plan
+        self._seconds |= {"load": loading.read_seconds, "assemble": loading.assemble_seconds}
         num_exact, num_reused = len(plan.slots("exact")), len(self._evidence)
         trace = Trace(
-            len(plan.prompt), num_exact, num_reused, len(chosen), len(chosen) + len(self._computed), self._seconds, plan.reasons
-        )
+            len(plan.prompt), num_exact, num_reused, len(chosen), len(chosen) + len(self._computed), self._num_row_layers,
+            self._seconds, plan.reasons,
+        )  # fmt: skip
         following = int(self._positions.max()) + 1
         return Prefilled(self._arena, logits, chosen, trace, following, self._slots, self._captured, self._attention)

@@ -111,9 +111,12 @@ class Leaning:
             columns[plan.parts[number].start : plan.parts[number].start + plan.parts[number].num_tokens, column] = 1.0
         self._columns, self._num_layers = columns, 0
         self._mass: torch.Tensor | None = None
+        self._slots = torch.empty(0, dtype=torch.int64)
 
     def __call__(self, attending: Attending) -> None:
         """Attention with "which chunk" in the place of values is the mass that each chunk gets: ``[rows, chunks]``."""
+        import torch
+
         from rag.kernels.selective_attention import selective_attention
 
         if not self.parts:
@@ -123,15 +126,24 @@ class Leaning:
         mass = selective_attention(
             attending.queries, keys[:, :num_keys], where, attending.rows.slots, num_keys=num_keys, **attending.options
         )
-        mass = mass.float().mean(1)
-        self._mass = mass if self._mass is None else self._mass + mass
+        mass, slots = mass.float().mean(1), attending.rows.slots
+        if self._mass is not None:
+            if len(slots) < len(self._mass):  # rows that were not taken any further are forgotten
+                self._mass = self._mass[torch.isin(self._slots, slots)]
+            mass = self._mass + mass
+        self._mass, self._slots = mass, slots
         self._num_layers += 1
+
+    @property
+    def total(self) -> torch.Tensor:
+        """Float32 ``[rows, chunks]``, summed over the layers seen so far."""
+        assert self._mass is not None
+        return self._mass
 
     @property
     def mass(self) -> torch.Tensor:
         """Float32 ``[rows, chunks]``, averaged over the layers."""
-        assert self._mass is not None
-        return self._mass.cpu() / self._num_layers
+        return self.total.cpu() / self._num_layers
 
 
 def repaired(plan: Plan, done: Prefilled, leaning: Leaning, number: int) -> tuple[ChunkKV, Dependence] | None:

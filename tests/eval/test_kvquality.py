@@ -21,7 +21,7 @@ QUESTIONS = [Question("direct" if number % 2 else "two-hop", f"otter {number}") 
 def says(wrong_every: int) -> object:
     def ask(number: int) -> Answered:
         text = "a goose" if wrong_every and number % wrong_every == 0 else f" The otter {number}."
-        return Answered(text, 0.1 * bool(wrong_every), 3, 20)
+        return Answered(text, 0.1 * bool(wrong_every), 3, 20, 4.5)
 
     return ask
 
