@@ -212,14 +212,20 @@ def peer(python: Path, name: str, path: str, folder: Path) -> Iterator[Ask]:
 
 
 def measured(askers: dict[str, Ask], truth: NDArray[np.int64], k: int, rounds: int) -> dict[str, dict[str, float]]:
-    """p50 and p95 of each query's median over the rounds, and recall@k, of every engine."""
+    """p50 and p95 of each query's median over the rounds, and recall@k, of every engine; of those in this process also processor time a query.
+
+    On a machine with other work the clock tells how long both threads had to wait for a core, too; processor time does not.
+    """
     seconds: dict[str, list[list[float]]] = {name: [[] for _ in truth] for name in askers}
     recall = dict.fromkeys(askers, 0.0)
+    processor: dict[str, list[float]] = {name: [] for name in askers}
     for turn in range(rounds + 1):  # the first round warms up
         for number in range(len(truth)):
             for name in list(askers) if turn % 2 else list(askers)[::-1]:
+                before = time.process_time()
                 spent, rows = askers[name](number, k)
                 if turn:
+                    processor[name].append(time.process_time() - before)
                     seconds[name][number].append(spent)
                 else:
                     recall[name] += len(np.intersect1d(rows, truth[number, :k])) / k / len(truth)
@@ -227,6 +233,8 @@ def measured(askers: dict[str, Ask], truth: NDArray[np.int64], k: int, rounds: i
     for name, times in seconds.items():
         medians = [float(np.median(some)) * 1000 for some in times]
         found[name] = {"p50_ms": np.median(medians), "p95_ms": np.percentile(medians, 95), f"recall@{k}": recall[name]}
+        if name not in PEERS:
+            found[name]["mean_processor_ms"] = 1000 * float(np.mean(processor[name]))
     return {name: {key: round(float(value), 4) for key, value in some.items()} for name, some in found.items()}
 
 
@@ -310,7 +318,10 @@ def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
     path, folder = str(options.sets / name), options.work / f"growth.{name}"
     given = read_set(path, options.queries)
     told = built(path, folder, options.bits)
-    truth = np.argsort(-exact(given)[0], axis=0, kind="stable")[:100].T
+    known = options.work / f"{name}.truth{options.queries}.npy"  # the same for all bits
+    if not known.is_file():
+        np.save(known, np.argsort(-exact(given)[0], axis=0, kind="stable")[:100].T)
+    truth = np.load(known)
     reader, segment = opened(folder, options.bits, len(given.lengths))
     told |= {
         "confidence": reader.effort.confidence,
@@ -391,7 +402,9 @@ def main() -> None:
             result["growth"][name if options.bits == 4 else f"{name}, {options.bits} bits"] = growth(options, name)
     if options.plot:
         plot(result["growth"], options.plot)
-    write_result("multivector", {"threads": NUM_THREADS, "dot_products": lanes.explain(), **result})
+    write_result(
+        "multivector", {"threads": NUM_THREADS, "load_average": os.getloadavg(), "dot_products": lanes.explain(), **result}
+    )
 
 
 if __name__ == "__main__":
