@@ -1,12 +1,13 @@
 """Multi-vector search beside its peers: milliseconds, recall against exact MaxSim, build, bytes, memory; and how cost grows.
 
     python bench/token_sets.py real --out SETS && python bench/token_sets.py synthetic --out SETS
-    python bench/multivector.py --sets SETS --names real20000 synthetic20000 --peers PEERS_PYTHON --peer-indexes FOLDER
-    python bench/multivector.py --sets SETS --growth synthetic5000 synthetic20000 synthetic100000
+    python bench/multivector.py --sets SETS --names real20000 real5000 --peers PEERS_PYTHON --peer-indexes FOLDER
+    python bench/multivector.py --sets SETS --growth synthetic5000 synthetic20000 synthetic100000 synthetic200000 --plot docs/multivector.svg
 
-The same vectors, two threads, and queries by turns: every engine answers a query before the next one is asked. The peers run in
-processes of their own (bench/multivector_peers.py, with their build beside it as PEER.SET.json) and report the seconds of their search
-call. Exact is torch's float32 product with all tokens. A build runs alone in a process, whose peak memory is its own.
+The same vectors, two threads, and queries by turns: every engine answers a query before the next one is asked, ours with 4, 5 and 8 bits. The
+peers run in processes of their own (bench/multivector_peers.py, with their build beside it as PEER.SET.json) and report the seconds of
+their search call. Exact is torch's float32 product with all tokens. A build runs alone in a process and reads the vectors from a mapped
+file; its peak memory is told with the pages of that file (which the system may take back) and without.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,10 +35,11 @@ sys.path.insert(0, str(ROOT))
 from bench.record import RESULTS, write_result
 from rag.kernels import warp_score_lanes as lanes
 from rag.retrievers.warp.index import WarpIndex, WarpReader
-from rag.retrievers.warp.search import why_probe
+from rag.retrievers.warp.search import Effort, why_probe
 from rag.retrievers.warp.segment import WarpSegment
 
 NUM_THREADS = 2
+OUR_BITS = (4, 5, 8)
 PEERS = ("fast-plaid", "xtr-warp")
 Ask = Callable[[int, int], tuple[float, list[int]]]
 """(query, k) -> seconds and rows found."""
@@ -78,27 +81,47 @@ def made_index(bits: int) -> WarpIndex:
 def build(path: str, folder: Path, bits: int) -> dict[str, Any]:
     """Runs in a process of its own: builds and saves one segment."""
     given = read_set(path, 0)
-    ends = np.cumsum(given.lengths)
-    started, processor = time.perf_counter(), time.process_time()
-    segment = made_index(bits).build_vectors(np.arange(len(ends)), np.split(given.tokens, ends[:-1]))
-    del given  # the input's pages are not the index's
+    starts = np.concatenate([[0], np.cumsum(given.lengths)])
     folder.mkdir(parents=True, exist_ok=True)
+    watch = Watch()
+    started, processor = time.perf_counter(), time.process_time()
+    segment = made_index(bits).build_stored(np.arange(len(given.lengths)), starts, given.tokens)
     segment.save(folder)
     return {
         "build_seconds": round(time.perf_counter() - started, 1),
         "build_processor_seconds": round(time.process_time() - processor, 1),
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
-        "build_peak_bytes": peak_bytes(),
+        "build_peak_bytes": status_bytes("VmHWM"),
+        "build_peak_bytes_without_files": watch.peak(),
         "recall_estimate": segment.header.recall_estimate,
     }
 
 
-def peak_bytes() -> int:
-    """Resident peak of this process; ``ru_maxrss`` would start from that of its parent."""
+def status_bytes(name: str) -> int:
+    """A number of this process's state; ``ru_maxrss`` would start from that of its parent."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise SystemExit("this system does not tell a process's peak")
+    raise SystemExit(f"this system does not tell a process's {name}")
+
+
+class Watch:
+    """The most memory that is no file's, looked at a hundred times a second from now on."""
+
+    def __init__(self) -> None:
+        self._most, self._done = 0, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def peak(self) -> int:
+        """The end of looking."""
+        self._done.set()
+        self._thread.join()
+        return self._most
+
+    def _look(self) -> None:
+        while not self._done.wait(0.01):
+            self._most = max(self._most, status_bytes("RssAnon"))
 
 
 def built(path: str, folder: Path, bits: int) -> dict[str, Any]:
@@ -189,14 +212,20 @@ def peer(python: Path, name: str, path: str, folder: Path) -> Iterator[Ask]:
 
 
 def measured(askers: dict[str, Ask], truth: NDArray[np.int64], k: int, rounds: int) -> dict[str, dict[str, float]]:
-    """p50 and p95 of each query's median over the rounds, and recall@k, of every engine."""
+    """p50 and p95 of each query's median over the rounds, and recall@k, of every engine; of those in this process also processor time a query.
+
+    On a machine with other work the clock tells how long both threads had to wait for a core, too; processor time does not.
+    """
     seconds: dict[str, list[list[float]]] = {name: [[] for _ in truth] for name in askers}
     recall = dict.fromkeys(askers, 0.0)
+    processor: dict[str, list[float]] = {name: [] for name in askers}
     for turn in range(rounds + 1):  # the first round warms up
         for number in range(len(truth)):
             for name in list(askers) if turn % 2 else list(askers)[::-1]:
+                before = time.process_time()
                 spent, rows = askers[name](number, k)
                 if turn:
+                    processor[name].append(time.process_time() - before)
                     seconds[name][number].append(spent)
                 else:
                     recall[name] += len(np.intersect1d(rows, truth[number, :k])) / k / len(truth)
@@ -204,18 +233,25 @@ def measured(askers: dict[str, Ask], truth: NDArray[np.int64], k: int, rounds: i
     for name, times in seconds.items():
         medians = [float(np.median(some)) * 1000 for some in times]
         found[name] = {"p50_ms": np.median(medians), "p95_ms": np.percentile(medians, 95), f"recall@{k}": recall[name]}
+        if name not in PEERS:
+            found[name]["mean_processor_ms"] = 1000 * float(np.mean(processor[name]))
     return {name: {key: round(float(value), 4) for key, value in some.items()} for name, some in found.items()}
 
 
-def limit(segment: WarpSegment, queries: Sequence[NDArray[np.float32]], gigabytes_per_second: float) -> dict[str, float]:
-    """Bytes of the index that a query must read at the least, and how long that takes at the memory's rate."""
+def limit(
+    segment: WarpSegment, queries: Sequence[NDArray[np.float32]], effort: Effort, gigabytes_per_second: float
+) -> dict[str, float]:
+    """Bytes that a query must read at the least (of centroids, of runs or lists, of 128 documents' codes), and how long that takes at the memory's rate."""
     assert segment.codec is not None
-    centroids = segment.codec.centroids
+    centroids, runs = segment.codec.centroids, segment.tokens.runs
     per_token = segment.tokens.codes.shape[1] + 1
     candidates = 128 * segment.num_tokens / len(segment.keys) * per_token
     widths = [16 if len(query) <= 16 else 32 for query in queries]
     tables = float(np.mean(widths)) * len(centroids.levels) * 5  # scores and their bytes
-    total = segment.tokens.runs.nbytes + centroids.levels.nbytes + tables + candidates
+    found = float(runs.nbytes)
+    if why_probe(len(runs), effort):  # a document's number, and its sum
+        found = float(np.mean([len(query) for query in queries])) * effort.num_probes * len(runs) / len(centroids.levels) * 8
+    total = found + centroids.levels.nbytes + tables + candidates
     return {
         "bytes_touched": round(total),
         "gigabytes_per_second": round(gigabytes_per_second, 1),
@@ -238,16 +274,20 @@ def memory_rate() -> float:
 
 def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """One set, all engines."""
-    path, folder = str(options.sets / name), options.work / f"ours.{name}"
+    path = str(options.sets / name)
     given = read_set(path, options.queries)
     result: dict[str, Any] = {"documents": len(given.lengths), "tokens": int(given.lengths.sum()), "queries": len(given.queries)}
     result["tokens_per_query"] = round(float(np.mean([len(query) for query in given.queries])), 1)
-    built(str(options.sets / options.warm_up), options.work / "warm-up", 4)
-    result["engines"] = {"rag": built(path, folder, 4) | {"confidence": made_index(4).effort.confidence}}
+    result["engines"], askers, segments = {}, dict[str, Ask](), list[WarpSegment]()
+    for bits in OUR_BITS:
+        folder = options.work / f"{name}.{bits}"
+        built(str(options.sets / options.warm_up), options.work / f"warm-up.{bits}", bits)
+        result["engines"][f"rag, {bits} bits"] = built(path, folder, bits) | {"confidence": made_index(bits).effort.confidence}
+        reader, segment = opened(folder, bits, len(given.lengths))
+        segments.append(segment)
+        askers[f"rag, {bits} bits"] = ours(reader, given.queries)
     scores, timed = exact(given)
     truth = np.argsort(-scores, axis=0, kind="stable")[:100].T
-    reader, segment = opened(folder, 4, len(given.lengths))
-    askers: dict[str, Ask] = {"rag": ours(reader, given.queries)}
     if not math.isnan(timed(0)):
         askers["exact"] = lambda number, k: (timed(number), truth[number, :k].tolist())
     contexts = []
@@ -256,7 +296,7 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
         if not told.is_file() or not told.stat().st_size:
             continue
         known = json.loads(told.read_text(encoding="utf-8"))
-        known.pop("build_seconds")  # a build of an hour shares the machine with other work: only processor seconds compare
+        known.pop("build_seconds")  # a build of minutes shares the machine with other work: only processor seconds compare
         result["engines"][peer_name] = known
         context = peer(options.peers, peer_name, path, options.peer_indexes / f"{peer_name}.{name}")
         askers[peer_name] = context.__enter__()
@@ -269,7 +309,7 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
             print(name, k, engine, numbers, flush=True)
     for context in contexts:
         context.__exit__(None, None, None)
-    result["limit"] = limit(segment, given.queries, memory_rate())
+    result["limit"] = limit(segments[0], given.queries, made_index(OUR_BITS[0]).effort, memory_rate())
     return result
 
 
@@ -278,7 +318,10 @@ def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
     path, folder = str(options.sets / name), options.work / f"growth.{name}"
     given = read_set(path, options.queries)
     told = built(path, folder, options.bits)
-    truth = np.argsort(-exact(given)[0], axis=0, kind="stable")[:100].T
+    known = options.work / f"{name}.truth{options.queries}.npy"  # the same for all bits
+    if not known.is_file():
+        np.save(known, np.argsort(-exact(given)[0], axis=0, kind="stable")[:100].T)
+    truth = np.load(known)
     reader, segment = opened(folder, options.bits, len(given.lengths))
     told |= {
         "confidence": reader.effort.confidence,
@@ -291,32 +334,37 @@ def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
     for k in (10, 100):
         numbers = measured({"rag": ours(reader, given.queries)}, truth, k, options.rounds)["rag"]
         told |= {f"{key} (k={k})" if "_ms" in key else key: value for key, value in numbers.items()}
+    told |= limit(segment, given.queries, reader.effort, memory_rate())
+    told["fraction_of_limit"] = round(told["limit_ms"] / told["p50_ms (k=10)"], 3)
     print(name, told, flush=True)
     return told
 
 
 def plot(sizes: dict[str, dict[str, Any]], path: Path) -> None:
-    """Milliseconds by number of documents, one line per kind of set."""
+    """Milliseconds beside the limit of the memory, and what a build takes, by number of documents."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for kind in ("real", "synthetic"):
-        rows = sorted((told["documents"], told) for name, told in sizes.items() if name.startswith(kind) and "," not in name)
-        for k, line in ((10, "o-"), (100, "s--")):
-            recalls = ", ".join(f"{told[f'recall@{k}']:.3f}" for _, told in rows)
-            axes.plot(
-                [size for size, _ in rows],
-                [told[f"p50_ms (k={k})"] for _, told in rows],
-                line,
-                label=f"{kind}, k={k}: recall {recalls}",
-            )
-    axes.set(xscale="log", yscale="log", xlabel="documents (about 120 tokens each)", ylabel="p50, milliseconds, two threads")
-    axes.legend(fontsize=7)
-    axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=120)
+    rows = sorted((told["documents"], told) for name, told in sizes.items() if name.startswith("synthetic") and "," not in name)
+    documents = [size for size, _ in rows]
+    figure, (times, costs) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for k, line in ((10, "o-"), (100, "s-")):
+        recalls = ", ".join(f"{told[f'recall@{k}']:.3f}" for _, told in rows)
+        times.plot(documents, [told[f"p50_ms (k={k})"] for _, told in rows], line, label=f"k = {k}: recall {recalls}")
+    times.plot(documents, [told["limit_ms"] for _, told in rows], "^--", label="reading what must be read, at the memory's rate")
+    times.set(ylabel="p50, milliseconds, two threads")
+    costs.plot(documents, [told["build_processor_seconds"] for _, told in rows], "o-", label="build, processor seconds")
+    costs.plot(documents, [told["bytes"] / 1e6 for _, told in rows], "s-", label="index, MB")
+    peaks = [told["build_peak_bytes_without_files"] / 1e6 for _, told in rows]
+    costs.plot(documents, peaks, "^-", label="memory of a build without mapped files, MB")
+    for axes in (times, costs):
+        axes.set(xscale="log", yscale="log", xlabel="documents (about 120 tokens of 128 dimensions each)")
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3, which="both")
+    matplotlib.rcParams["svg.hashsalt"] = "multivector"
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main() -> None:
@@ -354,7 +402,9 @@ def main() -> None:
             result["growth"][name if options.bits == 4 else f"{name}, {options.bits} bits"] = growth(options, name)
     if options.plot:
         plot(result["growth"], options.plot)
-    write_result("multivector", {"threads": NUM_THREADS, "dot_products": lanes.explain(), **result})
+    write_result(
+        "multivector", {"threads": NUM_THREADS, "load_average": os.getloadavg(), "dot_products": lanes.explain(), **result}
+    )
 
 
 if __name__ == "__main__":

@@ -269,9 +269,13 @@ def verify(
 def compact(index: IndexOption = DEFAULT_INDEX) -> None:
     """Merge segments and remove deleted documents physically."""
     from rag import terminal
+    from rag.progress import progress_bar
 
-    with terminal.interruptible("what was merged stands, and the next compact goes on from there"):
-        done = _open(index, None).compact()
+    with (
+        terminal.interruptible("what was merged stands, and the next compact goes on from there"),
+        progress_bar("chunks merged") as on_progress,
+    ):
+        done = _open(index, None).compact(on_progress)
     terminal.print_json(done)
 
 
@@ -281,7 +285,7 @@ def rebuild(index: IndexOption = DEFAULT_INDEX, config: ConfigOption = None) -> 
     from rag import terminal
     from rag.progress import progress_bar
 
-    with terminal.interruptible("the indexes are as they were"), progress_bar("chunks") as on_progress:
+    with terminal.interruptible("the indexes are as they were"), progress_bar("chunks indexed") as on_progress:
         done = _open(index, config).rebuild(on_progress)
     terminal.print_json(done)
 

@@ -27,6 +27,7 @@ from rag.core_index import Index as Index
 from rag.core_index import Interaction as Interaction
 from rag.core_index import KeptInFolder as KeptInFolder
 from rag.core_index import Matches as Matches
+from rag.core_index import OnProgress as OnProgress
 from rag.core_index import Reader as Reader
 from rag.core_index import Segment as Segment
 from rag.core_lm import LM as LM

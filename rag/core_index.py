@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -36,6 +36,10 @@ class Interaction(NamedTuple):
 Facts = Mapping[str, int | float | str]
 """What a segment tells of itself. Over the segments of an index an ``int`` (a count) adds up, a ``float`` (a share, a rate) is
 averaged by numbers of chunks, and of words each different one is listed."""
+
+
+OnProgress = Callable[[int, int], None]
+"""Is told how many things are done, and of how many."""
 
 
 class Segment(Protocol):
@@ -113,8 +117,17 @@ class Index(Protocol):
     def load(self, folder: Path) -> Segment:
         """Opens what ``Segment.save`` wrote. Raises ``rag.errors.DamagedIndex`` if the files do not fit together."""
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> Segment:
-        """One segment with the live keys of all ``segments``; encodes nothing again. ``beside``: as in ``build``."""
+    def merge(
+        self,
+        segments: Sequence[Segment],
+        live: NDArray[np.bool_],
+        beside: Sequence[Segment] = (),
+        on_progress: OnProgress | None = None,
+    ) -> Segment:
+        """One segment with the live keys of all ``segments``; encodes nothing again. ``beside``: as in ``build``.
+
+        ``on_progress``: is told (chunks done, of how many) while the result is saved, by an index that needs long for it.
+        """
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> Reader:
         """A view of these segments in which only keys with ``live[key]`` exist."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow, Read
-from rag.core import Chunk, Chunker, Document, Generator, Index, chunk_many, digest
+from rag.core import Chunk, Chunker, Document, Generator, Index, OnProgress, chunk_many, digest
 from rag.segments import SegmentStore, build_all, due_merges
 from rag.tracing import span
 
@@ -220,13 +221,13 @@ class Ingestion:
         for group in due_merges(rows):
             self.merge([row.name for row in group], live)
 
-    def merge(self, names: Sequence[str], live: NDArray[np.bool_]) -> None:
+    def merge(self, names: Sequence[str], live: NDArray[np.bool_], on_progress: OnProgress | None = None) -> None:
         """Replaces segments of one index by one segment with their live chunks, in one commit."""
         with self._catalog.reading() as read:
             every = read.segments()
         rows = [row for row in every if row.name in set(names)]
         others = [row for row in every if row.name not in set(names)]
-        merged = self._store.merged(rows, others, self._indexes[rows[0].index_name], live)
+        merged = self._store.merged(rows, others, self._indexes[rows[0].index_name], live, on_progress)
         with self._catalog.writing() as write:
             write.drop_segments(names)
             if merged is not None:
@@ -266,11 +267,22 @@ def _row(change: Change, num_chunks: int) -> DocumentRow:
     )  # fmt: skip
 
 
-def merge_everything(ingestion: Ingestion, catalog: Catalog, indexes: Iterable[str]) -> None:
-    """One segment per index, with live chunks only."""
-    for name in indexes:
+def merge_everything(
+    ingestion: Ingestion, catalog: Catalog, indexes: Collection[str], on_progress: OnProgress | None = None
+) -> None:
+    """One segment per index, with live chunks only. ``on_progress``: is told chunks of all indexes."""
+    for number, name in enumerate(indexes):
         with catalog.reading() as read:
             rows, live = [row for row in read.segments() if row.index_name == name], read.live()
-            num_dead = sum(row.num_chunks for row in rows) - int(live.sum())
+            num_live = int(live.sum())
+            num_dead = sum(row.num_chunks for row in rows) - num_live
+        before, every = number * num_live, len(indexes) * num_live
         if len(rows) > 1 or num_dead:
-            ingestion.merge([row.name for row in rows], live)
+            told = on_progress and partial(_told_after, on_progress, before, every)
+            ingestion.merge([row.name for row in rows], live, told)
+        if on_progress:
+            on_progress(before + num_live, every)
+
+
+def _told_after(on_progress: OnProgress, before: int, every: int, done: int, _: int) -> None:
+    on_progress(before + done, every)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow, Read, SegmentRow
-from rag.core import Chunk, Document, Generator, Index
+from rag.core import Chunk, Document, Generator, Index, OnProgress
 from rag.errors import DamagedIndex, IndexMismatch, ServerError
 from rag.facts import together
 from rag.ingest import BATCH_CHUNKS, Ingestion, merge_everything
@@ -95,9 +95,15 @@ def reconcile(catalog: Catalog, indexes: Mapping[str, Index]) -> None:
         write.set_meta("indexes", json.dumps(wanted))
 
 
-def compact(catalog: Catalog, ingestion: Ingestion, indexes: Mapping[str, Index], generator: Generator) -> None:
+def compact(
+    catalog: Catalog,
+    ingestion: Ingestion,
+    indexes: Mapping[str, Index],
+    generator: Generator,
+    on_progress: OnProgress | None = None,
+) -> None:
     """One segment per index without dead chunks, freed catalog pages given back, nothing kept of chunks that are gone."""
-    merge_everything(ingestion, catalog, indexes)
+    merge_everything(ingestion, catalog, indexes, on_progress)
     catalog.vacuum()
     generator.keep_only(all_chunks(catalog))
 
@@ -114,9 +120,7 @@ def all_chunks(catalog: Catalog) -> Iterator[Chunk]:
         after = batch[-1][0]
 
 
-def rebuild(
-    catalog: Catalog, store: SegmentStore, indexes: Mapping[str, Index], on_progress: Callable[[int, int], None] | None
-) -> None:
+def rebuild(catalog: Catalog, store: SegmentStore, indexes: Mapping[str, Index], on_progress: OnProgress | None) -> None:
     """Builds all indexes from the catalog's chunks in bounded batches; one commit swaps them in."""
     import numpy as np
 

@@ -22,7 +22,7 @@ from rag.catalog import Catalog
 from rag.catalog_read import DocumentRow
 from rag.chain import Chain, Terms
 from rag.config import Assembly, Config
-from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, StageEvent, digest
+from rag.core import PUBLIC, Answer, AnswerEvent, Document, Event, Hit, Index, OnProgress, StageEvent, digest
 from rag.corpus import CatalogCorpus
 from rag.errors import IndexNotFound
 from rag.filter import Filter
@@ -200,13 +200,16 @@ class Rag(AsyncTwins):
                 ingestion.delete(ids)
         return len(ids)
 
-    def compact(self) -> dict[str, Any]:
-        """Merges all segments and removes deleted documents physically, also from the generator's cache. Returns the new ``stats``."""
+    def compact(self, on_progress: OnProgress | None = None) -> dict[str, Any]:
+        """Merges all segments and removes deleted documents physically, also from the generator's cache. Returns the new ``stats``.
+
+        ``on_progress`` is told chunks, each counted once per index.
+        """
         with self._writing(Tally()) as ingestion:
-            maintain.compact(self.catalog, ingestion, self.indexes, self.generator)
+            maintain.compact(self.catalog, ingestion, self.indexes, self.generator, on_progress)
         return self.stats()
 
-    def rebuild(self, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    def rebuild(self, on_progress: OnProgress | None = None) -> dict[str, Any]:
         """Builds every configured index anew from the catalog (after a change of models, or damage), in one commit."""
         with self._writing(Tally(), check=False):
             maintain.rebuild(self.catalog, self._store, self.indexes, on_progress)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.catalog_read import SegmentRow
-from rag.core import Chunk, Facts, Index, Segment, hearing
+from rag.core import Chunk, Facts, Index, OnProgress, Segment, hearing
 from rag.errors import DamagedIndex, ServerError
 from rag.facts import BUILD_SECONDS, FILE, read_facts, together, write_facts
 from rag.storage import check_folder, fsync, remove_folder, seal_folder
@@ -98,13 +98,18 @@ class SegmentStore:
         return [self.open(row, index) for row in rows if row.index_name == index_name] if index.trains else []
 
     def merged(
-        self, rows: Sequence[SegmentRow], others: Sequence[SegmentRow], index: Index, live: NDArray[np.bool_]
+        self,
+        rows: Sequence[SegmentRow],
+        others: Sequence[SegmentRow],
+        index: Index,
+        live: NDArray[np.bool_],
+        on_progress: OnProgress | None = None,
     ) -> SegmentRow | None:
         """A new segment with the live chunks of ``rows`` (``None`` if there are none). ``others``: those that stay."""
         spent = together([(row.num_chunks, self.facts(row)) for row in rows]).get(BUILD_SECONDS, 0.0)
         started = time.perf_counter()
         segments = [self.open(row, index) for row in rows]
-        merged = index.merge(segments, live, self.beside(others, rows[0].index_name, index))
+        merged = index.merge(segments, live, self.beside(others, rows[0].index_name, index), on_progress)
         if not len(merged.keys):
             return None
         return self.write(rows[0].index_name, index, merged, float(spent) + time.perf_counter() - started)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Interaction, KeptInFolder, Matches, Segment
+from rag.core import Chunk, Interaction, KeptInFolder, Matches, OnProgress, Segment
 from rag.errors import ConfigError, NoVectors
 from rag.retrievers.analyse import Analyser
 from rag.retrievers.bm25_segment import BM25Segment, build_segment, load_segment, merge_segments
@@ -86,7 +86,13 @@ class BM25Index(KeptInFolder):
         """Memory-maps a saved segment. Raises ``DamagedIndex``, or ``IndexMismatch`` if another analysis made it."""
         return load_segment(folder, self.fingerprint)
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> BM25Segment:
+    def merge(
+        self,
+        segments: Sequence[Segment],
+        live: NDArray[np.bool_],
+        beside: Sequence[Segment] = (),
+        on_progress: OnProgress | None = None,
+    ) -> BM25Segment:
         """One segment of the live keys, equal to a fresh build of their chunks; no text is read."""
         return merge_segments(_own(segments), live, self.fingerprint)
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Encoder, Interaction, KeptInFolder, Matches, Segment, TokenEncoder, digest
+from rag.core import Chunk, Encoder, Interaction, KeptInFolder, Matches, OnProgress, Segment, TokenEncoder, digest
 from rag.errors import ConfigError, IndexMismatch
 from rag.retrievers.dense_codes import bits_of, to_int8
 from rag.retrievers.dense_find import Effort, find
@@ -139,7 +139,13 @@ class FaissIndex(KeptInFolder):
         """Raises ``DamagedIndex`` if the files do not fit together, ``IndexMismatch`` if another encoder made them."""
         return load_segment(folder, self.fingerprint, self.effort)
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> DenseSegment:
+    def merge(
+        self,
+        segments: Sequence[Segment],
+        live: NDArray[np.bool_],
+        beside: Sequence[Segment] = (),
+        on_progress: OnProgress | None = None,
+    ) -> DenseSegment:
         """Reads no vector before the result is saved or searched, and then block by block."""
         keys, rows = merged([_own(segment) for segment in segments], live, self.dimensions or self.encoder.dim)
         return self._segment(keys, rows)

@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Interaction, KeptInFolder, Matches, Segment, SparseEncoder, SparseVectors, digest
+from rag.core import Chunk, Interaction, KeptInFolder, Matches, OnProgress, Segment, SparseEncoder, SparseVectors, digest
 from rag.errors import ConfigError, IndexMismatch, NoVectors
 from rag.retrievers.impact_segment import ImpactSegment, Store, build_segment, load_segment, merge_segments
 from rag.retrievers.posting_files import ascend
@@ -87,7 +87,13 @@ class ImpactIndex(KeptInFolder):
         """Memory-maps a saved segment. Raises ``DamagedIndex``, or ``IndexMismatch`` if another encoder made it."""
         return load_segment(folder, self.fingerprint)
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> ImpactSegment:
+    def merge(
+        self,
+        segments: Sequence[Segment],
+        live: NDArray[np.bool_],
+        beside: Sequence[Segment] = (),
+        on_progress: OnProgress | None = None,
+    ) -> ImpactSegment:
         """One segment of the live keys, equal to a fresh build of their chunks; nothing is encoded."""
         return merge_segments(self._own(segments), live, self.fingerprint)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Encoder, Interaction, Matches, Segment, digest
+from rag.core import Chunk, Encoder, Interaction, Matches, OnProgress, Segment, digest
 from rag.errors import ConfigError, IndexMismatch
 from rag.retrievers import remote
 from rag.retrievers.dense_merged import best_of, look_up, merged, rows_of
@@ -69,7 +69,13 @@ class RemoteIndex:
         """See ``remote.load_segment``."""
         return remote.load_segment(folder, self.fingerprint, self.server)
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> RemoteSegment:
+    def merge(
+        self,
+        segments: Sequence[Segment],
+        live: NDArray[np.bool_],
+        beside: Sequence[Segment] = (),
+        on_progress: OnProgress | None = None,
+    ) -> RemoteSegment:
         """Vectors travel when the result is saved, block by block: from the server and back to it, as another segment."""
         keys, rows = merged([_own(segment) for segment in segments], live, self.encoder.dim)
         return RemoteSegment(keys, rows, self.fingerprint, self.server)

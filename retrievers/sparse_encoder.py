@@ -124,7 +124,12 @@ class SentenceTransformersSparseEncoder:
         )
 
     def _without_padding(
-        self, ragged: RaggedModel, texts: Sequence[str], task: Literal["query", "document"], prompt: str | None, max_terms: int | None
+        self,
+        ragged: RaggedModel,
+        texts: Sequence[str],
+        task: Literal["query", "document"],
+        prompt: str | None,
+        max_terms: int | None,
     ) -> list[Row]:
         rows: list[Row] = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):

@@ -27,6 +27,7 @@ from rag.core import (
     Interaction,
     KeptInFolder,
     Matches,
+    OnProgress,
     Prompt,
     Segment,
     Span,
@@ -167,7 +168,13 @@ class WordIndex(KeptInFolder):
         stored = json.loads((folder / "words.json").read_text(encoding="utf-8"))
         return WordSegment(np.array(stored["keys"], dtype=np.int64), stored["texts"])
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> WordSegment:
+    def merge(
+        self,
+        segments: Sequence[Segment],
+        live: NDArray[np.bool_],
+        beside: Sequence[Segment] = (),
+        on_progress: OnProgress | None = None,
+    ) -> WordSegment:
         kept = sorted((int(key), text) for s in segments for key, text in zip(s.keys, s.texts, strict=True) if live[key])  # type: ignore[attr-defined]
         return WordSegment(np.array([key for key, _ in kept], dtype=np.int64), [text for _, text in kept])
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.core import OnProgress
 from rag.retrievers.warp.arrays import Sink
 from rag.retrievers.warp.codec import Codec, num_centroids_for, padded_dim, train_codec
 from rag.retrievers.warp.crew import Crew
@@ -52,12 +53,23 @@ def plain_segment(keys: NDArray[np.int64], documents: Sequence[NDArray[np.float3
 
 
 def joined_segment(
-    parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, fingerprint: str, dim: int, judge: Judge, crew: Crew
+    parts: Sequence[Part],
+    beside: Sequence[WarpSegment],
+    plan: Plan,
+    fingerprint: str,
+    dim: int,
+    judge: Judge,
+    crew: Crew,
+    on_progress: OnProgress | None,
 ) -> WarpSegment:
-    """One segment of all parts: plain if it is small and nothing was coded before, else coded. Built when it is needed."""
+    """One segment of all parts: plain if it is small and nothing was coded before, else coded. Built when it is needed.
+
+    Memory holds the sample to train on (at most ``SAMPLE_PER_CENTROID`` vectors a centroid, so it grows with the root of the tokens), a
+    block of ``BLOCK_TOKENS`` per thread, and 8 bytes a run. ``on_progress``: is told documents.
+    """
     if sum(part.num_tokens for part in parts) < plan.exact_below and all(part.segment.vectors is not None for part in parts):
         return WarpSegment.planned(keys_of(parts), fingerprint, _plain(parts, dim))
-    return WarpSegment.planned(keys_of(parts), fingerprint, _coded(parts, beside, plan, dim, crew), judge)
+    return WarpSegment.planned(keys_of(parts), fingerprint, _coded(parts, beside, plan, dim, crew, on_progress), judge)
 
 
 def _plain(parts: Sequence[Part], dim: int) -> Recipe:
@@ -74,11 +86,13 @@ def _plain(parts: Sequence[Part], dim: int) -> Recipe:
     return write
 
 
-def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim: int, crew: Crew) -> Recipe:
+def _coded(
+    parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim: int, crew: Crew, on_progress: OnProgress | None
+) -> Recipe:
     def write(sink: Sink) -> Header:
         codec = choose_codec(parts, beside, plan, crew)
         lengths, num_runs, runs = [], [], []
-        residual_sum = 0.0
+        residual_sum, num_done, num_documents = 0.0, 0, sum(len(part.rows) for part in parts)
         if plan.keep_vectors:
             sink.add("vectors", np.empty((0, dim), np.float16))
 
@@ -95,6 +109,9 @@ def _coded(parts: Sequence[Part], beside: Sequence[WarpSegment], plan: Plan, dim
             num_runs.append(block.num_runs)
             runs.append(block.runs)
             residual_sum += block.mean_residual * int(block.lengths.sum())
+            num_done += len(rows)
+            if on_progress:
+                on_progress(num_done, num_documents)
         token_starts, run_starts = _starts(lengths), _starts(num_runs)
         sink.add("token_starts", token_starts)
         sink.add("run_starts", run_starts)

@@ -126,12 +126,9 @@ def train_codec(sample: NDArray[np.float16], num_tokens: int, bits: int, dim: in
     are, so that scores of coded and of plain segments can be compared.
     """
     basis = _basis(sample, dim, bits, seed)
-    turned = np.empty((len(sample), basis.shape[1]), np.float32)
-    for start in range(0, len(sample), _BLOCK_ROWS):
-        np.matmul(sample[start : start + _BLOCK_ROWS].astype(np.float32), basis, out=turned[start : start + _BLOCK_ROWS])
+    held_out, turned = _turned(sample, basis)
     del sample
     wanted = min(num_centroids_for(num_tokens), max(1, len(turned) // 4))
-    held_out, turned = _held_out(turned)
     centroids = train_centroids(turned, wanted, seed, crew)
     left = held_out - centroids.vectors[centroids.nearest(held_out)]
     # A token that lies much further out than all of the sample is cut to twice the largest scale seen.
@@ -139,13 +136,24 @@ def train_codec(sample: NDArray[np.float16], num_tokens: int, bits: int, dim: in
     return Codec(basis, centroids, bits, scale_unit, num_tokens, float(np.linalg.norm(left, axis=1).mean()))
 
 
-def _held_out(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Every twentieth vector, whose residuals tell what those of the corpus will be, and the others; all of a small sample are both."""
-    if len(vectors) < 1000:
-        return vectors, vectors
-    own = np.zeros(len(vectors), np.bool_)
-    own[:: max(20, len(vectors) // 25_000)] = True
-    return vectors[own], vectors[~own]
+def _turned(sample: NDArray[np.float16], basis: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """In the codec's space: every twentieth vector, whose residuals tell what those of the corpus will be, and the others.
+
+    All of a small sample are both.
+    """
+    own = np.zeros(len(sample), np.bool_)
+    own[:: max(20, len(sample) // 25_000)] = True
+    if len(sample) < 1000:
+        whole: NDArray[np.float32] = sample.astype(np.float32) @ basis
+        return whole, whole
+    held_out, others = (np.empty((int(count), basis.shape[1]), np.float32) for count in (own.sum(), (~own).sum()))
+    ends = [0, 0]
+    for start in range(0, len(sample), _BLOCK_ROWS):
+        block, mine = sample[start : start + _BLOCK_ROWS].astype(np.float32) @ basis, own[start : start + _BLOCK_ROWS]
+        for which, (target, some) in enumerate(((held_out, block[mine]), (others, block[~mine]))):
+            target[ends[which] : ends[which] + len(some)] = some
+            ends[which] += len(some)
+    return held_out, others
 
 
 def _basis(sample: NDArray[np.float16], dim: int | None, bits: int, seed: int) -> NDArray[np.float32]:

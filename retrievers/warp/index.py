@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Interaction, KeptInFolder, Matches, MultiVectorEncoder, Segment, digest
+from rag.core import Chunk, Interaction, KeptInFolder, Matches, MultiVectorEncoder, OnProgress, Segment, digest
 from rag.errors import ConfigError, IndexMismatch
 from rag.kernels.warp_score_codes import BITS
 from rag.retrievers.dense_merged import look_up
 from rag.retrievers.query_cache import QueryCache
 from rag.retrievers.token_pooling import PoolMethod, check_pooling, pool_tokens
+from rag.retrievers.warp.arrays import Arrays
 from rag.retrievers.warp.build import Plan, joined_segment, plain_segment
 from rag.retrievers.warp.crew import Crew, num_cores
 from rag.retrievers.warp.judge import judge_of
 from rag.retrievers.warp.parts import Part
 from rag.retrievers.warp.search import Effort, Found, Lanes, scored_lanes, search_segment
-from rag.retrievers.warp.segment import WarpSegment, load_segment
+from rag.retrievers.warp.segment import Header, WarpSegment, load_segment
 
 if TYPE_CHECKING:
     import torch
@@ -142,25 +143,59 @@ class WarpIndex(KeptInFolder):
         """A segment of ready-made token vectors ``(tokens, dim)``, one array per key; ``build`` without an encoder."""
         if self.pool_factor > 1:
             vectors = pool_tokens(vectors, self.pool_factor, self.pool_method, self.num_protected, self.crew.num_threads)
-        plain = plain_segment(keys, vectors, self.token_encoder.dim, self.fingerprint)
+        return self._built(plain_segment(keys, vectors, self.token_encoder.dim, self.fingerprint), beside)
+
+    def build_stored(
+        self,
+        keys: NDArray[np.int64],
+        token_starts: NDArray[np.int64],
+        vectors: NDArray[np.float16],
+        beside: Sequence[Segment] = (),
+        on_progress: OnProgress | None = None,
+    ) -> WarpSegment:
+        """A segment of token vectors that stand ready, ``(tokens, dim)``, those of ``keys[i]`` from ``token_starts[i]`` to ``token_starts[i + 1]``.
+
+        A mapped file is read block by block when the segment is saved, and never held in memory as a whole. Raises ``ValueError`` for
+        shapes that do not fit, a document without tokens, and options that pool: clusters are found in ``build_vectors``.
+        """
+        if self.pool_factor > 1:
+            raise ValueError(f"stored vectors are taken as they are; pool_factor is {self.pool_factor}")
+        dim, num_tokens = self.token_encoder.dim, int(token_starts[-1]) if len(token_starts) else -1
+        if vectors.dtype != np.float16 or vectors.shape != (num_tokens, dim) or len(token_starts) != len(keys) + 1:
+            raise ValueError(
+                f"{len(keys)} keys need {len(keys) + 1} token_starts and float16 vectors ({num_tokens}, {dim}), "
+                f"not {token_starts.shape} and {vectors.dtype} {vectors.shape}"
+            )
+        if token_starts[0] or np.any(np.diff(token_starts) < 1):
+            raise ValueError("token_starts must begin at 0 and rise: every document needs a token")
+        arrays: Arrays = {"token_starts": np.asarray(token_starts, np.int64), "vectors": vectors}
+        return self._built(WarpSegment(keys, self.fingerprint, None, arrays, Header(dim)), beside, on_progress)
+
+    def _built(self, plain: WarpSegment, beside: Sequence[Segment], on_progress: OnProgress | None = None) -> WarpSegment:
         if plain.num_tokens < max(self.plan.exact_below, 1):
             return plain
-        return self._join([Part(plain, np.arange(len(keys)))], [_own(segment) for segment in beside])
+        return self._join([Part(plain, np.arange(len(plain.keys)))], [_own(segment) for segment in beside], on_progress)
 
     def load(self, folder: Path) -> WarpSegment:
-        """Raises ``DamagedIndex`` if the files do not fit together, ``IndexMismatch`` if another encoder made them."""
+        """Raises ``DamagedIndex`` if the files do not fit together, ``IndexMismatch`` if another encoder or another version made them."""
         return load_segment(folder, self.fingerprint)
 
-    def merge(self, segments: Sequence[Segment], live: NDArray[np.bool_], beside: Sequence[Segment] = ()) -> WarpSegment:
+    def merge(
+        self,
+        segments: Sequence[Segment],
+        live: NDArray[np.bool_],
+        beside: Sequence[Segment] = (),
+        on_progress: OnProgress | None = None,
+    ) -> WarpSegment:
         """Reads nothing before the result is saved or searched, and then block by block; encodes no text again."""
         own = [_own(segment) for segment in segments]
         parts = [Part(segment, np.flatnonzero(look_up(live, segment.keys))) for segment in own]
-        return self._join(parts, [_own(segment) for segment in beside])
+        return self._join(parts, [_own(segment) for segment in beside], on_progress)
 
-    def _join(self, parts: Sequence[Part], beside: Sequence[WarpSegment]) -> WarpSegment:
+    def _join(self, parts: Sequence[Part], beside: Sequence[WarpSegment], on_progress: OnProgress | None = None) -> WarpSegment:
         parts = [part for part in parts if len(part.rows)]
         judge = judge_of(parts, self.effort, self.crew, self.plan.seed)
-        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim, judge, self.crew)
+        return joined_segment(parts, beside, self.plan, self.fingerprint, self.token_encoder.dim, judge, self.crew, on_progress)
 
     def reader(self, segments: Sequence[Segment], live: NDArray[np.bool_]) -> WarpReader:
         own = [_own(segment) for segment in segments]

@@ -65,9 +65,12 @@ def sample(parts: Sequence[Part], num_tokens: int, seed: int) -> NDArray[np.floa
     rows = np.concatenate([part.rows for part in parts])
     drawn = np.random.default_rng(seed).permutation(len(rows))
     drawn = np.sort(drawn[: int(np.searchsorted(np.cumsum(lengths[drawn]), num_tokens)) + 1])
-    found = []
+    found = np.empty((int(lengths[drawn].sum()), parts[0].segment.header.dim), np.float16)
+    end = 0
     for number, part in enumerate(parts):
         own = rows[drawn[source[drawn] == number]]
         for start in range(0, len(own), 512):
-            found.append(part.segment.originals(own[start : start + 512]).astype(np.float16))
-    return np.concatenate(found)
+            some = part.segment.originals(own[start : start + 512])
+            found[end : end + len(some)] = some
+            end += len(some)
+    return found

@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -225,10 +226,19 @@ def lists_of(
     runs: NDArray[np.uint16], run_starts: NDArray[np.int64], num_centroids: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Runs by centroid: ``list_starts`` ``(num_centroids + 1,)`` and ``list_rows``, the documents of each list."""
-    rows = np.repeat(np.arange(len(run_starts) - 1, dtype=np.int32), np.diff(run_starts))
-    counts = np.bincount(runs, minlength=num_centroids)
-    starts: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-    return starts, rows[np.argsort(runs, kind="stable")]
+    starts = np.zeros(num_centroids + 1, np.int64)
+    np.cumsum(np.bincount(runs, minlength=num_centroids), out=starts[1:])
+    rows = np.empty(len(runs), np.int32)
+    _fill_lists(runs, run_starts, starts[:-1].copy(), rows)
+    return starts, rows
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_lists(runs: Any, run_starts: Any, places: Any, rows: Any) -> None:  # pragma: no cover - compiled
+    for row in range(len(run_starts) - 1):
+        for run in range(run_starts[row], run_starts[row + 1]):
+            rows[places[runs[run]]] = row
+            places[runs[run]] += 1
 
 
 def take(array: NDArray[Any], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -250,7 +260,7 @@ def load_segment(folder: Path, fingerprint: str) -> WarpSegment:
     """Opens what ``save`` wrote; nothing is read before it is needed.
 
     Raises ``DamagedIndex`` if a file is missing, cut short or does not fit the others, and ``IndexMismatch`` if the segment was made
-    by another encoder or by a newer format.
+    by another encoder or has another format.
     """
     path = folder / "manifest.json"
     manifest = _read_manifest(path)
@@ -303,8 +313,10 @@ def _read_manifest(path: Path) -> Mapping[str, Any]:
         raise DamagedIndex(path, f"it cannot be read: {error}") from error
     if not isinstance(manifest, dict):
         raise DamagedIndex(path, "it is not a JSON object")
-    if isinstance(manifest.get("format"), int) and manifest["format"] > _FORMAT:
-        raise IndexMismatch(f"{path} has format {manifest['format']}; this version reads up to {_FORMAT}")
+    if isinstance(manifest.get("format"), int) and manifest["format"] != _FORMAT:
+        raise IndexMismatch(
+            f"{path} has format {manifest['format']}; this version reads format {_FORMAT}: `rag index rebuild` makes it from the catalog"
+        )
     for name, kind in {"format": int, "fingerprint": str, "arrays": dict, "header": dict}.items():
         if not isinstance(manifest.get(name), kind):
             raise DamagedIndex(path, f"{name!r} is missing or of the wrong type")

@@ -330,9 +330,11 @@ def test_every_file_of_a_segment_is_checked(tmp_path: Path) -> None:
         path.write_bytes(whole)
     assert isinstance(made.reader([made.load(tmp_path)], everything(50)), WarpReader)
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(IndexMismatch, match="format 3"):
-        made.load(tmp_path)
+    whole_text = manifest.read_text()
+    for other in (1, 3):
+        manifest.write_text(whole_text.replace('"format": 2', f'"format": {other}'))
+        with pytest.raises(IndexMismatch, match=f"format {other}; this version reads format 2: `rag index rebuild`"):
+            made.load(tmp_path)
 
 
 def test_pooled_documents_take_fewer_vectors() -> None:

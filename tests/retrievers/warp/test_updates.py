@@ -231,3 +231,13 @@ def test_what_is_added_later_takes_the_codec_that_is_there(tmp_path: Path) -> No
     rag.ingest_documents([made("30.txt", "word1 word2 word3")])
     codecs = [rag.indexes["multi"].load(folder).codec for folder in tmp_path.glob("segments/multi-*")]  # type: ignore[attr-defined]
     assert len(codecs) == 2 and codecs[0].name == codecs[1].name
+
+
+def test_a_compaction_tells_how_far_it_is(tmp_path: Path) -> None:
+    rag = opened(tmp_path, 0)
+    for part in range(3):
+        rag.ingest_documents([made(f"{number}.txt", f"word{number} word1") for number in range(5 * part, 5 * part + 5)])
+    rag.delete("3.txt")
+    told: list[tuple[int, int]] = []
+    rag.compact(lambda *some: told.append(some))
+    assert told == sorted(told) and told[-1] == (14, 14)
