@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rag.kernels import attention_triton, ingest_triton
+from rag.kernels import attention_triton, tiles
 from rag.kernels.assemble import assemble_layers, assemble_reference
 from rag.kernels.cascade_decode import cascade_decode, cascade_decode_reference
 from rag.kernels.column_mass import column_mass, column_mass_reference
@@ -60,7 +60,7 @@ from tests.kernels.cases import (
 from tests.kernels.interpreter import Fault, install, watched
 from tests.kernels.pieces import pieces_of, table
 
-SMALL_TILE = attention_triton.Tile(32, 32, 4, 1)
+SMALL_TILE = tiles.Tile(32, 32, 4, 1, 16)
 
 
 @triton.jit
@@ -302,8 +302,7 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
 def main() -> None:
     """Prints the lines."""
     install()
-    attention_triton.TILES = dict.fromkeys(attention_triton.TILES, SMALL_TILE)
-    ingest_triton.TILES = dict.fromkeys(ingest_triton.TILES, SMALL_TILE)
+    tiles.TILES = dict.fromkeys(tiles.TILES, SMALL_TILE)
     attention_triton.LEAST_KEYS = 32
     for name, check in cases():
         try:
