@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from rag.kernels import attention_triton, tiles
+from rag.kernels import attention_triton, tiles, token_logprob_triton
 from rag.kernels.assemble import assemble_layers, assemble_reference
 from rag.kernels.cascade_decode import cascade_decode, cascade_decode_reference
 from rag.kernels.column_mass import column_mass, column_mass_reference
@@ -59,6 +60,7 @@ from tests.kernels.cases import (
 )
 from tests.kernels.interpreter import Fault, install, watched
 from tests.kernels.pieces import pieces_of, table
+from tests.kernels.planted import PLANTED, must_be_seen
 
 SMALL_TILE = tiles.Tile(32, 32, 4, 1, 16)
 
@@ -304,7 +306,12 @@ def main() -> None:
     install()
     tiles.TILES = dict.fromkeys(tiles.TILES, SMALL_TILE)
     attention_triton.LEAST_KEYS = 32
-    for name, check in cases():
+    token_logprob_triton.PROGRAMS = 4  # so that a program meets some blocks of words
+    checks = dict(cases())
+    planted = {
+        f"planted {number} {fault.module}": partial(must_be_seen, fault, checks[fault.case]) for number, fault in enumerate(PLANTED)
+    }
+    for name, check in {**checks, **planted}.items():
         try:
             check()
             wrong = ""
