@@ -308,7 +308,7 @@ def main() -> None:
     attention_triton.LEAST_KEYS = 32
     token_logprob_triton.PROGRAMS = 4  # so that a program meets some blocks of words
     checks = dict(cases())
-    planted = {
+    planted: dict[str, Callable[[], None]] = {
         f"planted {number} {fault.module}": partial(must_be_seen, fault, checks[fault.case]) for number, fault in enumerate(PLANTED)
     }
     for name, check in {**checks, **planted}.items():

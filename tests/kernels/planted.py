@@ -10,7 +10,6 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import NamedTuple
 
-
 SHRUNK = {"PROGRAMS", "LEAST_KEYS"}
 """Constants that checks make small, so that small problems are split as large ones are."""
 
