@@ -23,7 +23,7 @@ MOST_HEADS = 8
 """Query heads of a key head; more are rows enough for a matrix product."""
 BLOCK_KEYS = 256
 """Keys whose values are summed apart: a sum of thousands of float32 loses digits."""
-FEW_NUMBERS = 1 << 18
+FEW_NUMBERS = 1 << 22
 """Below this many numbers of keys the threads are not asked: waking them takes longer than the work."""
 
 
