@@ -7,7 +7,7 @@ Shapes: 16 layers, 4 key heads of 64 (assembly of 8 pieces of 512 tokens); 16 qu
 torch expressions; ``scaled_dot_product_attention`` with a mask tensor, causal, with one query, and over padded texts; ``einsum`` over padded
 documents. Requests: chunks of 512 tokens behind 64, a decoding step of 8 requests with 4,096 common keys, states of attention, rotation; peers are
 torch's attention request by request, and expressions. Every figure is the median of runs that take
-turns, with one thread and with two; the load of the machine before and after stands in the result: on shared cores torch's operations of two
+turns, by the clock and of the processor, with one thread and with two; the load of the machine before and after stands in the result: on shared cores torch's operations of two
 threads wait for each other, by whole time slices, and only the figures with one thread compare the loops themselves.
 """
 
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.record import alternating, write_result
+from bench.record import write_result
 from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
 from rag.kernels.cascade_decode import cascade_decode
 from rag.kernels.ingest_prefill import ingest_prefill, room_for
@@ -44,12 +46,24 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def compared(runs: Mapping[str, Callable[[], Any]], peer: str) -> dict[str, Any]:
-    """Milliseconds of each, and how many times as long the peer takes."""
-    seconds = alternating(runs, ROUNDS)
+    """Milliseconds of each by the clock and of the processor, and how many times as long the peer takes; medians of runs that take turns."""
+    walls: dict[str, list[float]] = {name: [] for name in runs}
+    processors: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for number in range(ROUNDS):
+        for name in list(runs) if number % 2 == 0 else list(runs)[::-1]:
+            wall, processor = time.perf_counter(), time.process_time()
+            runs[name]()
+            walls[name].append(time.perf_counter() - wall)
+            processors[name].append(time.process_time() - processor)
+    by_clock, by_processor = ({name: 1000 * statistics.median(some) for name, some in each.items()} for each in (walls, processors))
     ours = next(name for name in runs if name != peer)
     return {
-        "milliseconds": {name: round(1000 * value, 3) for name, value in seconds.items()},
-        "peer_over_ours": round(seconds[peer] / seconds[ours], 2),
+        "milliseconds": {name: round(value, 3) for name, value in by_clock.items()},
+        "processor_milliseconds": {name: round(value, 3) for name, value in by_processor.items()},
+        "peer_over_ours": round(by_clock[peer] / by_clock[ours], 2),
+        "peer_over_ours_by_processor": round(by_processor[peer] / by_processor[ours], 2),
     }
 
 
@@ -62,27 +76,34 @@ def assembly(kind: str, dtype: torch.dtype) -> dict[str, Any]:
         pieces.append([layer_of(held, layer) for layer in range(LAYERS)])
     starts = [PIECE_TOKENS * number for number in range(PIECES)]
     angles = torch.rand(NUM_KEYS, DIM // 2) * 100
-    buffers = [torch.zeros(LAYERS, KEY_HEADS, NUM_KEYS, DIM, dtype=dtype) for _ in range(4)]
+    buffers = [torch.zeros(LAYERS, KEY_HEADS, NUM_KEYS, DIM, dtype=dtype) for _ in range(6)]
     turns = (angles.cos(), angles.sin(), "half")
     runs = {
         "ours": lambda: assemble_layers(pieces, starts, *turns, buffers[0], buffers[1]),  # type: ignore[arg-type]
         "torch": lambda: assemble_reference(pieces, starts, *turns, buffers[2], buffers[3]),  # type: ignore[arg-type]
     }
+    if kind == "plain":  # what no assembly can be faster than
+        runs["copy"] = lambda: [
+            to[layer, :, start : start + PIECE_TOKENS].copy_(part)
+            for start, piece in zip(starts, pieces, strict=True)
+            for layer, kv in enumerate(piece)
+            for to, part in zip(buffers[4:], kv[:2], strict=True)
+        ]
     found = compared(runs, "torch")
     assert torch.equal(buffers[0], buffers[2]) and torch.equal(buffers[1], buffers[3])
     return found
 
 
-def attention(rows: int, dtype: torch.dtype) -> dict[str, Any]:
+def attention(rows: int, dtype: torch.dtype, dim: int = DIM) -> dict[str, Any]:
     """``rows`` scattered queries (all positions where it is the number of keys), beside torch's attention."""
-    queries = torch.randn(HEADS, rows, DIM).to(dtype)
-    keys, values = torch.randn(2, KEY_HEADS, NUM_KEYS, DIM).to(dtype)
+    queries = torch.randn(HEADS, rows, dim).to(dtype)
+    keys, values = torch.randn(2, KEY_HEADS, NUM_KEYS, dim).to(dtype)
     positions = torch.randperm(NUM_KEYS)[:rows].sort().values if rows > 1 else torch.tensor([NUM_KEYS - 1])
     mask = torch.arange(NUM_KEYS) <= positions[:, None]
     how: dict[str, Any] = {"is_causal": True} if rows == NUM_KEYS else {} if rows == 1 else {"attn_mask": mask}
 
     def ours() -> torch.Tensor:
-        return selective_attention(queries, keys, values, positions, num_keys=NUM_KEYS, scale=DIM**-0.5)
+        return selective_attention(queries, keys, values, positions, num_keys=NUM_KEYS, scale=dim**-0.5)
 
     def peer(wide: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor) -> torch.Tensor:
         found = torch.nn.functional.scaled_dot_product_attention(
@@ -226,38 +247,50 @@ def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
+def layers(case: str, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """What the layers of a network are made of."""
+    found = {f"assembly {kind} {case}": assembly(kind, dtype) for kind in ("plain", "int8", "int4")}
+    for rows, words in ((NUM_ROWS, "scattered queries"), (NUM_KEYS, "every position"), (1, "decoding")):
+        found[f"attention {words} {case}"] = attention(rows, dtype)
+    found[f"attention decoding, heads of 128 {case}"] = attention(1, dtype, 128)
+    found[f"attention within texts {case}"] = within_texts(dtype)
+    found[f"late interaction {case}"] = late_interaction(dtype)
+    return found
+
+
+def requests(case: str, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """What serving many requests is made of."""
+    return {
+        f"chunks behind one beginning {case}": ingest(dtype),
+        f"8 requests decode together {case}": together(8, dtype),
+        f"two states merged {case}": merging(dtype),
+        f"rotation {case}": rotation(dtype),
+    }
+
+
+PARTS = {"layers": ("kernels_cpu", layers), "requests": ("kernels_cpu_requests", requests)}
+
+
 def main() -> None:
-    """Prints and records the figures."""
+    """Prints and records the figures, a file a part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("layers", "requests"), help="only one of the two; its result has a file of its own")
+    parser.add_argument("--part", choices=PARTS, help="only one of them")
     options = parser.parse_args()
     torch.manual_seed(0)
-    load_before = os.getloadavg()
-    result: dict[str, dict[str, Any]] = {}
-    with torch.inference_mode():
-        for threads in THREADS:
-            torch.set_num_threads(threads)
-            for name, dtype in DTYPES.items():
-                case = f"{name}, threads: {threads}"
-                if options.part != "requests":
-                    for kind in ("plain", "int8", "int4"):
-                        result[f"assembly {kind} {case}"] = assembly(kind, dtype)
-                    for rows, words in ((NUM_ROWS, "scattered queries"), (NUM_KEYS, "every position"), (1, "decoding")):
-                        result[f"attention {words} {case}"] = attention(rows, dtype)
-                    result[f"attention within texts {case}"] = within_texts(dtype)
-                    result[f"late interaction {case}"] = late_interaction(dtype)
-                if options.part != "layers":
-                    result[f"chunks behind one beginning {case}"] = ingest(dtype)
-                    result[f"8 requests decode together {case}"] = together(8, dtype)
-                    result[f"two states merged {case}"] = merging(dtype)
-                    result[f"rotation {case}"] = rotation(dtype)
-    for title, figures in result.items():
-        print(f"{figures['peer_over_ours']:6.2f} x  {title}  {figures['milliseconds']}")
     shapes = {"layers": LAYERS, "key_heads": KEY_HEADS, "heads": HEADS, "dim": DIM, "keys": NUM_KEYS, "scattered_rows": NUM_ROWS}
-    loads = {"before": load_before, "after": os.getloadavg()}
     note = "cores shared with other work: with two threads the peers wait at barriers, with one they do not"
-    name = f"kernels_cpu_{options.part}" if options.part else "kernels_cpu"
-    write_result(name, {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "cases": result})
+    for name, measured in (PARTS[part] for part in ([options.part] if options.part else PARTS)):
+        load_before, cases = os.getloadavg(), dict[str, dict[str, Any]]()
+        with torch.inference_mode():
+            for threads in THREADS:
+                torch.set_num_threads(threads)
+                for word, dtype in DTYPES.items():
+                    cases |= measured(f"{word}, threads: {threads}", dtype)
+        for title, figures in cases.items():
+            ratios = figures["peer_over_ours"], figures["peer_over_ours_by_processor"]
+            print("{:6.2f} x wall {:6.2f} x processor ".format(*ratios), title, figures["milliseconds"], flush=True)
+        loads = {"before": load_before, "after": os.getloadavg()}
+        write_result(name, {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "cases": cases})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """Attention by position in memory: tiles of query tokens, each over the keys that its last one may see. Knows tiles; checks no shape.
 
-A tile is some tokens of some heads, the query heads that share a key head folded into rows: keys are read once, not once a query head. All
-positions of a prompt, of which nothing can be left out, are one call of torch's, and a single token goes to ``decode_cpu`` where torch's products of
-few rows are slow (bfloat16, heads of more than 64). A tile is divided into rectangles (see ``visibility``):
-torch's flash attention without a mask where all rows see all keys, with one at the edge, and ``merge_states`` in the end. Where the processor
-has no registers for tiles of bfloat16, a tile is computed in float32: torch is a little faster at it, and rounds nothing on the way. Tiles are apart
-from each other, so every thread has tiles of its own (see ``crew``). Capped scores go another way: scores as a whole, in float32 for bfloat16
-tensors too, because their rounding would be an error of some percent.
+All positions of a prompt, of which nothing can be left out, are one call of torch's, and a single token, too few rows for a matrix product, goes to
+``decode_cpu``. Else a tile is some tokens of some heads, the query heads that share a key head folded into rows: keys are read once, not once a
+query head. It is divided into rectangles (see ``visibility``): torch's flash attention without a mask where all rows see all keys, with one at the
+edge, and ``merge_states`` in the end. Where the processor has no registers for tiles of bfloat16, a tile is computed in float32: torch is a little
+faster at it, and rounds nothing on the way. Tiles are apart from each other, so every thread has tiles of its own (see ``crew``). Capped scores go
+another way: scores as a whole, in float32 for bfloat16 tensors too, because their rounding would be an error of some percent.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def attention_cpu(
     """Output and logarithm of the denominator; see ``selective_attention.selective_attention``. Float32 or bfloat16."""
     import torch
 
-    from rag.kernels.decode_cpu import MOST_HEADS, decode_cpu
+    from rag.kernels.decode_cpu import decode_cpu, takes
 
     num_heads, num_tokens, key_dim = queries.shape
     heads, value_dim = keys.shape[0], values.shape[2]
@@ -59,7 +58,7 @@ def attention_cpu(
             queries[None], keys[None, :, :num_keys], values[None, :, :num_keys], is_causal=True, scale=scale
         )
         return with_sinks(found[0].transpose(0, 1).contiguous(), logs.view(num_heads, num_tokens), sinks)
-    if num_tokens == last - first == 1 and group <= MOST_HEADS and (queries.element_size() < 4 or key_dim > 64):
+    if num_tokens == last - first == 1 and keys.stride(2) == values.stride(2) == 1 and takes(group, key_dim, value_dim):
         begin, _, end = seen_keys(positions, num_keys, window)
         found, logs = decode_cpu(queries[:, 0], keys, values, begin, end, scale=scale, softcap=softcap)
         return with_sinks(found[None], logs[:, None], sinks)

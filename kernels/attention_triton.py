@@ -9,11 +9,12 @@ split over programs and the states merged. Floors: see ``selective_attention`` a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
 
+from rag.kernels import tiles
 from rag.kernels.merge_triton import merge_triton
 from rag.kernels.selective_attention import with_sinks
 
@@ -22,51 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Tile(NamedTuple):
-    rows: int
-    keys: int
-    warps: int
-    stages: int
-
-
-TILES = {  # (architecture, head dimension up to, many or few rows): compiled without spills, see compile_report.json; not yet timed
-    (80, 64, "many"): Tile(64, 64, 4, 3),
-    (80, 128, "many"): Tile(64, 32, 4, 2),
-    (80, 256, "many"): Tile(32, 32, 4, 2),
-    (80, 64, "few"): Tile(16, 64, 4, 3),
-    (80, 128, "few"): Tile(16, 64, 4, 2),
-    (80, 256, "few"): Tile(16, 64, 8, 2),
-    (90, 64, "many"): Tile(128, 64, 8, 3),
-    (90, 128, "many"): Tile(128, 64, 8, 3),
-    (90, 256, "many"): Tile(64, 64, 8, 2),
-    (90, 64, "few"): Tile(16, 64, 4, 3),
-    (90, 128, "few"): Tile(16, 64, 4, 3),
-    (90, 256, "few"): Tile(16, 64, 8, 2),
-}
-SCORE_TILES = {  # (architecture, head dimension up to)
-    (80, 64): Tile(32, 64, 4, 2),
-    (80, 128): Tile(32, 64, 4, 2),
-    (80, 256): Tile(32, 32, 4, 2),
-    (90, 64): Tile(32, 64, 4, 2),
-    (90, 128): Tile(32, 64, 4, 2),
-    (90, 256): Tile(32, 32, 4, 2),
-}
 PROGRAMS = 264
 """Below this many programs (two a multiprocessor of an H200) the keys are split as well."""
 LEAST_KEYS = 256
 """No program of a split reads fewer keys."""
-
-
-def architecture(device: torch.device) -> int:
-    """80 for every GPU before Hopper, 90 from it on."""
-    import torch
-
-    return 80 if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 9 else 90
-
-
-def tile_for(arch: int, dim: int, num_rows: int) -> Tile:
-    """The tile for heads of ``dim`` and ``num_rows`` rows (tokens times group)."""
-    return TILES[arch, 64 if dim <= 64 else 128 if dim <= 128 else 256, "few" if num_rows <= 32 else "many"]
 
 
 def attention_triton(
@@ -129,7 +89,7 @@ def window_scores_triton(
     if not num_keys or not tokens:
         return scores
     packed = triton.next_power_of_2(group)
-    tile = SCORE_TILES[architecture(queries.device), 64 if dim <= 64 else 128 if dim <= 128 else 256]
+    tile = tiles.tile_for("scores", tiles.architecture(queries.device), dim)
     masses[(triton.cdiv(num_keys, tile.keys), keys.shape[0])](
         queries,
         keys,
@@ -178,17 +138,18 @@ def attend_states(
     heads, group = keys.shape[0], num_heads // keys.shape[0]
     packed = triton.next_power_of_2(group)
     value_dim = values.shape[2] if values is not None else dim
-    tile = tile_for(architecture(queries.device), max(dim, value_dim), tokens * group)
+    shape = tiles.shape_of("attention", tokens * group)
+    tile = tiles.tile_for("attention", tiles.architecture(queries.device), max(dim, value_dim), shape)
     tile_tokens = max(1, tile.rows // packed)
-    tiles = triton.cdiv(tokens, tile_tokens)
-    splits = max(1, min(PROGRAMS // max(1, tiles * heads), num_keys // LEAST_KEYS))
+    num_tiles = triton.cdiv(tokens, tile_tokens)
+    splits = max(1, min(PROGRAMS // max(1, num_tiles * heads), num_keys // LEAST_KEYS))
     span = triton.cdiv(triton.cdiv(max(num_keys, 1), splits), tile.keys) * tile.keys
     splits = triton.cdiv(max(num_keys, 1), span)
     kind = dtype or (torch.float32 if splits > 1 else queries.dtype)
     outs = torch.empty(splits, tokens, num_heads, value_dim if values is not None else 1, dtype=kind, device=queries.device)
     lses = torch.empty(splits, num_heads, tokens, device=queries.device)
     if tokens:
-        attend[(tiles, heads, splits)](
+        attend[(num_tiles, heads, splits)](
             queries,
             keys,
             values if values is not None else keys,

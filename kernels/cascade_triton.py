@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from rag.kernels import attention_triton
+from rag.kernels import attention_triton, tiles
 from rag.kernels.attention_triton import advance
 from rag.kernels.merge_triton import joined, merge_triton
 from rag.kernels.selective_attention import with_sinks
@@ -49,7 +49,8 @@ def cascade_triton(
     common, common_lses = attention_triton.attend_states(
         queries.transpose(0, 1), common_keys, common_values, everywhere, num_common, scale, None, softcap, dtype=torch.float32
     )
-    tile = attention_triton.tile_for(attention_triton.architecture(device), max(dim, value_dim), group)
+    shape = tiles.shape_of("attention", group)
+    tile = tiles.tile_for("attention", tiles.architecture(device), max(dim, value_dim), shape)
     longest = max(num_keys)
     splits = max(1, min(attention_triton.PROGRAMS // (num_requests * heads), longest // attention_triton.LEAST_KEYS))
     span = triton.cdiv(triton.cdiv(max(longest, 1), splits), tile.keys) * tile.keys

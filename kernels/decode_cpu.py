@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.kernels.crew import each
-from rag.kernels.numbers_cpu import array_at, bits, pointer, wide
+from rag.kernels.numbers_cpu import bits
+from rag.kernels.row_vectors import add_row, dot_row, fits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 MOST_HEADS = 8
 """Query heads of a key head; more are rows enough for a matrix product."""
 BLOCK_KEYS = 256
-FEW_NUMBERS = 1 << 18
+"""Keys whose values are summed apart: a sum of thousands of float32 loses digits."""
+FEW_NUMBERS = 1 << 22
 """Below this many numbers of keys the threads are not asked: waking them takes longer than the work."""
+
+
+def takes(group: int, key_dim: int, value_dim: int) -> bool:
+    """Whether heads of these sizes are computed here."""
+    return group <= MOST_HEADS and fits(key_dim, 0, packed=False) and fits(value_dim, 0, packed=False)
 
 
 def decode_cpu(
@@ -30,12 +37,12 @@ def decode_cpu(
 ) -> tuple[Tensor, Tensor]:
     """``(Hq, Dv)`` in the queries' type and float32 ``(Hq,)``: ``queries`` ``(Hq, Dk)`` over the keys ``begin .. end``, one at least.
 
-    ``keys`` ``(Hkv, capacity, Dk)`` and ``values`` ``(Hkv, capacity, Dv)`` are of the queries' type, their last dimension contiguous.
+    ``keys`` ``(Hkv, capacity, Dk)`` and ``values`` ``(Hkv, capacity, Dv)`` are of the queries' type, their last dimension contiguous; see ``takes``.
     """
     import torch
 
     heads, _, value_dim = values.shape
-    rows = queries.float().view(heads, -1, queries.shape[1]).contiguous()
+    rows = queries.detach().float().view(heads, -1, queries.shape[1]).contiguous()
     out, lse = torch.zeros(*rows.shape[:2], value_dim), torch.empty(rows.shape[:2])
 
     def work(some: slice) -> None:
@@ -63,37 +70,27 @@ def _places(rows: Tensor, heads: slice, begin: int) -> NDArray[np.int64]:
     return np.array([rows.data_ptr() + size * (heads.start * to_head + begin * to_row), size * to_head, size * to_row], np.int64)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(nogil=True, cache=True)
 def _products(places: Any, like: Any, rows: Any, scores: Any) -> None:  # pragma: no cover - compiled
     heads, group, num_keys = scores.shape
     dim = rows.shape[2]
-    row = np.empty(dim, np.float32)
     for head in range(heads):
         for key in range(num_keys):
-            stored = array_at(pointer(places[0] + head * places[1] + key * places[2], like), dim)
-            for place in range(dim):
-                row[place] = wide(stored[place])
+            stored = places[0] + head * places[1] + key * places[2]
             for query in range(group):
-                total = np.float32(0)
-                for place in range(dim):
-                    total += rows[head, query, place] * row[place]
-                scores[head, query, key] = total
+                scores[head, query, key] = dot_row(rows.ctypes.data + 4 * dim * (head * group + query), stored, like, dim)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(nogil=True, cache=True)
 def _weighted_sums(places: Any, like: Any, weights: Any, out: Any) -> None:  # pragma: no cover - compiled
     heads, group, num_keys = weights.shape
     dim = out.shape[2]
-    row, sums = np.empty(dim, np.float32), np.empty((group, dim), np.float32)
+    sums = np.empty((group, dim), np.float32)
     for head in range(heads):
         for first in range(0, num_keys, BLOCK_KEYS):
-            sums[:] = 0  # by blocks: a sum of thousands of float32 loses digits
+            sums[:] = 0
             for key in range(first, min(first + BLOCK_KEYS, num_keys)):
-                stored = array_at(pointer(places[0] + head * places[1] + key * places[2], like), dim)
-                for place in range(dim):
-                    row[place] = wide(stored[place])
+                stored = places[0] + head * places[1] + key * places[2]
                 for query in range(group):
-                    weight = weights[head, query, key]
-                    for place in range(dim):
-                        sums[query, place] += weight * row[place]
+                    add_row(stored, like, weights[head, query, key], dim, sums.ctypes.data + 4 * dim * query)
             out[head] += sums

@@ -16,24 +16,15 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from rag.kernels import attention_triton
+from rag.kernels import tiles
 from rag.kernels.assemble import LayerKV
 from rag.kernels.assemble_triton import KINDS, STYLES, code_rows
-from rag.kernels.attention_triton import Tile, weighed
+from rag.kernels.attention_triton import weighed
 from rag.kernels.rotate import Style
 from rag.kernels.selective_attention import with_sinks
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TILES = {  # (architecture, head dimension up to): compiled without spills, see compile_report.json; not yet timed
-    (80, 64): Tile(64, 64, 4, 2),
-    (80, 128): Tile(64, 32, 4, 2),
-    (80, 256): Tile(32, 32, 4, 2),
-    (90, 64): Tile(128, 64, 8, 2),
-    (90, 128): Tile(128, 64, 8, 2),
-    (90, 256): Tile(64, 32, 8, 2),
-}
 
 
 def ingest_triton(
@@ -63,8 +54,7 @@ def ingest_triton(
         return out
     group = num_heads // heads
     packed = triton.next_power_of_2(group)
-    largest = max(dim, value_dim)
-    tile = TILES[attention_triton.architecture(queries.device), 64 if largest <= 64 else 128 if largest <= 128 else 256]
+    tile = tiles.tile_for("ingest", tiles.architecture(queries.device), max(dim, value_dim))
     tile_tokens = max(1, tile.rows // packed)
     table = _table(borders, tile_tokens)
     old_keys, old_values = before or (keys, values)

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from rag.kernels import tiles
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-QUERY_TILE = 32
-DOCUMENT_TILE = 64
 
 
 def maxsim_triton(queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: Tensor, scales: Tensor | None) -> Tensor:
@@ -29,6 +28,7 @@ def maxsim_triton(queries: Tensor, query_starts: Tensor, vectors: Tensor, starts
     if not num_queries or not num_documents:
         return out
     dim = queries.shape[1]
+    tile = tiles.tile_for("maxsim", tiles.architecture(queries.device), dim, "plain" if scales is None else "codes")
     maxima[(num_documents, num_queries)](
         queries.contiguous(),
         query_starts,
@@ -39,12 +39,12 @@ def maxsim_triton(queries: Tensor, query_starts: Tensor, vectors: Tensor, starts
         num_documents,
         D=dim,
         DP=max(16, triton.next_power_of_2(dim)),
-        BQ=QUERY_TILE,
-        BN=DOCUMENT_TILE,
+        BQ=tile.rows,
+        BN=tile.keys,
         CODED=scales is not None,
         PRECISION="ieee" if queries.dtype == torch.float32 else "tf32",
-        num_warps=4,
-        num_stages=2,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     return out
 

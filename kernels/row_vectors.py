@@ -1,7 +1,7 @@
-"""One row of a head moved in vectors of 16: read, widened, scaled, turned, rounded, written. Knows addresses and types; see ``rotate`` and ``quantise``.
+"""One row of a head in vectors of 16: read, widened, scaled, turned, rounded, written, summed. Knows addresses and types; see ``rotate``, ``quantise``.
 
 numba proves of no two rows that they are apart, so it checks, at every row of 64 numbers, whether it may use vectors at all. Here they are
-spelled out. The arithmetic is that of the plain loops (``rotate_cpu.turn_row``), operation by operation, and so are the bits.
+spelled out. What is moved goes through the operations of the plain loops (``rotate_cpu.turn_row``) one by one, and so are the bits.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from rag.kernels.llvm_vectors import I8, I16, I32, at, loop, place_of, splat, spread, whole
+from rag.kernels.llvm_vectors import I8, I16, I32, at, called, loop, place_of, splat, spread, whole
 
 LANES = 16
 F32 = ir.FloatType()
+_FUSED = f"llvm.fmuladd.v{LANES}f32"
 _FLOATS, _WORDS, _HALVES, _BYTES = (ir.VectorType(kind, LANES) for kind in (F32, I32, I16, I8))
 
 
@@ -99,9 +100,56 @@ def _mover(scaled: str) -> Any:
     return intrinsic(move)
 
 
+def _add_row(typing_context: Any, stored: Any, like: Any, weight: Any, dim: Any, sums: Any) -> Any:
+    """Adds ``weight`` times each of ``dim`` numbers of the type of ``like`` at ``stored`` to the float32 at ``sums``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, _, factor, num, total = arguments
+        weights = spread(builder, factor, LANES)
+
+        def add(block: Any, state: list[Any]) -> list[Any]:
+            place = builder.mul(block, whole(LANES))
+            numbers, so_far = _read(builder, like, source, place, num), _read(builder, types.float32, total, place, num)
+            _write(builder, types.float32, total, place, called(builder, _FUSED, _FLOATS, [numbers, weights, so_far]))
+            return []
+
+        loop(builder, whole(0), builder.sdiv(num, whole(LANES)), [], add)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, like, types.float32, types.int64, types.uintp), generate
+
+
+def _dot_row(typing_context: Any, numbers: Any, stored: Any, like: Any, dim: Any) -> Any:
+    """Dot product of ``dim`` float32 at ``numbers`` with numbers of the type of ``like`` at ``stored``, in sixteen sums that are added in the end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        known, source, _, num = arguments
+
+        def add(block: Any, state: list[Any]) -> list[Any]:
+            place = builder.mul(block, whole(LANES))
+            one, other = _read(builder, types.float32, known, place, num), _read(builder, like, source, place, num)
+            return [called(builder, _FUSED, _FLOATS, [one, other, state[0]])]
+
+        (sums,) = loop(builder, whole(0), builder.sdiv(num, whole(LANES)), [splat(F32, LANES, 0.0)], add)
+        width = LANES
+        while width > 1:  # halves onto halves: LLVM's own sum goes lane after lane
+            width //= 2
+            upper = ir.Constant(ir.VectorType(I32, width), list(range(width, 2 * width)))
+            lower = ir.Constant(ir.VectorType(I32, width), list(range(width)))
+            nothing = ir.Constant(sums.type, ir.Undefined)
+            sums = builder.fadd(builder.shuffle_vector(sums, nothing, lower), builder.shuffle_vector(sums, nothing, upper))
+        return builder.extract_element(sums, ir.Constant(I32, 0))
+
+    return types.float32(types.uintp, types.uintp, like, types.int64), generate
+
+
 move_row = _mover("not")
 """``move_row(stored, like, 0, cos, sin, dim, pairs, out, to)``; only for compiled code."""
 move_key_codes = _mover("channels")
 """The same of codes with a scale per dimension: its third argument is the address of the scales."""
 move_value_codes = _mover("rows")
 """The same of codes with one scale for the row, its third argument."""
+add_row: Any = intrinsic(_add_row)
+"""``add_row(stored, like, weight, dim, sums)``; only for compiled code."""
+dot_row: Any = intrinsic(_dot_row)
+"""``dot_row(numbers, stored, like, dim)``; only for compiled code."""

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from rag.kernels import tiles
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROWS, WORDS, DIMS = 64, 128, 32
 PROGRAMS = 264
 """About two a multiprocessor of an H200."""
 
@@ -28,7 +29,9 @@ def token_logprob_triton(hidden: Tensor, weight: Tensor, targets: Tensor, bias: 
     num_rows, num_words = len(hidden), len(weight)
     if not num_rows:
         return torch.empty(0, device=hidden.device)
-    row_tiles, word_tiles = triton.cdiv(num_rows, ROWS), triton.cdiv(num_words, WORDS)
+    arch, dim = tiles.architecture(hidden.device), hidden.shape[1]
+    tile = tiles.tile_for("logprob", arch, dim, tiles.shape_of("logprob", num_rows))
+    row_tiles, word_tiles = triton.cdiv(num_rows, tile.rows), triton.cdiv(num_words, tile.keys)
     num_parts = max(1, min(word_tiles, triton.cdiv(PROGRAMS, row_tiles)))
     lses = torch.empty(num_parts, num_rows, device=hidden.device)
     chosen = torch.empty_like(lses)
@@ -41,15 +44,15 @@ def token_logprob_triton(hidden: Tensor, weight: Tensor, targets: Tensor, bias: 
         chosen,
         num_rows,
         num_words,
-        triton.cdiv(word_tiles, num_parts) * WORDS,
-        hidden.shape[1],
+        triton.cdiv(word_tiles, num_parts) * tile.keys,
+        dim,
         BIAS=bias is not None,
-        BM=ROWS,
-        BV=WORDS,
-        BD=DIMS,
+        BM=tile.rows,
+        BV=tile.keys,
+        BD=tile.depth,
         PRECISION="ieee" if hidden.dtype == torch.float32 else "tf32",
-        num_warps=4,
-        num_stages=3,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     return chosen.amax(0) - torch.logsumexp(lses, 0)  # one part found the target, the others say minus infinity
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from rag.kernels import attention_triton
+from rag.kernels import tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def varlen_attention_triton(
     queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor, *, longest: int, scale: float, causal: bool, window: int | None
 ) -> Tensor:
-    """See ``varlen_attention.varlen_attention``; the tile is that of ``attention_triton`` for many rows."""
+    """See ``varlen_attention.varlen_attention``; the tile is that of ``selective_attention``."""
     import torch
 
     num_heads, num_tokens, dim = queries.shape
@@ -31,8 +31,8 @@ def varlen_attention_triton(
     num_texts = len(starts) - 1
     if not num_tokens or not longest or not num_texts:
         return out
-    arch = attention_triton.architecture(queries.device)
-    tile = attention_triton.tile_for(arch, max(dim, value_dim), longest)
+    shape = tiles.shape_of("attention", longest)
+    tile = tiles.tile_for("attention", tiles.architecture(queries.device), max(dim, value_dim), shape)
     attend_texts[(triton.cdiv(longest, tile.rows), num_texts, num_heads)](
         queries,
         keys,

@@ -76,7 +76,8 @@ def token_maxima(query: NDArray[np.float32], passages: Sequence[NDArray[np.float
 
     borders = torch.from_numpy(np.cumsum([0, *map(len, passages)]))
     tokens = torch.from_numpy(np.concatenate(passages).astype(np.float32, copy=False))
-    found: NDArray[np.float32] = maxsim(torch.from_numpy(query), torch.arange(len(query) + 1), tokens, borders).numpy()
+    asked = torch.from_numpy(np.require(query, np.float32, "W"))  # torch warns of arrays that it may not write to
+    found: NDArray[np.float32] = maxsim(asked, torch.arange(len(query) + 1), tokens, borders).numpy()
     return found
 
 

@@ -39,6 +39,7 @@ ATTENTION = [
     Attention("one-query-bfloat16", num_rows=1, positions="one", dtype=torch.bfloat16, num_keys=600, key_dim=64, value_dim=64),
     Attention("one-query-dim-128-window-sinks", num_rows=1, positions="one", key_dim=128, value_dim=128, window=40, sinks=True),
     Attention("one-query-unequal-dims-softcap", num_rows=1, positions="few", key_dim=80, value_dim=48, softcap=2.0),
+    Attention("one-query-odd-dims", num_rows=1, positions="one", key_dim=20, value_dim=20),
     Attention("one-query-group-9", heads=9, key_heads=1, num_rows=1, positions="one", dtype=torch.bfloat16),
     Attention("few-queries", num_rows=3),
     Attention("few-queries-window-sinks", num_rows=3, window=7, sinks=True),

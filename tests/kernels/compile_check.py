@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for a GPU that is not there, through their launchers, and reports what each needs. Run by ``test_triton``.
 
     python tests/kernels/compile_check.py 90            # sm_90: prints one JSON line a kernel
-    python tests/kernels/compile_check.py record        # both architectures, everything; writes kernels/compile_report.json
+    python tests/kernels/compile_check.py record        # both architectures, everything; into kernels/compile_report.json, under triton's version
 
 A stub driver answers for the GPU and every launch only compiles, with the arguments' true specialisation, so tensors may be in memory.
 """
@@ -92,10 +92,10 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     def quantise(kind: Any) -> None:
         quantise_kv(bf16(2, 8, 512, 128), bf16(2, 8, 512, 128), kind)
 
-    def interact(stored: torch.dtype) -> None:
+    def interact(dim: int, stored: torch.dtype) -> None:
         scales = torch.empty(4096) if stored == torch.int8 else None
         borders = torch.arange(0, 4097, 128)
-        maxsim(bf16(64, 128), torch.tensor([0, 32, 64]), torch.empty(4096, 128, dtype=stored), borders, scales)
+        maxsim(bf16(64, dim), torch.tensor([0, 32, 64]), torch.empty(4096, dim, dtype=stored), borders, scales)
 
     def logprobs(rows: int) -> None:
         token_logprob(bf16(rows, 2048), bf16(32_000, 2048), torch.zeros(rows, dtype=torch.int64))
@@ -146,10 +146,11 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     for kind in ("int4",) if quick else ("int8", "int4"):
         yield f"codes {kind}", partial(quantise, kind)
     yield "deviation", deviate
-    for stored in (torch.int8,) if quick else (torch.bfloat16, torch.int8):
-        yield f"maxsim {str(stored).removeprefix('torch.')}", partial(interact, stored)
+    for dim in (128,) if quick else (128, 384, 1024):
+        for stored, word in ((torch.int8, "codes"),) if quick else ((torch.bfloat16, "plain"), (torch.int8, "codes")):
+            yield f"maxsim {dim} {word}", partial(interact, dim, stored)
     for rows in (64,) if quick else (64, 1):
-        yield f"token logprob {rows}", partial(logprobs, rows)
+        yield f"token logprob {'few' if rows == 1 else 'many'}", partial(logprobs, rows)
     yield "centroid scores", score_centroids
     yield "interaction", interact_centroids
     for bits in (5,) if quick else (2, 4, 5, 8):
@@ -189,9 +190,9 @@ def compile_all(arch: int, quick: bool) -> Iterator[dict[str, Any]]:
     jit: Any = JITFunction
     jit.run = only_compile
     driver.set_active(StubDriver())
-    from rag.kernels import attention_triton
+    from rag.kernels import tiles
 
-    attention_triton.architecture = lambda device: arch
+    tiles.architecture = lambda device: arch
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     for title, launch in launches(quick):
         compiled.clear()
@@ -223,8 +224,11 @@ def main() -> None:
             rows += [json.loads(line) for line in done.stdout.splitlines()]
         from importlib.metadata import version
 
-        lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
-        REPORT.write_text(f'{{\n  "triton": "{version("triton")}",\n  "kernels": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
+        report = json.loads(REPORT.read_text(encoding="utf-8")) | {version("triton"): rows}
+        lists = (
+            f'  "{name}": [\n' + ",\n".join(f"    {json.dumps(row)}" for row in report[name]) + "\n  ]" for name in sorted(report)
+        )
+        REPORT.write_text("{\n" + ",\n".join(lists) + "\n}\n", encoding="utf-8")
         return
     sys.path.insert(0, str(ROOT))
     os.environ.pop("TRITON_INTERPRET", None)

@@ -7,13 +7,14 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from rag.kernels import attention_triton, ingest_triton
+from rag.kernels import attention_triton, tiles, token_logprob_triton
 from rag.kernels.assemble import assemble_layers, assemble_reference
 from rag.kernels.cascade_decode import cascade_decode, cascade_decode_reference
 from rag.kernels.column_mass import column_mass, column_mass_reference
@@ -60,8 +61,9 @@ from tests.kernels.cases import (
 )
 from tests.kernels.interpreter import Fault, install, watched
 from tests.kernels.pieces import pieces_of, table
+from tests.kernels.planted import PLANTED, must_be_seen
 
-SMALL_TILE = attention_triton.Tile(32, 32, 4, 1)
+SMALL_TILE = tiles.Tile(32, 32, 4, 1, 16)
 
 
 @triton.jit
@@ -303,10 +305,14 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
 def main() -> None:
     """Prints the lines."""
     install()
-    attention_triton.TILES = dict.fromkeys(attention_triton.TILES, SMALL_TILE)
-    ingest_triton.TILES = dict.fromkeys(ingest_triton.TILES, SMALL_TILE)
+    tiles.TILES = dict.fromkeys(tiles.TILES, SMALL_TILE)
     attention_triton.LEAST_KEYS = 32
-    for name, check in cases():
+    token_logprob_triton.PROGRAMS = 4  # so that a program meets some blocks of words
+    checks = dict(cases())
+    planted: dict[str, Callable[[], None]] = {
+        f"planted {number} {fault.module}": partial(must_be_seen, fault, checks[fault.case]) for number, fault in enumerate(PLANTED)
+    }
+    for name, check in {**checks, **planted}.items():
         try:
             check()
             wrong = ""
