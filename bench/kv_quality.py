@@ -3,7 +3,7 @@
     python bench/kv_quality.py [--weights eval/reader/weights/reader] [--num-questions 600] [--shares 0.05,0.15,0.3] [--carried-at middle]
 
 Questions are generated (seeds never used in training): direct, two-hop, and about a subject that stands in the chunk before, spoken of
-by a pronoun at the start or in the middle of its chunk. Chunks are encoded behind the prompt's prefix, alone. The retrieval score of a chunk is
+by a pronoun at the start or in the middle of its chunk. Chunks are encoded behind the prompt's prefix (``--policy bare``: behind nothing), alone. The retrieval score of a chunk is
 its BM25 score for the question among the chunks of the prompt; ``combined-lot`` is ``combined`` with these scores dealt out anew. Budgets are shares of the reused tokens. KL is that of the first answer tokens, full prefill
 against the method, in nats. Intervals are bootstrap over questions; differences are paired.
 """
@@ -84,7 +84,7 @@ def dealt_out(prompt: Prompt, seed: int) -> Prompt:
 class Reader:
     """A weights folder, opened, with one store for all methods."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: str = "shared-prefix") -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -92,7 +92,7 @@ class Reader:
         self.encoder = batches.Encoder(self.tokenizer)
         self.ends = {self.tokenizer.eos_token_id}
         self.engine = KVEngine(
-            Decoder.of(network), KVStore(None, ram_bytes=4 << 30), folder.name, METHODS["full"], 1.0, overlap=False
+            Decoder.of(network), KVStore(None, ram_bytes=4 << 30), folder.name, METHODS["full"], 1.0, policy, overlap=False
         )
         self.prompts: list[Prompt] = []
         self._true: dict[int, Any] = {}
@@ -110,6 +110,7 @@ class Reader:
         if METHODS[word].recompute is None or word == "full":
             engine.recompute = share
         engine.worth.saw_compute = lambda *_: None  # type: ignore[method-assign]
+        engine._keep_variants = lambda *_: None  # type: ignore[method-assign]  # a question asked twice must not find its own repairs
 
         def ask(number: int) -> Answered:
             prompt = dealt_out(self.prompts[number], number) if dealt else self.prompts[number]
@@ -156,7 +157,10 @@ def main() -> None:
     parser.add_argument("--num-questions", type=int, default=600)
     parser.add_argument("--shares", default="0.05,0.1,0.15,0.3")
     parser.add_argument("--chunks", default="3,10", help="fewest and most chunks")
-    parser.add_argument("--methods", default="lot,first-k,blend,query,combined,combined-lot")
+    parser.add_argument("--methods", default="lot,first-k,blend,query,cache-craft,focused,combined,combined-lot")
+    parser.add_argument(
+        "--policy", choices=("shared-prefix", "bare"), default="shared-prefix", help="what chunks are encoded behind"
+    )
     parser.add_argument("--carried-at", choices=("start", "middle"), default="start", help="where pronouns stand in their chunk")
     parser.add_argument("--seed", type=int, default=FIRST_SEED)
     options = parser.parse_args()
@@ -164,7 +168,7 @@ def main() -> None:
     shares = [float(part) for part in options.shares.split(",")]
     methods = [("full", 1.0), ("reuse", 0.0), ("ape", 0.0)]
     methods += [(word, share) for share in shares for word in options.methods.split(",") if word]
-    reader = Reader(options.weights)
+    reader = Reader(options.weights, options.policy)
     quality = table(reader, options.num_questions, (low, high), methods, options.seed, options.carried_at)
     rows = quality.rows()
     for row in rows:
@@ -186,6 +190,7 @@ def main() -> None:
         "chunks": [low, high],
         "first_seed": options.seed,
         "carried_at": options.carried_at,
+        "policy": options.policy,
         "table": as_json(rows),
         "gains": {name: {"mean": g.mean, "low": g.low, "high": g.high, "p": g.p} for name, g in gains.items()},
     }

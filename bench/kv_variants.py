@@ -26,7 +26,7 @@ from rag.kvcache.methods import METHODS
 from rag.kvcache.prompt import Prompt
 from rag.kvcache.store import KVStore
 
-WORDS = ("full", "reuse", "first-k", "blend", "cache-craft")
+WORDS = ("full", "reuse", "first-k", "blend", "focused", "cache-craft")
 
 
 def rounds(instance: tasks.Instance, seed: int, num: int) -> list[tasks.Question]:
@@ -48,11 +48,11 @@ def engine(reader: Reader, word: str, share: float) -> KVEngine:
     return made
 
 
-def grade(reader: Reader, made: KVEngine, prompt: Prompt, question: tasks.Question) -> tuple[float, int]:
-    """Exact match, and the tokens that were computed anew."""
+def grade(reader: Reader, made: KVEngine, prompt: Prompt, question: tasks.Question) -> tuple[float, float]:
+    """Exact match, and what was computed anew, in tokens: a token in half of the layers is half a token."""
     done = made.prefill(prompt, NUM_TOKENS)
     text = reader.tokenizer.decode(reply(made.decoder, done, NUM_TOKENS, reader.ends).tokens)
-    return float(normalised(text) == normalised(question.answer)), done.trace.num_chosen
+    return float(normalised(text) == normalised(question.answer)), done.trace.num_row_layers / len(made.decoder.layers)
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     reader = Reader(options.weights)
     grades: dict[str, list[list[float]]] = {word: [[] for _ in range(options.num_rounds)] for word in WORDS}
-    chosen = {word: [0] * options.num_rounds for word in WORDS}
+    work = {word: [0.0] * options.num_rounds for word in WORDS}
     seed, done = options.seed, 0
     while done < options.num_instances:
         seed += 1
@@ -80,9 +80,9 @@ def main() -> None:
             made = engine(reader, word, options.share)
             made.warm(prompts[0].prefix, [segment.ids for segment in prompts[0].segments if segment.kind == "chunk"])
             for number, (prompt, question) in enumerate(zip(prompts, asked, strict=True)):
-                right, count = grade(reader, made, prompt, question)
+                right, tokens = grade(reader, made, prompt, question)
                 grades[word][number].append(right)
-                chosen[word][number] += count
+                work[word][number] += tokens
         if done % 10 == 0:
             print(f"{done} of {options.num_instances} instances", file=sys.stderr, flush=True)
     table = {word: [interval(values) for values in by_round] for word, by_round in grades.items()}
@@ -99,7 +99,7 @@ def main() -> None:
             word: [{"mean": round(e.mean, 4), "low": round(e.low, 4), "high": round(e.high, 4)} for e in by_round]
             for word, by_round in table.items()
         },
-        "tokens_computed_anew_by_round": chosen,
+        "tokens_computed_anew_by_round": {word: [round(tokens, 1) for tokens in by_round] for word, by_round in work.items()},
         "cache_craft_in_the_last_round_minus": {
             word: {"mean": round(g.mean, 4), "low": round(g.low, 4), "high": round(g.high, 4), "p": round(g.p, 4)}
             for word, g in last.items()

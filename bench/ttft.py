@@ -90,12 +90,9 @@ class Case:
         self.decoder, self.prompt, self.folder = decoder, prompt_of(num_chunks), folder
         num_bytes = 2 * (len(self.prompt) + 1024) * decoder.traits.geometry.bytes_per_token + (64 << 20)
         self.num_bytes = num_bytes
-        self.hot = KVStore(None, ram_bytes=num_bytes)
-        disk = KVStore(folder, ram_bytes=num_bytes, disk_bytes=2 * num_bytes)
-        for store in (self.hot, disk):
-            self.engine("combined", store).remember(self.prompt)
-            store.flush()
-        disk.close()
+        self.hot = KVStore(folder, ram_bytes=num_bytes, disk_bytes=2 * num_bytes)
+        self.engine("combined", self.hot).remember(self.prompt)
+        self.hot.flush()
 
     def engine(self, word: str, store: KVStore) -> KVEngine:
         """An engine without the planner's doubts: what is measured is the method."""

@@ -32,7 +32,7 @@ GIGABYTE = 1 << 30
 class KVGenerator:
     """Lets ``lm`` (``use: transformers``) answer from the hits, reusing what it once computed of their chunks.
 
-    ``method``: how (``rag.kvcache.methods``: combined, first-k, cache-craft, blend, query, reuse, block, ape, prefix, full). ``recompute``: share of the
+    ``method``: how (``rag.kvcache.methods``: combined, first-k, cache-craft, focused, blend, query, reuse, block, ape, prefix, full). ``recompute``: share of the
     reused tokens that is computed anew. ``policy``: what chunks are encoded behind: ``shared-prefix`` (the instructions), ``bare``,
     ``bos-dropped``. ``ram_gb``, ``disk_gb``, ``device_gb``: budgets of the store's tiers; ``storage``: ``plain``, ``int8`` or ``int4``. ``salt``:
     secret of the tenant, best as ``${env:NAME}``. ``prepare_chunks``: compute chunks when they are ingested (as far as the budgets go), else when they are

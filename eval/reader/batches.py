@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from rag.eval.reader.tasks import Instance, Question
 from rag.eval.reader.vocabulary import BOS, EOS
 
+Policy = Literal["shared-prefix", "bare"]
+"""What a chunk is encoded behind, in the words of the product's cache."""
 PREFIX = BOS + "Answer the question from the sources.\n\n"
 _SHARED, _LINK = 0, -1  # owners of rows that are no chunk's: the prefix; labels and questions
 _PADDING = -1
@@ -114,8 +116,10 @@ class Encoder:
         """Tokens of a question block with its answer."""
         return len(self.encoded(asked(question.text))) + len(self.encoded(answered(question.answer)))
 
-    def batch(self, rows: Sequence[Row], blocked: Sequence[bool], length: int | None = None) -> Batch:
-        """``rows`` padded to ``length`` (the longest); ``blocked[i]``: row i's chunks see the prefix and themselves only."""
+    def batch(
+        self, rows: Sequence[Row], blocked: Sequence[bool], length: int | None = None, policy: Policy = "shared-prefix"
+    ) -> Batch:
+        """``rows`` padded to ``length`` (the longest); ``blocked[i]``: row i's chunks see the prefix and themselves only, or, ``bare``, themselves."""
         length = length or max(len(row.ids) for row in rows)
         if length < max(len(row.ids) for row in rows):
             raise ValueError(f"a row of {max(len(row.ids) for row in rows)} tokens does not fit into {length}")
@@ -125,7 +129,7 @@ class Encoder:
 
         groups = padded([row.groups for row in rows], _PADDING)
         owners = padded([row.owners for row in rows], _LINK)
-        sees = visible(groups, owners, torch.tensor(list(blocked)))
+        sees = visible(groups, owners, torch.tensor(list(blocked)), policy)
         return Batch(
             padded([row.ids for row in rows], self.pad),
             padded([row.positions for row in rows], 0),
@@ -143,12 +147,14 @@ class Encoder:
         return self.known[text]
 
 
-def visible(groups: Tensor, owners: Tensor, blocked: Tensor) -> Tensor:
+def visible(groups: Tensor, owners: Tensor, blocked: Tensor, policy: Policy) -> Tensor:
     """Which token sees which, ``[rows, tokens, tokens]``: earlier ones of the context and of its own block; see ``Encoder.batch``."""
     length = groups.shape[1]
     order = torch.arange(length)
     earlier = order[:, None] >= order
     block = (groups[:, None, :] == 0) | (groups[:, None, :] == groups[:, :, None])
     free = owners[:, :, None] <= 0
-    inside = (owners[:, None, :] == _SHARED) | (owners[:, None, :] == owners[:, :, None])
+    inside = owners[:, None, :] == owners[:, :, None]
+    if policy == "shared-prefix":
+        inside = inside | (owners[:, None, :] == _SHARED)
     return earlier & block & (free | inside | ~blocked[:, None, None]) | torch.eye(length, dtype=torch.bool)

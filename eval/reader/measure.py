@@ -1,8 +1,9 @@
 """Exact match of a weights folder, with full attention and with every chunk encoded alone. Knows tasks and masks, no cache.
 
     python -m rag.eval.reader.measure eval/reader/weights/reader --out reader.csv
+    python -m rag.eval.reader.measure eval/reader/weights/reader-block --policy bare    the block-tuned twin
 
-Plain reuse (no token recomputed) is the block mask: rows of a chunk see the prefix and their chunk, at the positions of the full
+Plain reuse (no token recomputed) is the block mask: rows of a chunk see their chunk and, unless the policy is ``bare``, the prefix, at the positions of the full
 prompt; labels and question see everything before them. An answer counts when every token of it, the full stop and the end mark
 are the most likely ones after those before, which is what greedy decoding writes.
 """
@@ -19,7 +20,7 @@ import torch
 
 from rag.eval.bootstrap import interval
 from rag.eval.reader import weights
-from rag.eval.reader.batches import Encoder, Row
+from rag.eval.reader.batches import Encoder, Policy, Row
 from rag.eval.reader.network import Network
 from rag.eval.reader.tasks import KINDS, Question, make, pick
 from rag.eval.reader.vocabulary import build
@@ -38,11 +39,20 @@ def sample(num_chunks: int, num_instances: int, first_seed: int = 0) -> list[tup
 
 
 @torch.inference_mode()
-def exact(network: Network, encoder: Encoder, rows: Sequence[Row], *, blocked: bool, batch_rows: int = 16) -> list[list[bool]]:
+def exact(
+    network: Network,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    *,
+    blocked: bool,
+    policy: Policy = "shared-prefix",
+    batch_rows: int = 16,
+) -> list[list[bool]]:
     """For every row, whether each of its question blocks is answered exactly."""
     found: list[list[bool]] = []
     for start in range(0, len(rows), batch_rows):
-        batch = encoder.batch(rows[start : start + batch_rows], [blocked] * len(rows[start : start + batch_rows]))
+        part = rows[start : start + batch_rows]
+        batch = encoder.batch(part, [blocked] * len(part), policy=policy)
         likely = network.logits(network(batch.ids, batch.positions, batch.mask)[:, :-1]).argmax(-1)
         wrong = (likely != batch.ids[:, 1:]) & batch.targets[:, 1:]
         for row, groups in zip(wrong, batch.groups[:, 1:], strict=True):
@@ -51,7 +61,7 @@ def exact(network: Network, encoder: Encoder, rows: Sequence[Row], *, blocked: b
 
 
 def measured(
-    network: Network, encoder: Encoder, num_chunks: int, num_instances: int, first_seed: int = 0
+    network: Network, encoder: Encoder, num_chunks: int, num_instances: int, first_seed: int = 0, policy: Policy = "shared-prefix"
 ) -> dict[tuple[str, str], list[float]]:
     """Hits (1.0 or 0.0, one per question) by mode and kind."""
     asked: dict[int, list[Question]] = defaultdict(list)
@@ -60,7 +70,9 @@ def measured(
     rows = [encoder.row(make(seed, num_chunks), questions) for seed, questions in asked.items()]
     hits: dict[tuple[str, str], list[float]] = defaultdict(list)
     for mode in MODES:
-        for found, questions in zip(exact(network, encoder, rows, blocked=mode == "reuse"), asked.values(), strict=True):
+        for found, questions in zip(
+            exact(network, encoder, rows, blocked=mode == "reuse", policy=policy), asked.values(), strict=True
+        ):
             for hit, question in zip(found, questions, strict=True):
                 hits[mode, question.kind].append(float(hit))
     return hits
@@ -73,6 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--instances", type=int, default=300)
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--policy", choices=("shared-prefix", "bare"), default="shared-prefix", help="what a reused chunk sees")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -81,7 +94,7 @@ def main() -> None:
     lines: list[list[object]] = []
     everything: dict[tuple[str, str], list[float]] = defaultdict(list)
     for num_chunks in (*given.counts, 0):
-        hits = measured(network, encoder, num_chunks, given.instances) if num_chunks else everything
+        hits = measured(network, encoder, num_chunks, given.instances, policy=given.policy) if num_chunks else everything
         for mode in MODES:
             kinds = {kind: hits[mode, kind] for kind in KINDS}
             for kind, values in (kinds | {"all": [value for found in kinds.values() for value in found]}).items():

@@ -1,8 +1,7 @@
-"""Train the reader, or its block-tuned twin, with a curriculum from few chunks to many. Knows the loop, no sentences.
+"""Train the reader with a curriculum from few chunks to many. Knows the loop, no sentences; its block-tuned twin is ``twin``'s.
 
     python -m rag.eval.reader.train --out RUN --minutes 60              the reader
-    python -m rag.eval.reader.train --out RUN2 --start RUN --twin ...   the twin: every instance under both masks
-    python -m rag.eval.reader.train --out RUN3 --start eval/reader/weights/reader --middle 0.5 ...  pronouns in the middle of chunks, too
+    python -m rag.eval.reader.train --out RUN2 --start eval/reader/weights/reader --middle 0.5 ...  pronouns in the middle of chunks, too
 
 A run writes ``state.safetensors`` (weights and optimiser moments), ``progress.json`` and ``curve.csv``; started again with the same
 ``--out`` it goes on. The learning rate is constant, then falls to zero over the last part of ``--minutes``.
@@ -35,7 +34,6 @@ from rag.eval.reader.vocabulary import build
 
 FIRST_SEED = 10_000_000  # instances below are for measuring
 KIND_SHARES: dict[Kind, float] = {"direct": 0.3, "two-hop": 0.3, "cross-chunk": 0.4}
-TWIN_SHARES: dict[Kind, float] = {"direct": 0.15, "two-hop": 0.25, "cross-chunk": 0.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +54,6 @@ STAGES = (
     Stage((2, 10), (2, 4), (4, 8), 640, 12, 2.0),
 )
 """Few relations first: then the relation alone does not give the answer away, and names have to be matched from the start."""
-
-
-TWIN_STAGES = (
-    Stage((3, 4), (1, 1), (3, 4), 192, 24, 0.85),
-    Stage((2, 6), (2, 4), (3, 8), 416, 12, 0.9),
-    Stage((2, 10), (2, 4), (4, 8), 640, 12, 2.0),
-)
-"""The twin begins with short chunks: that labels carry a subject over a border is learnt sooner where little else stands between."""
 
 
 @dataclass(slots=True)
@@ -90,21 +80,28 @@ def drawn_questions(instance: Instance, rng: random.Random, shares: Mapping[Kind
 RECALL = 0.5  # of the room behind a context, filled with sentences of it said again: matching words is learnt from them first
 
 
-def packed(encoder: Encoder, instance: Instance, length: int, seed: int, twin: bool) -> tuple[Row, list[Question]]:
-    """The row of ``instance`` with as many question blocks and (not for the twin) sentences said again as fit into ``length``."""
+def packed(
+    encoder: Encoder,
+    instance: Instance,
+    length: int,
+    seed: int,
+    recall: float = RECALL,
+    shares: Mapping[Kind, float] = KIND_SHARES,
+) -> tuple[Row, list[Question]]:
+    """The row of ``instance`` with as many question blocks and (in the share ``recall`` of its room) sentences said again as fit into ``length``."""
     rng = random.Random(seed)
     room = length - len(encoder.row(instance, []).ids)
     recalled: list[str] = []
     sentences = [fact.sentence for fact in instance.facts if not fact.carried]
     rng.shuffle(sentences)
-    kept = room - (0.0 if twin else RECALL) * room
+    kept = room - recall * room
     for sentence in sentences:
         if room - len(encoder.encoded(sentence)) < kept:
             break
         room -= len(encoder.encoded(sentence))
         recalled.append(sentence)
     asked: list[Question] = []
-    for question in drawn_questions(instance, rng, TWIN_SHARES if twin else KIND_SHARES):
+    for question in drawn_questions(instance, rng, shares):
         room -= encoder.block_length(question)
         if room < 0:
             break
@@ -112,25 +109,19 @@ def packed(encoder: Encoder, instance: Instance, length: int, seed: int, twin: b
     return encoder.row(instance, asked, recalled), asked
 
 
-def drawn_batch(
-    encoder: Encoder, stage: Stage, seed: int, twin: bool, middle: float = 0.0
-) -> tuple[Batch, list[list[Question]], list[bool]]:
-    """One batch; for the twin every instance stands in it twice, under either mask. ``middle``: share with pronouns in the middle."""
+def drawn_batch(encoder: Encoder, stage: Stage, seed: int, middle: float = 0.0) -> tuple[Batch, list[list[Question]]]:
+    """One batch. ``middle``: share with pronouns in the middle."""
     rows, asked = [], []
-    for offset in range(stage.rows // (2 if twin else 1)):
+    for offset in range(stage.rows):
         rng = random.Random(seed + offset)
         num_chunks, place = rng.randint(*stage.chunks), "middle" if rng.random() < middle else "start"
         instance = make(
             seed + offset, num_chunks, facts_per_chunk=stage.facts, num_relations=stage.relations, carried_at=cast("Place", place)
         )
-        row, questions = packed(encoder, instance, stage.length, seed + offset, twin)
+        row, questions = packed(encoder, instance, stage.length, seed + offset)
         rows.append(row)
         asked.append(questions)
-    blocked = [False] * len(rows)
-    if twin:
-        blocked += [True] * len(rows)
-        rows, asked = rows * 2, asked * 2
-    return encoder.batch(rows, blocked, stage.length), asked, blocked
+    return encoder.batch(rows, [False] * len(rows), stage.length), asked
 
 
 def loss_and_hits(network: Network, hidden: Tensor, batch: Batch, context_weight: float) -> tuple[Tensor, Tensor]:
@@ -219,18 +210,16 @@ class Run:
                 group["lr"] = rate * scale
 
 
-def train(
-    run: Run, *, minutes: float, decay: float, twin: bool, context_weight: float, compiled: bool, middle: float = 0.0
-) -> None:
+def train(run: Run, *, minutes: float, decay: float, context_weight: float, compiled: bool, middle: float = 0.0) -> None:
     """Steps until ``minutes`` of training time (all sittings together) are over."""
     encoder = Encoder(build())
     forward: Any = torch.compile(run.network, dynamic=False) if compiled else run.network
     recent: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=1000))
     progress, clock, losses = run.progress, time.perf_counter(), deque[float](maxlen=50)
-    names = ["step", "seconds", "tokens", "stage", "loss", *KINDS, *(f"{kind} blocked" for kind in KINDS)]
+    names = ["step", "seconds", "tokens", "stage", "loss", *KINDS]
     while progress.seconds < 60 * minutes:
-        stage = (TWIN_STAGES if twin else STAGES)[progress.stage]
-        batch, asked, blocked = drawn_batch(encoder, stage, progress.next_seed, twin, middle)
+        stage = STAGES[progress.stage]
+        batch, asked = drawn_batch(encoder, stage, progress.next_seed, middle)
         progress.next_seed += stage.rows
         run.set_rates(progress.seconds / (60 * minutes), decay)
         with torch.autocast("cpu", torch.bfloat16):
@@ -242,7 +231,7 @@ def train(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         losses.append(loss.item())
-        for kind, found in by_kind(hits, asked, blocked).items():
+        for kind, found in by_kind(hits, asked, [False] * len(asked)).items():
             recent[kind].extend(found)
         progress.step += 1
         progress.tokens += batch.ids.numel()
@@ -253,7 +242,7 @@ def train(
             values: list[object] = [progress.step, round(progress.seconds), progress.tokens, progress.stage]
             values += [round(sum(losses) / len(losses), 4)]
             values += [round(shares[name], 3) if name in shares else "" for name in names[5:]]
-            _note(run.out / "curve.csv", names, values)
+            note(run.out / "curve.csv", names, values)
             print(*values, flush=True)
             if min(shares.values()) >= stage.enough:
                 progress.stage += 1
@@ -263,7 +252,8 @@ def train(
     run.save()
 
 
-def _note(path: Path, names: Sequence[str], values: Sequence[object]) -> None:
+def note(path: Path, names: Sequence[str], values: Sequence[object]) -> None:
+    """One more line of a curve."""
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([names, values] if new else [values])
@@ -275,7 +265,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="a run, or a weights folder (then in the last stage but one), to start from")
     parser.add_argument("--middle", type=float, default=0.0, help="share of instances with pronouns in the middle of chunks")
-    parser.add_argument("--twin", action="store_true")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--decay", type=float, default=0.3, help="last share of the time over which the rate falls")
     parser.add_argument("--muon-rate", type=float, default=0.01)
@@ -295,7 +284,6 @@ def main() -> None:
         run,
         minutes=given.minutes,
         decay=given.decay,
-        twin=given.twin,
         context_weight=given.context_weight,
         compiled=not given.eager,
         middle=given.middle,

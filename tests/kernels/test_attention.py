@@ -17,7 +17,7 @@ NAMES = [case.name for case in ATTENTION]
 
 
 @pytest.mark.parametrize("case", ATTENTION, ids=NAMES)
-def test_attention_is_that_of_the_reference(case: Attention) -> None:
+def test_i9_attention_is_that_of_the_reference(case: Attention) -> None:
     queries, keys, values, positions, sinks = problem(case)
     more: dict[str, Any] = {"num_keys": case.num_keys, "window": case.window, "softcap": case.softcap, "sinks": sinks}
     out, lse = selective_attention(queries, keys, values, positions, scale=0.3, return_lse=True, **more)

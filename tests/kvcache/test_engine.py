@@ -126,6 +126,14 @@ def test_the_pass_of_the_question_computes_what_stands_before_the_choice_once(mo
     assert near(done.logits, twice.logits)
 
 
+@pytest.mark.parametrize(("word", "asks"), [("query", {"question"}), ("combined", set()), ("full", set())])
+def test_the_trace_names_every_phase(word: str, asks: set[str]) -> None:
+    done = warmed(word, prompts.glued()).prefill(prompts.glued())
+    assert set(done.trace.seconds) == {"plan", "load", "assemble", "compute", "first token"} | asks
+    assert all(seconds >= 0 for seconds in done.trace.seconds.values())
+    assert (done.trace.seconds["assemble"] > 0) == (word != "full") and done.trace.seconds["first token"] > 0
+
+
 def test_combined_costs_what_first_k_costs() -> None:
     prompt = prompts.glued()
     traces = [warmed(word, prompt).prefill(prompt).trace for word in ("combined", "first-k")]

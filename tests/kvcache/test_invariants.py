@@ -1,4 +1,8 @@
-"""What must hold for every model and every method, whatever the weights. The names I1-I16 are those of the design."""
+"""What must hold for every model and every method, whatever the weights. The names I1-I16 are those of the design.
+
+Here are I1, I3 to I8, I10 to I12, I14 and I16; I2 in test_probe.py, I9 in tests/kernels/test_attention.py, I12 and I15 of whole methods in
+test_engine.py, I13 and the tiers of I16 in test_store.py; the oracle I5 for focused chunks in test_focus.py.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import torch
 
 from rag.kernels.assemble import LayerKV
 from rag.kvcache.blend import Blend
+from rag.kvcache.cache_craft import CacheCraft
 from rag.kvcache.chunk_kv import ChunkKV
 from rag.kvcache.chunk_prefill import FreshKV, prefill_chunks
 from rag.kvcache.combined import Combined
@@ -29,6 +34,7 @@ SELECTORS: dict[str, Selector] = {
     "lot": Lot(),
     "query-driven": QueryDriven(),
     "combined": Combined(),
+    "cache-craft": CacheCraft(),
 }
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 every_rule = pytest.mark.parametrize("rule", SELECTORS)
@@ -85,6 +91,19 @@ def test_i8_no_row_sees_what_comes_after_it(family: str) -> None:
     assert not near(before[-1:], after[-1:])
 
 
+@every_rule
+def test_i8_what_a_rule_chose_sees_nothing_after_it(rule: str) -> None:
+    prompt = prompts.prompt()
+    cached = prompts.alone("llama", prompt)
+    chosen = prompts.answer("llama", prompts.plan(prompt, cached), SELECTORS[rule], 0.4).chosen.tolist()
+    slots = [*chosen, *range(36, 42)]
+    num_before = sum(slot < 23 for slot in slots)
+    assert num_before, "something stands before the chunk that is torn"
+    torn = FreshKV(torch.randn(4, 2, 13, 16), torch.randn(4, 2, 13, 16), 0.0)  # slots 23-35
+    before, after = (prompts.row_logits("llama", prompt, [*cached[:3], last], slots) for last in (cached[3], torn))
+    assert torch.equal(before[:num_before], after[:num_before]) and not near(before[-1:], after[-1:])
+
+
 @every_family
 def test_i3_one_chunk_behind_the_prefix_is_a_prefix_cache(family: str) -> None:
     prompt = prompts.prompt((12,))
@@ -115,25 +134,33 @@ def test_i1_a_chunk_moved_is_the_chunk_encoded_there(family: str) -> None:
     assert near(moved.logits, near_by.logits)
 
 
-def test_i7_an_exact_prefix_is_never_computed() -> None:
+@every_family
+def test_i7_an_exact_prefix_is_never_computed(family: str) -> None:
     prompt = prompts.prompt()
-    done = prompts.answer("llama", prompts.plan(prompt, prompts.alone("llama", prompt)), Blend(), 0.5)
+    done = prompts.answer(family, prompts.plan(prompt, prompts.alone(family, prompt)), Blend(), 0.5)
     assert done.trace.num_exact == 5 and int(done.chosen.min()) >= 5
 
 
-def test_i10_nothing_recomputed_is_a_dynamic_cache_of_the_chunks() -> None:
+@every_family
+def test_i10_nothing_recomputed_is_a_dynamic_cache_of_the_chunks(family: str) -> None:
     from transformers import DynamicCache
 
-    prompt, decode = prompts.prompt(), prompts.decoder("llama")
-    cached = prompts.alone("llama", prompt)
-    done = prompts.answer("llama", prompts.plan(prompt, cached), FirstK(), 0.0)
-    network, held = tiny.network("llama"), len(prompt) - 6
+    prompt = prompts.prompt()
+    done = prompts.answer(family, prompts.plan(prompt, prompts.alone(family, prompt)), FirstK(), 0.0)
+    network, held = tiny.network(family), len(prompt) - 6
     cache = DynamicCache()
-    for layer in range(4):
+    for layer in range(len(done.arena.keys)):
         cache.update(done.arena.keys[layer][None, :, :held].clone(), done.arena.values[layer][None, :, :held].clone(), layer)
     with torch.inference_mode():
         out = network(input_ids=torch.tensor([prompt.ids[held:]]), past_key_values=cache).logits[0, -1]
     assert near(done.logits, out)
+
+
+def test_i10_the_cache_holds_the_chunks_turned_to_their_places() -> None:
+    prompt, decode = prompts.prompt(), prompts.decoder("llama")
+    cached = prompts.alone("llama", prompt)
+    done = prompts.answer("llama", prompts.plan(prompt, cached), FirstK(), 0.0)
+    held = len(prompt) - 6
     keys = torch.cat([part.layer(2).keys for part in cached], dim=1)
     cos, sin = decode.traits.rotaries[0].table(torch.arange(held), keys)
     from rag.kernels.rotate import rotate

@@ -75,16 +75,18 @@ def test_the_model_is_left_as_it_was() -> None:
     assert torch.equal(prompts.stock_logits("llama", ids), before)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3-fused", "glm-partial-interleaved", "cohere-interleaved", "llama-yarn"])
-def test_stored_keys_turned_by_us_are_the_models_own_bit_for_bit(family: str) -> None:
-    """I2, in float32: un-rotated keys and our rotation give exactly what the model's layer writes."""
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_i2_stored_keys_turned_by_us_are_the_models_own_bit_for_bit(family: str) -> None:
+    """In float32, in every layer: un-rotated keys and our rotation give exactly what the model's layer writes."""
     decode = prompts.decoder(family)
     hidden = torch.randn(1, 5, 64, generator=torch.Generator().manual_seed(1))
     positions = torch.tensor([0, 3, 200, 511, 800])
-    rotary = decode.traits.rotaries[0]
-    pair = rotary.module(hidden, position_ids=positions[None], **dict(rotary.extra))
-    own = projections(decode.network, decode.layers[0], hidden, {"position_embeddings": pair, "position_ids": positions[None]})
-    plain = projections(decode.network, decode.layers[0], hidden, {"position_embeddings": decode.traits.neutral[0]})
-    assert torch.equal(own.values, plain.values)
-    turned = rotate(plain.keys, *rotary.table(positions, hidden), rotary.style)
-    assert torch.equal(turned, own.keys)
+    for index, (layer, traits) in enumerate(zip(decode.layers, decode.traits.layers, strict=True)):
+        if traits.rotary is None:
+            continue
+        rotary = decode.traits.rotaries[traits.rotary]
+        pair = rotary.module(hidden, position_ids=positions[None], **dict(rotary.extra))
+        own = projections(decode.network, layer, hidden, {"position_embeddings": pair, "position_ids": positions[None]})
+        plain = projections(decode.network, layer, hidden, {"position_embeddings": decode.traits.neutral[index]})
+        assert torch.equal(own.values, plain.values)
+        assert torch.equal(rotate(plain.keys, *rotary.table(positions, hidden), rotary.style), own.keys)

@@ -25,7 +25,7 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", [1, 7, 300])
 @pytest.mark.parametrize("place", ["ram", "disk", "reopened", "device", "no ram"])
-def test_round_trip_is_bit_equal(tmp_path: Path, place: str, tokens: int, dtype: torch.dtype) -> None:
+def test_i13_and_i16_round_trip_is_bit_equal_in_every_tier(tmp_path: Path, place: str, tokens: int, dtype: torch.dtype) -> None:
     ram = 0 if place == "no ram" else 1 << 20
     store = KVStore(
         None if place in ("ram", "device") else tmp_path,
