@@ -162,6 +162,19 @@ def exact(given: TokenSet) -> tuple[NDArray[np.float32], Callable[[int], float]]
     return scores, timed
 
 
+def alone(folder: Path, bits: int, given: TokenSet, rounds: int) -> float:
+    """Processor milliseconds a query for 10 hits with one thread, the mean over queries in the best of the rounds: what the work costs."""
+    index = WarpIndex(Ready(), bits=bits, num_threads=1)
+    reader = index.reader([index.load(folder)], np.ones(len(given.lengths), np.bool_))
+    spent = []
+    for _ in range(rounds + 1):
+        started = time.process_time()
+        for query in given.queries:
+            reader.search_vectors([query], 10)
+        spent.append(1000 * (time.process_time() - started) / len(given.queries))
+    return round(min(spent), 2)
+
+
 def opened(folder: Path, bits: int, num_documents: int) -> tuple[WarpReader, WarpSegment]:
     """Ours, memory-mapped."""
     index = made_index(bits)
@@ -329,12 +342,13 @@ def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "queries": len(given.queries),
         "documents": len(given.lengths),
         "tokens": int(given.lengths.sum()),
-        "centroids": len(segment.codec.centroids.levels),
-    }  # type: ignore[union-attr]
+        "centroids": len(segment.codec.centroids.levels),  # type: ignore[union-attr]
+    }
     told["candidates_by"] = why_probe(len(segment.tokens.runs), reader.effort) or "reading all documents"
     for k in (10, 100):
         numbers = measured({"rag": ours(reader, given.queries)}, truth, k, options.rounds)["rag"]
         told |= {f"{key} (k={k})" if "_ms" in key else key: value for key, value in numbers.items()}
+    told["one_thread_processor_ms (k=10)"] = alone(folder, options.bits, given, options.rounds)
     told |= {"load_average": round(os.getloadavg()[0], 1)} | limit(segment, given.queries, reader.effort, memory_rate())
     told["fraction_of_limit"] = round(told["limit_ms"] / told["p50_ms (k=10)"], 3)
     print(name, told, flush=True)
