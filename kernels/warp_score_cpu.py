@@ -195,7 +195,7 @@ def _score_token(
 
 @numba.njit(nogil=True, cache=True)
 def _expect(
-    row: int, scores: Any, token_starts: Any, run_starts: Any, runs: Any, run_lengths: Any, codes: Any, scales: Any
+    row: int, token_starts: Any, run_starts: Any, runs: Any, run_lengths: Any, codes: Any, scales: Any
 ) -> None:  # pragma: no cover - compiled
     """Asks for the beginnings of a document's arrays: the processor foresees only what follows them."""
     token, run = token_starts[row], run_starts[row]
@@ -224,14 +224,15 @@ def _score_documents(
     for place in range(first, last):
         row = rows[place]
         if place + 1 < last:
-            _expect(rows[place + 1], scores, token_starts, run_starts, runs, run_lengths, codes, scales)
+            _expect(rows[place + 1], token_starts, run_starts, runs, run_lengths, codes, scales)
         best[:] = -np.inf
         run, end, stop = run_starts[row] - 1, token_starts[row], run_starts[row + 1]  # ``end``: where the tokens of ``run`` end
         base = scores.ctypes.data
         for ahead in range(run + 1, min(run + 1 + _RUNS_AHEAD, stop)):
             address = scores.ctypes.data + np.int64(runs[ahead]) * base_bytes
             prefetch(address)
-            prefetch(address + 64)
+            if width == 32:
+                prefetch(address + 64)
         given = codes.ctypes.data + token_starts[row] * row_bytes
         for one in range(token_starts[row], token_starts[row + 1]):
             if one == end:
@@ -241,7 +242,8 @@ def _score_documents(
                 if run + _RUNS_AHEAD < stop:
                     address = scores.ctypes.data + np.int64(runs[run + _RUNS_AHEAD]) * base_bytes
                     prefetch(address)
-                    prefetch(address + 64)
+                    if width == 32:
+                        prefetch(address + 64)
             scale = np.float32(scales[one]) * scale_unit
             _score_token(bits, width, given, dim, num_fine, table, offset, unit, scale, base, scratch, maxima)
             given += row_bytes

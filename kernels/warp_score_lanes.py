@@ -44,8 +44,10 @@ def packed_lanes(numbers: NDArray[np.int8], vnni: bool | None = None) -> NDArray
 
 
 def lane_place(lane: Any) -> Any:
-    """Where a lane stands among the packed ones. Its four 4-byte sums lie side by side in a register; added up as four registers are
-    transposed, they come out in the order of lanes."""
+    """Where a lane stands among the packed ones.
+
+    Its four sums lie side by side in a register; added up as four registers are transposed, they come out in the order of lanes.
+    """
     return (lane & 16) | (lane & 3) << 2 | (lane >> 2 & 3)
 
 

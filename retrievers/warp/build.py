@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import OnProgress
-from rag.retrievers.warp.arrays import Sink
+from rag.retrievers.warp.arrays import Arrays, Sink
 from rag.retrievers.warp.codec import Codec, num_centroids_for, padded_dim, train_codec
 from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.parts import Part, blocks, keys_of, sample
-from rag.retrievers.warp.segment import Header, Judge, Recipe, WarpSegment, lists_of, take
+from rag.retrievers.warp.probing import lists_of
+from rag.retrievers.warp.segment import Header, Judge, Recipe, WarpSegment, take
 
 MAX_GROWTH = 8
 MAX_DRIFT = 1.15
@@ -50,6 +51,22 @@ def plain_segment(keys: NDArray[np.int64], documents: Sequence[NDArray[np.float3
     for start, end, vectors in zip(starts[:-1].tolist(), starts[1:].tolist(), documents, strict=True):
         joined[start:end] = vectors
     return WarpSegment(keys, fingerprint, None, {"token_starts": starts, "vectors": joined}, Header(dim))
+
+
+def stored_segment(
+    keys: NDArray[np.int64], token_starts: NDArray[np.int64], vectors: NDArray[np.float16], dim: int, fingerprint: str
+) -> WarpSegment:
+    """A plain segment of vectors that stand one behind the other, nothing copied. Raises ``ValueError`` for what does not fit."""
+    num_tokens = int(token_starts[-1]) if len(token_starts) else -1
+    if vectors.dtype != np.float16 or vectors.shape != (num_tokens, dim) or len(token_starts) != len(keys) + 1:
+        raise ValueError(
+            f"{len(keys)} keys need {len(keys) + 1} token_starts and float16 vectors ({num_tokens}, {dim}), "
+            f"not {token_starts.shape} and {vectors.dtype} {vectors.shape}"
+        )
+    if token_starts[0] or np.any(np.diff(token_starts) < 1):
+        raise ValueError("token_starts must begin at 0 and rise: every document needs a token")
+    arrays: Arrays = {"token_starts": np.asarray(token_starts, np.int64), "vectors": vectors}
+    return WarpSegment(keys, fingerprint, None, arrays, Header(dim))
 
 
 def joined_segment(

@@ -22,13 +22,12 @@ from rag.kernels.warp_score_codes import BITS
 from rag.retrievers.dense_merged import look_up
 from rag.retrievers.query_cache import QueryCache
 from rag.retrievers.token_pooling import PoolMethod, check_pooling, pool_tokens
-from rag.retrievers.warp.arrays import Arrays
-from rag.retrievers.warp.build import Plan, joined_segment, plain_segment
+from rag.retrievers.warp.build import Plan, joined_segment, plain_segment, stored_segment
 from rag.retrievers.warp.crew import Crew, num_cores
 from rag.retrievers.warp.judge import judge_of
 from rag.retrievers.warp.parts import Part
 from rag.retrievers.warp.search import Effort, Found, Lanes, scored_lanes, search_segment
-from rag.retrievers.warp.segment import Header, WarpSegment, load_segment
+from rag.retrievers.warp.segment import WarpSegment, load_segment
 
 if TYPE_CHECKING:
     import torch
@@ -160,16 +159,9 @@ class WarpIndex(KeptInFolder):
         """
         if self.pool_factor > 1:
             raise ValueError(f"stored vectors are taken as they are; pool_factor is {self.pool_factor}")
-        dim, num_tokens = self.token_encoder.dim, int(token_starts[-1]) if len(token_starts) else -1
-        if vectors.dtype != np.float16 or vectors.shape != (num_tokens, dim) or len(token_starts) != len(keys) + 1:
-            raise ValueError(
-                f"{len(keys)} keys need {len(keys) + 1} token_starts and float16 vectors ({num_tokens}, {dim}), "
-                f"not {token_starts.shape} and {vectors.dtype} {vectors.shape}"
-            )
-        if token_starts[0] or np.any(np.diff(token_starts) < 1):
-            raise ValueError("token_starts must begin at 0 and rise: every document needs a token")
-        arrays: Arrays = {"token_starts": np.asarray(token_starts, np.int64), "vectors": vectors}
-        return self._built(WarpSegment(keys, self.fingerprint, None, arrays, Header(dim)), beside, on_progress)
+        return self._built(
+            stored_segment(keys, token_starts, vectors, self.token_encoder.dim, self.fingerprint), beside, on_progress
+        )
 
     def _built(self, plain: WarpSegment, beside: Sequence[Segment], on_progress: OnProgress | None = None) -> WarpSegment:
         if plain.num_tokens < max(self.plan.exact_below, 1):

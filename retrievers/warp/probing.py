@@ -2,7 +2,7 @@
 
 For each lane the best centroids are probed, best first; a document's similarity with that query token is the score of the first probed
 centroid that it has a token of, and for documents not met it is that of the last probed one: missing similarity imputation (WARP,
-arXiv 2501.17788). Scores are the bytes of a ``ScoreTable``, so a document's sum is an integer and lanes are merged by adding.
+arXiv 2501.17788). Scores are the bytes of ``CentroidScores.table``, so a document's sum is an integer and lanes are merged by adding.
 """
 
 from __future__ import annotations
@@ -130,3 +130,22 @@ def reference_probe(
         best[rows] = np.maximum(best[rows], table[centroid, : len(imputed)])
     found: NDArray[np.int64] = (best - imputed).sum(1)
     return found
+
+
+def lists_of(
+    runs: NDArray[np.uint16], run_starts: NDArray[np.int64], num_centroids: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Runs by centroid: ``list_starts`` ``(num_centroids + 1,)`` and ``list_rows``, the documents of each list."""
+    starts = np.zeros(num_centroids + 1, np.int64)
+    np.cumsum(np.bincount(runs, minlength=num_centroids), out=starts[1:])
+    rows = np.empty(len(runs), np.int32)
+    _fill_lists(runs, run_starts, starts[:-1].copy(), rows)
+    return starts, rows
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_lists(runs: Any, run_starts: Any, places: Any, rows: Any) -> None:  # pragma: no cover - compiled
+    for row in range(len(run_starts) - 1):
+        for run in range(run_starts[row], run_starts[row + 1]):
+            rows[places[runs[run]]] = row
+            places[runs[run]] += 1

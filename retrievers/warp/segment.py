@@ -23,7 +23,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +32,7 @@ from rag.kernels.warp_score_codes import Coded, row_bytes
 from rag.retrievers.warp.arrays import Arrays, FileSink, MemorySink, Sink, as_tensor, map_arrays
 from rag.retrievers.warp.centroids import Centroids
 from rag.retrievers.warp.codec import Codec
+from rag.retrievers.warp.probing import lists_of
 
 if TYPE_CHECKING:
     import torch
@@ -220,25 +220,6 @@ class WarpSegment:
         manifest = {"format": _FORMAT, "fingerprint": self.fingerprint, "arrays": shapes}
         manifest["header"] = {name: getattr(header, name) for name in Header.__dataclass_fields__}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
-def lists_of(
-    runs: NDArray[np.uint16], run_starts: NDArray[np.int64], num_centroids: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Runs by centroid: ``list_starts`` ``(num_centroids + 1,)`` and ``list_rows``, the documents of each list."""
-    starts = np.zeros(num_centroids + 1, np.int64)
-    np.cumsum(np.bincount(runs, minlength=num_centroids), out=starts[1:])
-    rows = np.empty(len(runs), np.int32)
-    _fill_lists(runs, run_starts, starts[:-1].copy(), rows)
-    return starts, rows
-
-
-@numba.njit(nogil=True, cache=True)
-def _fill_lists(runs: Any, run_starts: Any, places: Any, rows: Any) -> None:  # pragma: no cover - compiled
-    for row in range(len(run_starts) - 1):
-        for run in range(run_starts[row], run_starts[row + 1]):
-            rows[places[runs[run]]] = row
-            places[runs[run]] += 1
 
 
 def take(array: NDArray[Any], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from rag import segments
 from rag.core import Document, Hit
 from rag.errors import RagError
 from rag.pipeline import Rag
+from rag.retrievers.warp.arrays import FileSink
 from tests.fakes import HashingTokenEncoder, QuotingGenerator
 from tests.retrievers.warp.made import maxsim
 
@@ -241,3 +242,29 @@ def test_a_compaction_tells_how_far_it_is(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     rag.compact(lambda *some: told.append(some))
     assert told == sorted(told) and told[-1] == (14, 14)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")])
+def test_a_disk_that_fails_in_the_middle_of_a_merge_loses_nothing(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rag = opened(tmp_path, 0)
+    for part in range(3):
+        rag.ingest_documents([made(f"{number}.txt", f"word{number} word1") for number in range(5 * part, 5 * part + 5)])
+    before = [hit.chunk.text for hit in rag.search("word3 word7", 15)]
+    segments_before = sorted(path.name for path in (tmp_path / "segments").iterdir())
+    with monkeypatch.context() as failing:
+        written = FileSink.add
+
+        def add(self: FileSink, name: str, block: Any) -> None:
+            if name == "scales":
+                raise error
+            written(self, name, block)
+
+        failing.setattr(FileSink, "add", add)
+        with pytest.raises(OSError, match=str(error.strerror)):
+            rag.compact()
+    assert sorted(path.name for path in (tmp_path / "segments").iterdir()) == segments_before
+    assert [hit.chunk.text for hit in opened(tmp_path, 0).search("word3 word7", 15)] == before
+    assert opened(tmp_path, 0).compact()["indexes"]["multi"]["segments"] == 1
+    assert len(opened(tmp_path, 0).search("word3 word7", 15)) == 15
