@@ -99,7 +99,7 @@ def test_i8_what_a_rule_chose_sees_nothing_after_it(rule: str) -> None:
     slots = [*chosen, *range(36, 42)]
     num_before = sum(slot < 23 for slot in slots)
     assert num_before, "something stands before the chunk that is torn"
-    torn = FreshKV(torch.randn(4, 2, 13, 16), torch.randn(4, 2, 13, 16), 0.0)  # slots 23-35
+    torn = FreshKV(LayerKV(torch.randn(4, 2, 13, 16), torch.randn(4, 2, 13, 16)), 0.0)  # slots 23-35
     before, after = (prompts.row_logits("llama", prompt, [*cached[:3], last], slots) for last in (cached[3], torn))
     assert torch.equal(before[:num_before], after[:num_before]) and not near(before[-1:], after[-1:])
 
