@@ -12,8 +12,7 @@ import matplotlib
 
 ROOT = Path(__file__).parents[1]
 LINES = {
-    "transformers": ("transformers, everything computed", "0.6", "--"),
-    "full hot": ("full", "black", "-"),
+    "full hot": ("everything computed", "black", "-"),
     "combined hot": ("combined, 15 %", "tab:blue", "-"),
     "block hot": ("block", "tab:green", "-"),
 }
