@@ -188,8 +188,9 @@ def growth(decoder: Decoder, dtype: str, threads: int) -> None:
             rows = measured(case, words, rounds, everything=False)
         lengths[len(case.prompt)] = {name: row["seconds"] for name, row in rows.items()}
         print(len(case.prompt), lengths[len(case.prompt)], flush=True)
-    result = {"dtype": dtype, "threads": threads, "share": SHARE, "rounds": list(GROWTH.values()), "seconds": lengths}
-    print(write_result(f"ttft_growth_{dtype}", result))
+        result = {"dtype": dtype, "threads": threads, "share": SHARE, "rounds": list(GROWTH.values()), "seconds": lengths}
+        path = write_result(f"ttft_growth_{dtype}", result)  # after every length: the longest takes as long as all others
+    print(path)
 
 
 def main() -> None:
