@@ -199,7 +199,7 @@ def _budget_table(report: ChainReport, measure: str, found: Mapping[str, Mapping
         if (own := found[config.name])
     ]
     return table(
-        f"Token {measure} at equal numbers of returned tokens, %", ["configuration", *(f"{budget:,}" for budget in every)], rows
+        f"Token {measure} at equal numbers of returned tokens, %", [f"{measure}, %", *(f"{budget:,}" for budget in every)], rows
     )
 
 
