@@ -30,6 +30,7 @@ from rag.core_index import Matches as Matches
 from rag.core_index import OnProgress as OnProgress
 from rag.core_index import Reader as Reader
 from rag.core_index import Segment as Segment
+from rag.core_index import StandAlone as StandAlone
 from rag.core_lm import LM as LM
 from rag.core_lm import Completion as Completion
 from rag.core_lm import LocalLM as LocalLM

@@ -153,3 +153,19 @@ class KeptInFolder:
 
     def discard(self, folder: Path) -> None:
         """The folder's files are all there is."""
+
+
+class StandAlone:
+    """Base of indexes whose segments stand alone: a chunk is stored by itself, nothing is trained, no option gives time for recall."""
+
+    @property
+    def reads_documents(self) -> bool:
+        return False
+
+    @property
+    def trains(self) -> bool:
+        return False
+
+    @property
+    def efforts(self) -> Mapping[str, Sequence[float]]:
+        return {}

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Interaction, KeptInFolder, Matches, OnProgress, Segment
+from rag.core import Chunk, Interaction, KeptInFolder, Matches, OnProgress, Segment, StandAlone
 from rag.errors import ConfigError, NoVectors
 from rag.retrievers.analyse import Analyser
 from rag.retrievers.bm25_segment import BM25Segment, build_segment, load_segment, merge_segments
@@ -27,7 +27,7 @@ from rag.retrievers.posting_search import checked_threads, search_postings
 _MAX_REMEMBERED_TERMS = 1 << 16
 
 
-class BM25Index(KeptInFolder):
+class BM25Index(StandAlone, KeptInFolder):
     """Lexical search: finds chunks by their rare words, exact names and numbers. A ``rag.core.Index``.
 
     ``k1`` >= 0: how much repeated words count; ``b`` in 0..1: how much long chunks are held back (the defaults are the common
@@ -59,18 +59,6 @@ class BM25Index(KeptInFolder):
     def fingerprint(self) -> str:
         """Names the analysis: segments of one analysis can be searched and merged together."""
         return f"bm25/{self.analyser.fingerprint}"
-
-    @property
-    def reads_documents(self) -> bool:
-        return False
-
-    @property
-    def trains(self) -> bool:
-        return False
-
-    @property
-    def efforts(self) -> Mapping[str, Sequence[float]]:
-        return {}
 
     def build(
         self,

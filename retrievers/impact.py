@@ -14,7 +14,18 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Interaction, KeptInFolder, Matches, OnProgress, Segment, SparseEncoder, SparseVectors, digest
+from rag.core import (
+    Chunk,
+    Interaction,
+    KeptInFolder,
+    Matches,
+    OnProgress,
+    Segment,
+    SparseEncoder,
+    SparseVectors,
+    StandAlone,
+    digest,
+)
 from rag.errors import ConfigError, IndexMismatch, NoVectors
 from rag.retrievers.impact_segment import ImpactSegment, Store, build_segment, load_segment, merge_segments
 from rag.retrievers.posting_files import ascend
@@ -24,7 +35,7 @@ from rag.retrievers.posting_search import checked_threads, search_postings
 from rag.retrievers.sparse_vectors import checked
 
 
-class ImpactIndex(KeptInFolder):
+class ImpactIndex(StandAlone, KeptInFolder):
     """Finds chunks by the terms that ``sparse_encoder`` gives them: SPLADE, its inference-free kin, binary codes. A ``rag.core.Index``.
 
     ``store``: document weights as ``uint8`` with a scale per chunk, or as ``float32``; ``idf``: multiply query weights by the rarity of
@@ -52,18 +63,6 @@ class ImpactIndex(KeptInFolder):
     @property
     def fingerprint(self) -> str:
         return digest("impact", self.sparse_encoder.fingerprint, "binary" if self.sparse_encoder.binary else self.store)
-
-    @property
-    def reads_documents(self) -> bool:
-        return False
-
-    @property
-    def trains(self) -> bool:
-        return False
-
-    @property
-    def efforts(self) -> Mapping[str, Sequence[float]]:
-        return {}
 
     def build(
         self,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.core import Chunk, Encoder, Interaction, Matches, OnProgress, Segment, digest
+from rag.core import Chunk, Encoder, Interaction, Matches, OnProgress, Segment, StandAlone, digest
 from rag.errors import ConfigError, IndexMismatch
 from rag.retrievers import remote
 from rag.retrievers.dense_merged import best_of, look_up, merged, rows_of
@@ -18,7 +18,7 @@ from rag.retrievers.query_cache import QueryCache
 from rag.retrievers.remote import Floats, Keys, RemoteSegment, Selection, ServerRows, VectorServer
 
 
-class RemoteIndex:
+class RemoteIndex(StandAlone):
     """Finds chunks whose meaning is near the query's: inner product of ``encoder`` vectors of ``chunk.indexed_text``, kept on a server.
 
     A search sends the smaller of two sets of keys, those that may appear or those that may not, so its cost grows with the filter.
@@ -38,18 +38,6 @@ class RemoteIndex:
     @property
     def fingerprint(self) -> str:
         return digest("remote", self.encoder.fingerprint)
-
-    @property
-    def reads_documents(self) -> bool:
-        return False
-
-    @property
-    def trains(self) -> bool:
-        return False
-
-    @property
-    def efforts(self) -> Mapping[str, Sequence[float]]:
-        return {}
 
     def build(
         self,
