@@ -18,7 +18,7 @@ from rag.eval.read_questions import read_questions
 from tests.fakes import ToyLM
 
 PUMP = "# The pump\n\nThe pump runs at 3 bar. It was built in Graz.\n\n# The lid\n\nClose the valve be-\nfore you open the lid."
-MILL = "# The mill\n\nThe old mill grinds four tons of rye a day. Its wheel has twelve blades."
+MILL = "# The mill\n\nThe old mill grinds four tons of rye a day. Its wheel has twelve blades. A pump runs at some pressure there, too."
 GIVEN: list[dict[str, Any]] = [
     {"id": "named", "question": "At which pressure does the pump run?", "answers": ["3 bar"], "sources": ["pump.md"]},
     {"id": "anywhere", "question": "How much does the mill grind?", "answers": ["four tons of rye"]},
