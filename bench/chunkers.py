@@ -13,7 +13,7 @@ corpus of plain prose, one round); ``texts_encoded`` is how many texts each of t
 
 Memory: each in a process of its own that cuts all corpora once and loads nothing that the chunker does not load (``chunker_memory.py``);
 ``peak_mib`` is the most it ever held resident, libraries and texts and all, ``growth_mib`` how much of that came after everything was
-loaded and one short text was cut. Ours loads numpy (about 16 MiB), which semchunk does without.
+loaded and one short text was cut. With words ours loads numpy (some 15 MiB), which semchunk does without.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def _below_peak(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _words(text: str, starts: list[int], labels: list[Span]) -> list[list[str]]:
     """The words of each unit that mean something, in small letters; those inside ``labels`` are left out."""
-    tokens = WordTokenizer().offsets(text)
+    tokens = np.array(WordTokenizer().offsets(text), dtype=np.int64).T
     in_unit = np.searchsorted(starts, tokens[:, 0], side="right") - 1
     if labels:
         edges = np.array(labels, dtype=np.int64)

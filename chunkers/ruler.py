@@ -6,20 +6,22 @@ anywhere: a token belongs to the stretch that holds its first character that is 
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import accumulate
 
 from rag.core import Span, Tokenizer
-from rag.tokenizer import SURE_BLANKS, UNSPACED, measured
+from rag.tokenizer import SURE_BLANKS, UNSPACED, Part, measured
 
 MAX_TOKEN_CHARS = 64
 """A longer token is measured as several: vocabularies with a cap on word length make one token of a word of any length."""
 
 _LONG_TOKEN_STEP_CHARS = 4
+_RARE_BLANK = re.compile(rf"[^\S{SURE_BLANKS}]")
 
 
 class Ruler:
@@ -27,24 +29,26 @@ class Ruler:
 
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
         self.text = text
-        places = [np.zeros(0, dtype=np.int64)]
+        self._places = array("q")  # a list would take five times as much
         self._is_sure = True
-        for offsets, is_sure in measured(tokenizer, text):
-            places.append(_token_places(text, offsets))
-            self._is_sure &= is_sure
-        self._places = np.concatenate(places)
+        has_rare_blanks = _RARE_BLANK.search(text) is not None
+        for part in measured(tokenizer, text):
+            as_they_are = part.is_sure and part.max_token_chars <= MAX_TOKEN_CHARS and not has_rare_blanks
+            self._places.extend(part.starts if as_they_are else _token_places(text, part))
+            self._is_sure &= part.is_sure
 
     def index(self, position: int) -> int:
         """How many tokens lie before character ``position``."""
-        return int(self._places.searchsorted(position))
+        return bisect_left(self._places, position)
 
     def indexes(self, positions: Sequence[int]) -> list[int]:
         """``index`` of each position."""
-        return self._places.searchsorted(positions).tolist()  # type: ignore[no-any-return]
+        places = self._places
+        return [bisect_left(places, position) for position in positions]
 
     def place(self, index: int) -> int:
         """The first character of token number ``index``; the end of the text if there are fewer tokens."""
-        return int(self._places[index]) if index < len(self._places) else len(self.text)
+        return self._places[index] if index < len(self._places) else len(self.text)
 
     def count(self, start: int, end: int) -> int:
         """How many tokens lie in ``text[start:end]``, as the whole text was cut (a stretch by itself may differ a little)."""
@@ -75,19 +79,19 @@ class Ruler:
             return end
         last = first + max_tokens
         for token in range(last, max(first + max_tokens // 2 - 1, first), -1):
-            place = int(self._places[token])
+            place = self._places[token]
             if not self._is_inside_word(place):
                 return place if place > start else start + 1
         for token in range(last, first, -1):
-            place = int(self._places[token])
+            place = self._places[token]
             if place > start and not is_inside_character(self.text, place):
                 return place
-        return max(int(self._places[last]), start + 1)
+        return max(self._places[last], start + 1)
 
     def word_start(self, low: int, high: int) -> int:
         """The first place in ``[low, high)`` where a token starts that is not inside a word; ``high`` if there is none."""
         for token in range(self.index(low), self.index(high)):
-            place = int(self._places[token])
+            place = self._places[token]
             if not self._is_inside_word(place):
                 return place
         return high
@@ -128,31 +132,19 @@ def _is_unspaced(character: str) -> bool:
     return character >= "\u0e00" and any(low <= character <= high for low, high in _unspaced_ranges())
 
 
-def _token_places(text: str, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The first character of each token that is not blank, ascending, ``(tokens,)``; long tokens count several times."""
-    starts, ends = offsets[:, 0].copy(), offsets[:, 1]
-    for token in _blank_starts(text, starts).tolist():
-        piece = text[int(starts[token]) : int(ends[token])]
-        if not piece.isspace():
-            starts[token] += len(piece) - len(piece.lstrip())
-    (long_tokens,) = np.nonzero(ends - starts > MAX_TOKEN_CHARS)
-    if len(long_tokens):
-        extra = [np.arange(starts[token] + _LONG_TOKEN_STEP_CHARS, ends[token], _LONG_TOKEN_STEP_CHARS) for token in long_tokens]
-        starts = np.sort(np.concatenate([starts, *extra]))
-    return np.maximum.accumulate(starts)
+def _token_places(text: str, part: Part) -> list[int]:
+    """The first character of each token that is not blank, ascending; long tokens count several times."""
+    places: list[int] = []
+    extra: list[int] = []
+    for start, end in zip(part.starts, part.ends(), strict=True):
+        place = _first_solid(text, start, end) if text[start].isspace() else start
+        places.append(place)
+        if end - place > MAX_TOKEN_CHARS:
+            extra.extend(range(place + _LONG_TOKEN_STEP_CHARS, end, _LONG_TOKEN_STEP_CHARS))
+    return list(accumulate(sorted([*places, *extra]) if extra else places, max))
 
 
-def _blank_starts(text: str, starts: NDArray[np.int64]) -> NDArray[np.intp]:
-    """The tokens that start with a blank. Only byte-level and sentencepiece vocabularies have any."""
-    if not len(starts):
-        return np.zeros(0, dtype=np.intp)
-    first = int(starts[0])
-    piece = text[first : int(starts[-1]) + 1]
-    codes = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)[starts - first]
-    (candidates,) = np.nonzero((codes <= 0x20) | (codes >= 0x80))
-    return candidates[np.isin(codes[candidates], _blank_codes())]
-
-
-@cache
-def _blank_codes() -> NDArray[np.uint32]:
-    return np.array([code for code in range(0x3001) if chr(code).isspace()], dtype=np.uint32)
+def _first_solid(text: str, start: int, end: int) -> int:
+    """The first character in ``[start, end)`` that is not blank; ``start`` if all are."""
+    piece = text[start:end].lstrip()
+    return end - len(piece) if piece else start

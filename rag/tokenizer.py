@@ -11,21 +11,23 @@ import json
 import re
 import string
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain, repeat
+from operator import add, attrgetter, sub
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rag import embedded
 from rag.core import Span, Tokenizer, digest
 from rag.errors import ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
     import tokenizers
+    from numpy.typing import NDArray
 
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 """Characters of scripts that put no blanks between words (Thai, Lao, Burmese, Khmer, Han, kana), inside ``[...]``."""
@@ -39,22 +41,47 @@ _MAX_KNOWN_WORDS = 200_000
 _MAX_KNOWN_WORD_CHARS = 64
 _LONG_WORD_CHARS = 4_096
 _SURE_BLANK = re.compile(f"[{SURE_BLANKS}]")
-_WORD = re.compile(r"[^ \t\n\r]+")  # no other blank: BERT's normaliser deletes form feeds and joins what is around them
+_WORD = re.compile(r"([^ \t\n\r]+)")  # no other blank: BERT's normaliser deletes form feeds and joins what is around them
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _PUNCTUATION = string.punctuation + "\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f"
 _LOCAL_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _LOCAL_NORMALIZERS = {None, "BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"}
 
-Offsets = NDArray[np.int64]
-"""``(tokens, 2)``: start and end character of each token, in order."""
+
+class Offsets(NamedTuple):
+    """The first character of each token and the one behind its last, in order."""
+
+    starts: list[int]
+    ends: list[int]
+
+
+class Part(NamedTuple):
+    """The tokens of a stretch of text. ``ends`` are made when they are asked for, since measuring seldom needs them."""
+
+    starts: list[int]
+    ends: Callable[[], list[int]]
+    max_token_chars: int
+    is_sure: bool
+    """Whether what stands between two of ``SURE_BLANKS`` is known to have as many tokens by itself."""
+
+
+class Cut(NamedTuple):
+    """The tokens of a word, counted from its first character; those without characters are left out, then it is not ``is_whole``."""
+
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    num_tokens: int
+    is_whole: bool
+    max_token_chars: int
 
 
 def offsets_of(tokenizer: Tokenizer, text: str) -> Offsets:
-    """``tokenizer.spans(text)`` as an array; the tokenizers of this module make it without a list of pairs."""
+    """``tokenizer.spans(text)`` in two lists; the tokenizers of this module make it without a list of pairs."""
     if isinstance(tokenizer, HuggingFaceTokenizer | WordTokenizer):
         return tokenizer.offsets(text)
-    return np.array(tokenizer.spans(text), dtype=np.int64).reshape(-1, 2)
+    spans = tokenizer.spans(text)
+    return Offsets([span.start for span in spans], [span.end for span in spans])
 
 
 def counts_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
@@ -64,14 +91,13 @@ def counts_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     return [tokenizer.count(text) for text in texts]
 
 
-def measured(tokenizer: Tokenizer, text: str) -> Iterator[tuple[Offsets, bool]]:
-    """``offsets_of`` a part at a time, the parts in order, each with whether what stands in it between two of ``SURE_BLANKS`` is
-    known to have as many tokens by itself. Parts end at blanks; a tokenizer that does not treat words one by one gives one part.
-    """
+def measured(tokenizer: Tokenizer, text: str) -> Iterator[Part]:
+    """``offsets_of`` a part at a time, in order. Parts end at blanks; a tokenizer that does not treat words one by one gives one part."""
     if isinstance(tokenizer, HuggingFaceTokenizer | WordTokenizer):
         yield from tokenizer.measured(text)
-    else:
-        yield offsets_of(tokenizer, text), False
+        return
+    starts, ends = offsets_of(tokenizer, text)
+    yield Part(starts, lambda: ends, len(text), is_sure=False)
 
 
 class WordTokenizer:
@@ -87,30 +113,31 @@ class WordTokenizer:
 
     def spans(self, text: str) -> list[Span]:
         """The characters of each token, in order."""
-        return [Span(start, end) for start, end in self.offsets(text).tolist()]
+        return list(map(Span, *self.offsets(text)))
 
     def count(self, text: str) -> int:
         """How many tokens ``text`` has."""
-        return len(self.offsets(text))
+        return len(self.offsets(text).starts)
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """``count`` of each text."""
-        first = np.cumsum([0, *(len(text) + 1 for text in texts)])
-        starts = self.offsets("\n".join(texts))[:, 0]
-        return np.diff(np.searchsorted(starts, first)).tolist()  # type: ignore[no-any-return]
+        starts = self.offsets("\n".join(texts)).starts
+        num_before = [bisect_left(starts, first) for first in _first_chars(texts)]
+        return list(map(sub, num_before[1:], num_before))
 
     def offsets(self, text: str) -> Offsets:
-        """The characters of each token, ``(tokens, 2)``."""
-        return _joined([offsets for offsets, _ in self.measured(text)])
+        """The characters of each token."""
+        return _joined(self.measured(text))
 
-    def measured(self, text: str) -> Iterator[tuple[Offsets, bool]]:
+    def measured(self, text: str) -> Iterator[Part]:
         """See ``measured``."""
         for start, block in _blocks(text):
-            yield self._offsets(block) + start, True
+            starts, ends = self._edges(block)
+            yield Part((starts + start).tolist(), (ends + start).tolist, int((ends - starts).max(initial=0)), is_sure=True)
 
-    def _offsets(self, text: str) -> Offsets:
-        if not text:
-            return np.empty((0, 2), dtype=np.int64)
+    def _edges(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        import numpy as np  # which a vocabulary of its own does without
+
         classes = _class_table().take(_code_points(text), mode="clip")
         is_mark = classes == _MARK
         has_marks = bool(is_mark.any())
@@ -123,9 +150,9 @@ class WordTokenizer:
         is_edge = classes != before
         is_edge |= (classes == _ALONE) & ~is_mark if has_marks else classes == _ALONE
         starts, ends = np.flatnonzero(is_edge & (classes != _BLANK)), np.flatnonzero(is_edge & (before != _BLANK))
-        offsets = np.full((len(starts), 2), len(classes), dtype=np.int64)
-        offsets[:, 0], offsets[: len(ends), 1] = starts, ends
-        return offsets
+        if len(ends) < len(starts):
+            ends = np.append(ends, len(classes))
+        return starts, ends
 
     def spans_reference(self, text: str) -> list[Span]:
         """What ``spans`` must equal, one character at a time."""
@@ -162,12 +189,21 @@ def _character_class(character: str) -> int:
 
 @cache
 def _class_table() -> NDArray[np.uint8]:
+    import numpy as np
+
     classes = (_character_class(chr(code)) if code < _TABLE_SIZE else _ALONE for code in range(_TABLE_SIZE + 1))
     return np.fromiter(classes, np.uint8, _TABLE_SIZE + 1)
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
+    import numpy as np
+
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+def _first_chars(texts: Sequence[str]) -> Iterator[int]:
+    """Where each text starts if they are joined by one character, and where one more would."""
+    return accumulate((len(text) + 1 for text in texts), initial=0)
 
 
 class HuggingFaceTokenizer:
@@ -187,36 +223,34 @@ class HuggingFaceTokenizer:
         description = self._library.to_str()
         self.name = f"{Path(model).name}@{digest(description)[:8]}"
         self._is_word_local, self._long_word_pieces = _locality(_without_model(description))
-        self._known: dict[str, tuple[int, ...]] = {}
-        self._shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # words are many, ways to cut one are few
+        self._known: dict[str, Cut] = {}
+        self._shared: dict[Cut, Cut] = {}  # words are many, ways to cut one are few
 
     def spans(self, text: str) -> list[Span]:
         """The characters of each token, in order; tokens without characters are left out."""
-        return [Span(start, end) for start, end in self.offsets(text).tolist()]
+        return list(map(Span, *self.offsets(text)))
 
     def count(self, text: str) -> int:
         """How many tokens a model would see, those without characters included."""
         return self.counts([text])[0]
 
     def offsets(self, text: str) -> Offsets:
-        """The characters of each token, ``(tokens, 2)``; tokens without characters are left out."""
-        return _joined([offsets for offsets, _ in self.measured(text)])
+        """The characters of each token; tokens without characters are left out."""
+        return _joined(self.measured(text))
 
-    def measured(self, text: str) -> Iterator[tuple[Offsets, bool]]:
+    def measured(self, text: str) -> Iterator[Part]:
         """See ``measured``."""
         text = _encodable(text)
-        for start, block in _blocks(text) if self._is_word_local else [(0, text)]:
-            offsets = self._offsets_by_word(block) if self._is_word_local else self._offsets_by_part(block)
-            offsets += start
-            has_characters = offsets[:, 1] > offsets[:, 0]
-            is_whole = bool(has_characters.all())
-            yield offsets if is_whole else offsets[has_characters], self._is_word_local and is_whole
+        if self._is_word_local:
+            yield from (self._measured_by_word(block, start) for start, block in _blocks(text))
+            return
+        starts, ends = self._offsets_by_part(text)
+        yield Part(starts, lambda: ends, len(text), is_sure=False)
 
     def offsets_reference(self, text: str) -> Offsets:
         """What ``offsets`` must equal: the whole text through the library in one piece."""
         encoding = self._library.encode(_encodable(text), add_special_tokens=False)
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        return offsets[offsets[:, 1] > offsets[:, 0]]
+        return _solid(encoding.offsets)
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """``count`` of each text."""
@@ -229,65 +263,80 @@ class HuggingFaceTokenizer:
         return [sum(next(num_tokens) for _ in own) for own in parts]
 
     def _counts_by_word(self, texts: Sequence[str]) -> list[int]:
-        words, starts = self._words("\n".join(texts))
-        sizes = {word: len(flat) // 2 for word, flat in self._pieces(words).items()}
-        num_before = np.cumsum([0, *map(sizes.__getitem__, words)])
-        first_chars = np.cumsum([0, *(len(text) + 1 for text in texts)])
-        return np.diff(num_before[np.searchsorted(starts, first_chars)]).tolist()  # type: ignore[no-any-return]
+        words, starts = self._words("\n".join(texts), 0)
+        cuts = self._pieces(words)
+        before = list(accumulate((cuts[word].num_tokens for word in words), initial=0))
+        num_before = [before[bisect_left(starts, first)] for first in _first_chars(texts)]
+        return list(map(sub, num_before[1:], num_before))
 
     def _offsets_by_part(self, text: str) -> Offsets:
         parts = _parts(text)
         encodings = self._library.encode_batch([part.of(text) for part in parts], add_special_tokens=False)
-        flat = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
-        return np.concatenate([offsets + part.start for part, offsets in zip(parts, flat, strict=True)])
+        found = Offsets([], [])
+        for part, encoding in zip(parts, encodings, strict=True):
+            starts, ends = _solid(encoding.offsets)
+            found.starts.extend(part.start + start for start in starts)
+            found.ends.extend(part.start + end for end in ends)
+        return found
 
-    def _offsets_by_word(self, text: str) -> Offsets:
-        words, starts = self._words(text)
+    def _measured_by_word(self, text: str, first: int) -> Part:
+        words, word_starts = self._words(text, first)
         known = self._pieces(words)
-        pieces = [known[word] for word in words]
-        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces)) // 2
-        offsets = np.fromiter(chain.from_iterable(pieces), np.int64, 2 * int(sizes.sum())).reshape(-1, 2)
-        return offsets + np.repeat(starts, sizes)[:, None]
+        cuts = list(map(known.__getitem__, words))
 
-    def _words(self, text: str) -> tuple[list[str], NDArray[np.int64]]:
-        """The pieces of ``text`` that the vocabulary treats one by one, and where they start."""
-        words: list[str] = _WORD.findall(text)
-        codes = _code_points(text)
-        solid = (codes != 32) & (codes != 9) & (codes != 10) & (codes != 13)
-        starts = np.flatnonzero(solid & ~np.concatenate([[False], solid[:-1]])).astype(np.int64)
+        def moved(edges: Sequence[tuple[int, ...]]) -> list[int]:
+            by = chain.from_iterable(map(repeat, word_starts, map(len, edges)))
+            return list(map(add, chain.from_iterable(edges), by))
+
+        is_whole = all(map(attrgetter("is_whole"), known.values()))
+        max_token_chars = max(map(attrgetter("max_token_chars"), known.values()), default=0)
+        return Part(moved([cut.starts for cut in cuts]), lambda: moved([cut.ends for cut in cuts]), max_token_chars, is_whole)
+
+    def _words(self, text: str, first: int) -> tuple[list[str], list[int]]:
+        """The pieces of ``text`` that the vocabulary treats one by one, and where they start if the text starts at ``first``."""
+        split = _WORD.split(text)
+        words, starts = split[1::2], list(accumulate(map(len, split), initial=first))[1:-1:2]
         if self._long_word_pieces is None or max(map(len, words), default=0) <= _LONG_WORD_CHARS:
             return words, starts
         cut: list[tuple[str, int]] = []
-        for word, start in zip(words, starts.tolist(), strict=True):
+        for word, start in zip(words, starts, strict=True):
             if len(word) <= _LONG_WORD_CHARS:
                 cut.append((word, start))
             else:
                 cut.extend((match.group(), start + match.start()) for match in self._long_word_pieces.finditer(word))
-        return [word for word, _ in cut], np.array([start for _, start in cut], dtype=np.int64)
+        return [word for word, _ in cut], [start for _, start in cut]
 
-    def _cut(self, words: list[str]) -> dict[str, tuple[int, ...]]:
-        """What ``_pieces`` gives, by the library: all words in one call, each by itself."""
-        cut: list[list[int]] = [[] for _ in words]
-        if words:
-            encoding = self._library.encode(words, is_pretokenized=True, add_special_tokens=False)
-            for number, offsets in zip(encoding.word_ids, encoding.offsets, strict=True):
-                assert number is not None  # only special tokens belong to no word
-                cut[number] += offsets
-        flats = map(tuple, cut)
-        return {word: self._shared.setdefault(flat, flat) for word, flat in zip(words, flats, strict=True)}
+    def _cut(self, words: list[str]) -> dict[str, Cut]:
+        """What ``_pieces`` gives, by the library: all words in one call."""
+        starts: list[list[int]] = [[] for _ in words]
+        ends: list[list[int]] = [[] for _ in words]
+        num_empty: Counter[int] = Counter()
+        behind = list(accumulate(len(word) + 1 for word in words))
+        number = first = 0
+        # in one piece: asked for a list, the library imports numpy
+        for start, end in self._library.encode(" ".join(words), add_special_tokens=False).offsets if words else ():
+            while start >= behind[number]:
+                first, number = behind[number], number + 1
+            if start == end:
+                num_empty[number] += 1
+                continue
+            starts[number].append(start - first)
+            ends[number].append(end - first)
+        cuts = (_cut_of(*edges, num_empty[number]) for number, edges in enumerate(zip(starts, ends, strict=True)))
+        return {word: self._shared.setdefault(cut, cut) for word, cut in zip(words, cuts, strict=True)}
 
-    def _pieces(self, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
-        """Distinct word -> start, end, start, end, ... of its tokens, from the word's first character."""
+    def _pieces(self, words: Iterable[str]) -> dict[str, Cut]:
+        """How each distinct word is cut."""
         known = self._known
         # every call keeps what it needs for itself, so that threads may share the tokenizer
         pieces = {word: known.get(word) for word in dict.fromkeys(words)}
-        missing = [word for word, flat in pieces.items() if flat is None]
+        missing = [word for word, cut in pieces.items() if cut is None]
         fresh = self._cut(missing)
         if len(known) > _MAX_KNOWN_WORDS:
             self._known, self._shared = {}, {}
             known = self._known
-        known.update((word, flat) for word, flat in fresh.items() if len(word) <= _MAX_KNOWN_WORD_CHARS)
-        return {word: fresh[word] if flat is None else flat for word, flat in pieces.items()}
+        known.update((word, cut) for word, cut in fresh.items() if len(word) <= _MAX_KNOWN_WORD_CHARS)
+        return {word: fresh[word] if cut is None else cut for word, cut in pieces.items()}
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str]]:
@@ -300,8 +349,22 @@ def _blocks(text: str) -> Iterator[tuple[int, str]]:
         start = end
 
 
-def _joined(blocks: Sequence[Offsets]) -> Offsets:
-    return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros((0, 2), dtype=np.int64), *blocks])
+def _joined(parts: Iterable[Part]) -> Offsets:
+    found = Offsets([], [])
+    for part in parts:
+        found.starts.extend(part.starts)
+        found.ends.extend(part.ends())
+    return found
+
+
+def _cut_of(starts: Sequence[int], ends: Sequence[int], num_empty: int) -> Cut:
+    return Cut(tuple(starts), tuple(ends), len(starts) + num_empty, not num_empty, max(map(sub, ends, starts), default=0))
+
+
+def _solid(pairs: Iterable[tuple[int, int]]) -> Offsets:
+    """The pairs that have characters between them."""
+    kept = [(start, end) for start, end in pairs if start < end]
+    return Offsets([start for start, _ in kept], [end for _, end in kept])
 
 
 def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
