@@ -6,7 +6,6 @@ anywhere: a token belongs to the stretch that holds its first character that is 
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from array import array
 from bisect import bisect_left
@@ -21,7 +20,6 @@ MAX_TOKEN_CHARS = 64
 """A longer token is measured as several: vocabularies with a cap on word length make one token of a word of any length."""
 
 _LONG_TOKEN_STEP_CHARS = 4
-_RARE_BLANK = re.compile(rf"[^\S{SURE_BLANKS}]")
 
 
 class Ruler:
@@ -31,9 +29,8 @@ class Ruler:
         self.text = text
         self._places = array("q")  # a list would take five times as much
         self._is_sure = True
-        has_rare_blanks = _RARE_BLANK.search(text) is not None
         for part in measured(tokenizer, text):
-            as_they_are = part.is_sure and part.max_token_chars <= MAX_TOKEN_CHARS and not has_rare_blanks
+            as_they_are = part.is_sure and not part.has_blanks and part.max_token_chars <= MAX_TOKEN_CHARS
             self._places.extend(part.starts if as_they_are else _token_places(text, part))
             self._is_sure &= part.is_sure
 

