@@ -22,7 +22,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +40,10 @@ from rag.retrievers.warp.search import Effort, why_probe
 from rag.retrievers.warp.segment import WarpSegment
 
 NUM_THREADS = 2
+PROBES = (64, 128, 256)
 OUR_BITS = (4, 5, 8)
-PEERS = ("fast-plaid", "xtr-warp")
+PEERS = {"fast-plaid": (None, 32), "xtr-warp": (None, 32, 128, 512)}
+"""How many lists each of them reads besides its default (8 of fast-plaid): more finds more and takes longer."""
 Ask = Callable[[int, int], tuple[float, list[int]]]
 """(query, k) -> seconds and rows found."""
 
@@ -194,8 +197,8 @@ def ours(reader: WarpReader, queries: Sequence[NDArray[np.float32]]) -> Ask:
 
 
 @contextmanager
-def peer(python: Path, name: str, path: str, folder: Path) -> Iterator[Ask]:
-    """Asks a peer in its own process."""
+def peer(python: Path, name: str, path: str, folder: Path) -> Iterator[dict[str, Ask]]:
+    """Asks a peer in its own process, by how many lists it reads."""
     command = [
         str(python),
         str(Path(__file__).with_name("multivector_peers.py")),
@@ -213,14 +216,14 @@ def peer(python: Path, name: str, path: str, folder: Path) -> Iterator[Ask]:
         assert running.stdin is not None and running.stdout is not None
         running.stdout.readline()
 
-        def ask(number: int, k: int) -> tuple[float, list[int]]:
+        def ask(num_probes: int | None, number: int, k: int) -> tuple[float, list[int]]:
             assert running.stdin is not None and running.stdout is not None
-            running.stdin.write(json.dumps({"query": number, "k": k}) + "\n")
+            running.stdin.write(json.dumps({"query": number, "k": k, "num_probes": num_probes}) + "\n")
             running.stdin.flush()
             answer = json.loads(running.stdout.readline())
             return answer["seconds"], answer["ids"]
 
-        yield ask
+        yield {f"{name}, {effort} probes" if effort else name: partial(ask, effort) for effort in PEERS[name]}
         running.stdin.close()
 
 
@@ -246,7 +249,7 @@ def measured(askers: dict[str, Ask], truth: NDArray[np.int64], k: int, rounds: i
     for name, times in seconds.items():
         medians = [float(np.median(some)) * 1000 for some in times]
         found[name] = {"p50_ms": np.median(medians), "p95_ms": np.percentile(medians, 95), f"recall@{k}": recall[name]}
-        if name not in PEERS:
+        if name.split(",")[0] not in PEERS:
             found[name]["mean_processor_ms"] = 1000 * float(np.mean(processor[name]))
     return {name: {key: round(float(value), 4) for key, value in some.items()} for name, some in found.items()}
 
@@ -303,7 +306,7 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
     truth = np.argsort(-scores, axis=0, kind="stable")[:100].T
     if not math.isnan(timed(0)):
         askers["exact"] = lambda number, k: (timed(number), truth[number, :k].tolist())
-    contexts = []
+    running = ExitStack()
     for peer_name in PEERS if options.peers else ():
         told = options.peer_indexes / f"{peer_name}.{name}.json"
         if not told.is_file() or not told.stat().st_size:
@@ -311,9 +314,7 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
         known = json.loads(told.read_text(encoding="utf-8"))
         known.pop("build_seconds")  # a build of minutes shares the machine with other work: only processor seconds compare
         result["engines"][peer_name] = known
-        context = peer(options.peers, peer_name, path, options.peer_indexes / f"{peer_name}.{name}")
-        askers[peer_name] = context.__enter__()
-        contexts.append(context)
+        askers |= running.enter_context(peer(options.peers, peer_name, path, options.peer_indexes / f"{peer_name}.{name}"))
     for k in (10, 100):
         for engine, numbers in measured(askers, truth, k, options.rounds).items():
             result["engines"].setdefault(engine, {}).update(
@@ -321,8 +322,7 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
             )
             print(name, k, engine, numbers, flush=True)
     result["load_average"] = round(os.getloadavg()[0], 1)
-    for context in contexts:
-        context.__exit__(None, None, None)
+    running.close()
     result["limit"] = limit(segments[0], given.queries, made_index(OUR_BITS[0]).effort, memory_rate())
     return result
 
@@ -351,6 +351,25 @@ def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
     told["one_thread_processor_ms (k=10)"] = alone(folder, options.bits, given, options.rounds)
     told |= {"load_average": round(os.getloadavg()[0], 1)} | limit(segment, given.queries, reader.effort, memory_rate())
     told["fraction_of_limit"] = round(told["limit_ms"] / told["p50_ms (k=10)"], 3)
+    print(name, told, flush=True)
+    return told
+
+
+def probing(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Reading all documents beside reading the lists of some centroids, over what ``--growth`` built, by turns."""
+    path, folder = str(options.sets / name), options.work / f"growth.{name}"
+    given = read_set(path, options.queries)
+    truth = np.load(options.work / f"{name}.truth{options.queries}.npy")
+    readers = {}
+    for num_probes in (0, *PROBES):
+        above = 0 if num_probes else 2**62
+        index = WarpIndex(Ready(), bits=options.bits, num_threads=NUM_THREADS, probe_above_runs=above, num_probes=num_probes or 1)
+        segment = index.load(folder)
+        word = f"{num_probes} probes" if num_probes else "all documents"
+        readers[word] = index.reader([segment], np.ones(len(given.lengths), np.bool_))
+    told: dict[str, Any] = {"queries": len(given.queries), "runs": len(segment.tokens.runs)}
+    for k in (10, 100):
+        told[f"k={k}"] = measured({word: ours(reader, given.queries) for word, reader in readers.items()}, truth, k, options.rounds)
     print(name, told, flush=True)
     return told
 
@@ -388,6 +407,7 @@ def main() -> None:
     parser.add_argument("--sets", type=Path, default=Path(tempfile.gettempdir()) / "rag-token-sets")
     parser.add_argument("--names", nargs="*", default=[])
     parser.add_argument("--growth", nargs="*", default=[])
+    parser.add_argument("--probing", nargs="*", default=[], help="sets that --growth built in the folder of --work")
     parser.add_argument("--peers", type=Path, help="Python of an environment that has them")
     parser.add_argument(
         "--peer-indexes", type=Path, help="PEER.SET folders that bench/multivector_peers.py built, and its output PEER.SET.json"
@@ -408,13 +428,15 @@ def main() -> None:
         return
     path = RESULTS / "multivector.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    result = {key: known.get(key, {}) for key in ("sets", "growth")}
+    result = {key: known.get(key, {}) for key in ("sets", "growth", "probing")}
     with tempfile.TemporaryDirectory() as folder:
         options.work = options.work or Path(folder)
         for name in options.names:
             result["sets"][name] = compare(options, name)
         for name in options.growth:
             result["growth"][name if options.bits == 4 else f"{name}, {options.bits} bits"] = growth(options, name)
+        for name in options.probing:
+            result["probing"][name] = probing(options, name)
     if options.plot:
         plot(result["growth"], options.plot)
     write_result("multivector", {"threads": NUM_THREADS, "dot_products": lanes.explain(), **result})

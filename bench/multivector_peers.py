@@ -4,8 +4,8 @@
     python bench/multivector_peers.py xtr-warp answer --set SETS/real20000 --index FOLDER
 
 Runs in an environment of the peers (torch==2.11.0 fast-plaid==1.7.0.2110 xtr-warp-rs==2.1.0.2110), which need another torch than
-ours. Both are used with the defaults of their own documentation, 4 bits and one CPU; ``answer`` reads lines ``{"query", "k"}`` and
-writes ``{"seconds", "ids"}``, the seconds being those of the peer's search call alone. Knows nothing of our own index.
+ours. Both are built with the defaults of their own documentation, 4 bits and one CPU; ``answer`` reads lines ``{"query", "k", "num_probes"}``
+(``null``: the peer's default) and writes ``{"seconds", "ids"}``, the seconds being those of the peer's search call alone. Knows nothing of our own index.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-Search = Callable[[torch.Tensor, int], list[int]]
+Search = Callable[[torch.Tensor, int, int | None], list[int]]
+"""A query's token vectors, how many documents, and how many lists to read (``None``: the peer's default)."""
 NUM_THREADS = 2
 
 
@@ -47,7 +48,7 @@ def main() -> None:
         asked = json.loads(line)
         query = torch.from_numpy(queries[str(asked["query"])])
         started = time.perf_counter()
-        found = search(query, asked["k"])
+        found = search(query, asked["k"], asked["num_probes"])
         write({"seconds": time.perf_counter() - started, "ids": found})
 
 
@@ -86,7 +87,12 @@ def open_plaid(folder: Path) -> Search:
     from fast_plaid.search import FastPlaid
 
     index = FastPlaid(str(folder), device="cpu")
-    return lambda query, k: [row for row, _ in index.search(query[None], top_k=k, show_progress=False)[0]]
+
+    def search(query: torch.Tensor, k: int, num_probes: int | None) -> list[int]:
+        effort = {"n_ivf_probe": num_probes} if num_probes else {}
+        return [row for row, _ in index.search(query[None], top_k=k, show_progress=False, **effort)[0]]
+
+    return search
 
 
 def open_warp(folder: Path) -> Search:
@@ -94,7 +100,12 @@ def open_warp(folder: Path) -> Search:
     from xtr_warp import XTRWarp
 
     index = XTRWarp(str(folder)).load(device="cpu")
-    return lambda query, k: [row for row, _ in index.search(query[None], k, num_threads=NUM_THREADS, show_progress=False)[0]]
+
+    def search(query: torch.Tensor, k: int, num_probes: int | None) -> list[int]:
+        found = index.search(query[None], k, num_threads=NUM_THREADS, nprobe=num_probes, show_progress=False)
+        return [row for row, _ in found[0]]
+
+    return search
 
 
 if __name__ == "__main__":
