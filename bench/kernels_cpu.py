@@ -3,9 +3,10 @@
     python bench/kernels_cpu.py [--part requests]
 
 Shapes: 16 layers, 4 key heads of 64 (assembly of 8 pieces of 512 tokens); 16 query heads, 4,128 keys (attention); 12 heads of 64, 64 texts of 8 to
-256 tokens (attention within texts); 32 query tokens, 1,000 documents of 20 to 300 tokens of 128 dimensions (late interaction). Peers: assembly as
+256 tokens (attention within texts); 32 query tokens, 1,000 documents of 20 to 300 tokens of 128 dimensions (late interaction) and 1,600 of 60 to 190
+tokens in codes of 2, 4 and 5 bits, centroids scored too. Peers: assembly as
 torch expressions; ``scaled_dot_product_attention`` with a mask tensor, causal, with one query, and over padded texts; ``einsum`` over padded
-documents. Requests: chunks of 512 tokens behind 64, a decoding step of 8 requests with 4,096 common keys, states of attention, rotation; peers are
+documents, of codes decompressed beforehand. Requests: chunks of 512 tokens behind 64, a decoding step of 8 requests with 4,096 common keys, states of attention, rotation; peers are
 torch's attention request by request, and expressions. Every figure is the median of runs that take
 turns, by the clock and of the processor, with one thread and with two; the load of the machine before and after stands in the result: on shared cores torch's operations of two
 threads wait for each other, by whole time slices, and only the figures with one thread compare the loops themselves.
@@ -30,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 from bench.record import write_result
 from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
 from rag.kernels.cascade_decode import cascade_decode
+from rag.kernels.choose import processor_way
 from rag.kernels.ingest_prefill import ingest_prefill, room_for
 from rag.kernels.maxsim import maxsim
 from rag.kernels.merge_states import merge_states
@@ -37,6 +39,9 @@ from rag.kernels.quantise import layer_of, quantise_kv
 from rag.kernels.rotate import rotate, rotate_reference
 from rag.kernels.selective_attention import selective_attention
 from rag.kernels.varlen_attention import varlen_attention
+from rag.kernels.warp_score import centroid_scores, document_scores, lanes_of
+from rag.kernels.warp_score_codes import Coded, row_bytes, unpacked
+from rag.kernels.warp_score_lanes import explain
 
 LAYERS, KEY_HEADS, HEADS, DIM = 16, 4, 16, 64
 PIECES, PIECE_TOKENS, NUM_KEYS, NUM_ROWS = 8, 512, 4128, 650
@@ -161,6 +166,42 @@ def late_interaction(dtype: torch.dtype) -> dict[str, Any]:
     return found
 
 
+def compressed(bits: int) -> dict[str, Any]:
+    """One question of 32 token vectors with 1,600 candidates in codes: centroids and all. Beside one product over the vectors, decompressed and padded before,
+    and beside the same with decompression."""
+    lengths = torch.randint(60, 191, (1600,))
+    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    levels, steps = torch.randint(0, 256, (16_384, 128)).to(torch.uint8), torch.rand(16_384) / 500 + 1e-4
+    runs, scales = torch.randint(0, 16_384, (int(starts[-1]),)), torch.randint(40, 256, (int(starts[-1]),)).to(torch.uint8)
+    codes = torch.randint(0, 256, (len(runs), row_bytes(128, bits)), dtype=torch.uint8)
+    coded = Coded(starts, starts, runs.to(torch.uint16), torch.ones_like(scales), codes, scales, 1e-4, bits, 128)
+    query, rows = torch.nn.functional.normalize(torch.randn(32, 128), dim=1), torch.arange(1600)
+    real = torch.arange(190) < lengths[:, None]
+    padded, middle = torch.zeros(1600, 190, 128), torch.from_numpy(coded.middles)
+
+    def ours() -> torch.Tensor:
+        lanes = lanes_of(query)
+        return document_scores(lanes, centroid_scores(lanes, levels, steps), coded, rows)
+
+    def decompress() -> None:
+        left = (unpacked(codes, 128, bits) - middle) * (scales * coded.scale_unit)[:, None]
+        padded[real] = ((levels.float() - 128) * steps[:, None])[runs] + left
+
+    def peer() -> torch.Tensor:
+        scores = torch.einsum("qd,ntd->nqt", query, padded).masked_fill_(~real[:, None], float("-inf"))
+        return scores.amax(2).sum(1)
+
+    def peer_from_codes() -> torch.Tensor:
+        decompress()
+        return peer()
+
+    decompress()
+    found = compared({"ours": ours, "einsum": peer, "decompression and einsum": peer_from_codes}, "einsum")
+    found["difference"] = _relative(ours(), peer().double())
+    found["bytes"] = {"ours": codes.numel() + scales.numel() + 2 * len(runs), "einsum": 4 * padded.numel()}
+    return found
+
+
 def ingest(dtype: torch.dtype) -> dict[str, Any]:
     """Eight chunks behind a beginning of 64 tokens: rotated, attended, kept; beside rotation by torch and its attention with a mask, chunk by chunk."""
     num_before, tokens = 64, PIECES * PIECE_TOKENS
@@ -255,6 +296,8 @@ def layers(case: str, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
     found[f"attention decoding, heads of 128 {case}"] = attention(1, dtype, 128)
     found[f"attention within texts {case}"] = within_texts(dtype)
     found[f"late interaction {case}"] = late_interaction(dtype)
+    if dtype == torch.float32:
+        found |= {f"late interaction in {bits} bits {case}": compressed(bits) for bits in (2, 4, 5)}
     return found
 
 
@@ -278,6 +321,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     shapes = {"layers": LAYERS, "key_heads": KEY_HEADS, "heads": HEADS, "dim": DIM, "keys": NUM_KEYS, "scattered_rows": NUM_ROWS}
+    ways = {word: f"attention in {word}: {processor_way(dtype, DIM).why}" for word, dtype in DTYPES.items()} | {"codes": explain()}
     note = "cores shared with other work: with two threads the peers wait at barriers, with one they do not"
     for name, measured in (PARTS[part] for part in ([options.part] if options.part else PARTS)):
         load_before, cases = os.getloadavg(), dict[str, dict[str, Any]]()
@@ -290,7 +334,7 @@ def main() -> None:
             ratios = figures["peer_over_ours"], figures["peer_over_ours_by_processor"]
             print("{:6.2f} x wall {:6.2f} x processor ".format(*ratios), title, figures["milliseconds"], flush=True)
         loads = {"before": load_before, "after": os.getloadavg()}
-        write_result(name, {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "cases": cases})
+        write_result(name, {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "ways": ways, "cases": cases})
 
 
 if __name__ == "__main__":

@@ -1,32 +1,19 @@
-"""Attention by position in memory: tiles of query tokens, each over the keys that its last one may see. Knows tiles; checks no shape.
+"""Attention by position in memory: which way rows go. Knows rows; checks no shape.
 
-All positions of a prompt, of which nothing can be left out, are one call of torch's, and a single token, too few rows for a matrix product, goes to
-``decode_cpu``. Else a tile is some tokens of some heads, the query heads that share a key head folded into rows: keys are read once, not once a
-query head. It is divided into rectangles (see ``visibility``): torch's flash attention without a mask where all rows see all keys, with one at the
-edge, and ``merge_states`` in the end. Where the processor has no registers for tiles of bfloat16, a tile is computed in float32: torch is a little
-faster at it, and rounds nothing on the way. Tiles are apart from each other, so every thread has tiles of its own (see ``crew``). Capped scores go
-another way: scores as a whole, in float32 for bfloat16 tensors too, because their rounding would be an error of some percent.
+A single token, too few rows for registers, goes to ``decode_cpu``. Other rows go through ``attention_tiles_cpu`` where the processor has the
+instructions, or as products of torch's (``attention_torch_cpu``); ``choose.processor_way`` says which, and why.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from rag.kernels.choose import multiplies_bfloat16_tiles
-from rag.kernels.crew import each
+from rag.kernels.choose import processor_way
 from rag.kernels.selective_attention import with_sinks
-from rag.kernels.visibility import hidden_keys, rectangles, seeing_rows, seen_keys
+from rag.kernels.visibility import seeing_rows, seen_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TILE_ROWS = 1024
-"""Rows of a tile: tokens times query heads of a key head. Torch's products are a tenth faster from some 768 rows on."""
-EDGE_ROWS = 128
-"""Rows that share a mask where they see unlike keys."""
-SCORE_ROWS = 256
-"""Rows of a tile whose scores are held as a whole."""
 
 
 def attention_cpu(
@@ -42,115 +29,59 @@ def attention_cpu(
     sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Output and logarithm of the denominator; see ``selective_attention.selective_attention``. Float32 or bfloat16."""
-    import torch
-
+    from rag.kernels.attention_torch_cpu import attention_torch_cpu
     from rag.kernels.decode_cpu import decode_cpu, takes
 
     num_heads, num_tokens, key_dim = queries.shape
-    heads, value_dim = keys.shape[0], values.shape[2]
-    group = num_heads // heads
-    out = queries.new_zeros(num_tokens, num_heads, value_dim)
-    lse = torch.full((num_heads, num_tokens), float("-inf"))
+    group, value_dim = num_heads // len(keys), values.shape[2]
     first, last = seeing_rows(positions, num_keys, window)
-    span = int(positions[last - 1] - positions[first]) + 1 if first < last else 0
-    if span == num_tokens == num_keys and not (window or softcap) and key_dim == value_dim:  # so the first position is 0
-        found, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            queries[None], keys[None, :, :num_keys], values[None, :, :num_keys], is_causal=True, scale=scale
-        )
-        return with_sinks(found[0].transpose(0, 1).contiguous(), logs.view(num_heads, num_tokens), sinks)
-    if num_tokens == last - first == 1 and keys.stride(2) == values.stride(2) == 1 and takes(group, key_dim, value_dim):
+    in_rows = queries.stride(2) == keys.stride(2) == values.stride(2) == 1
+    if num_tokens == last - first == 1 and in_rows and takes(group, key_dim, value_dim):
         begin, _, end = seen_keys(positions, num_keys, window)
         found, logs = decode_cpu(queries[:, 0], keys, values, begin, end, scale=scale, softcap=softcap)
         return with_sinks(found[None], logs[:, None], sinks)
-    whole = bool(softcap) or key_dim != value_dim
-    tokens = max(1, (SCORE_ROWS if whole else TILE_ROWS) // group)
-    step = -(-heads // torch.get_num_threads())
-
-    def attend(tile: tuple[int, int]) -> None:
-        start, head = tile
-        rows, some = slice(start, min(start + tokens, last)), slice(head, min(head + step, heads))
-        attention = partial(_whole, softcap=softcap) if whole else _flash
-        folded = asked[some, :, rows].transpose(1, 2).flatten(1, 2)
-        found, logs = attention(folded, keys[some], values[some], positions[rows], num_keys, scale, window)
-        outs[rows, some] = found.view(-1, group, len(folded), value_dim).transpose(1, 2)
-        lses[some, :, rows] = logs.view(len(folded), -1, group).transpose(1, 2)
-
-    asked = queries.view(heads, group, num_tokens, key_dim)
-    outs, lses = out.view(num_tokens, heads, group, value_dim), lse.view(heads, group, num_tokens)
-    latest_first = range(first + (last - first - 1) // tokens * tokens, first - 1, -tokens)
-    each([(start, head) for start in latest_first for head in range(0, heads, step)], attend)
-    return with_sinks(out, lse, sinks)
+    way = processor_way(queries.dtype, key_dim).name
+    if way == "torch" or not in_rows:
+        return attention_torch_cpu(
+            queries, keys, values, positions,
+            num_keys=num_keys, scale=scale, window=window, softcap=softcap, sinks=sinks,
+        )  # fmt: skip
+    seeing = slice(first, last)
+    if way == "vectors" or first == last:
+        out, lse = _in_vectors(queries, keys, values, positions, seeing, num_keys, scale, window, softcap)
+    else:
+        begin, _, end = seen_keys(positions[seeing], num_keys, window)
+        wide = (queries.float(), keys[:, begin:end].float(), values[:, begin:end].float())
+        out, lse = _in_vectors(*wide, positions - begin, seeing, end - begin, scale, window, softcap)
+    out, lse = with_sinks(out, lse, sinks)
+    return out.to(queries.dtype), lse
 
 
-def tile_scores(
-    rows: Tensor, keys: Tensor, positions: Tensor, *, num_keys: int, scale: float, window: int | None, softcap: float | None
-) -> tuple[Tensor, int, int]:
-    """Scores float32 ``(Hkv, tokens * group, end - begin)`` of ``rows`` ``(Hkv, tokens * group, D)`` with keys ``begin .. end``, hidden ones minus infinity."""
-    begin, common, end = seen_keys(positions, num_keys, window)
-    scores = (rows.float() * scale) @ keys[:, begin:end].float().transpose(1, 2)
-    if softcap:
-        scores.div_(softcap).tanh_().mul_(softcap)
-    by_token = scores.view(len(rows), len(positions), -1, end - begin)
-    by_token[..., common - begin :].masked_fill_(hidden_keys(positions, common, end, window)[:, None], float("-inf"))
-    return scores, begin, end
-
-
-def _flash(
-    rows: Tensor, keys: Tensor, values: Tensor, positions: Tensor, num_keys: int, scale: float, window: int | None
-) -> tuple[Tensor, Tensor]:
-    """Of ``rows`` ``(Hkv, T * group, D)``: ``(T * group, Hkv, D)`` and ``(Hkv, T * group)``, rectangle by rectangle, then merged in one pass."""
-    import torch
-
-    from rag.kernels.merge_states import merge_states
-
-    if rows.dtype == torch.bfloat16 and not multiplies_bfloat16_tiles():
-        begin, _, end = seen_keys(positions, num_keys, window)
-        near = positions - begin
-        return _flash(rows.float(), keys[:, begin:end].float(), values[:, begin:end].float(), near, end - begin, scale, window)
-    heads, num_rows, dim = rows.shape
-    group = num_rows // len(positions)
-    outs: list[Tensor] = []
-    lses: list[Tensor] = []
-    num_states = [0] * len(positions)
-    for first, last, begin, end, whole in rectangles(positions.tolist(), num_keys, window, max(1, EDGE_ROWS // group)):
-        some, mask = slice(first * group, last * group), None
-        if not whole:
-            hidden = hidden_keys(positions[first:last], begin, end, window)
-            mask = torch.zeros(hidden.shape, dtype=rows.dtype).masked_fill_(hidden, float("-inf"))
-            mask = mask[:, None].expand(-1, group, -1).flatten(0, 1)[None, None]
-        found, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            rows[None, :, some], keys[None, :, begin:end], values[None, :, begin:end], attn_mask=mask, scale=scale
-        )
-        out, lse = found[0].transpose(0, 1), logs.view(heads, -1)
-        number = max(num_states[first:last])
-        num_states[first:last] = [number + 1] * (last - first)
-        if number < len(outs):
-            outs[number][some], lses[number][:, some] = out, lse
-        elif len(out) == num_rows:
-            outs.append(out)
-            lses.append(lse)
-        else:
-            outs.append(rows.new_empty(num_rows, heads, dim))
-            lses.append(torch.full((heads, num_rows), float("-inf")))
-            outs[number][some], lses[number][:, some] = out, lse
-    return merge_states(outs, lses) if len(outs) > 1 else (outs[0], lses[0])
-
-
-def _whole(
-    rows: Tensor,
+def _in_vectors(
+    queries: Tensor,
     keys: Tensor,
     values: Tensor,
     positions: Tensor,
+    seeing: slice,
     num_keys: int,
     scale: float,
     window: int | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """As ``_flash``, through all scores of the tile."""
+    import numpy as np
     import torch
 
-    scores, begin, end = tile_scores(rows, keys, positions, num_keys=num_keys, scale=scale, window=window, softcap=softcap)
-    largest = scores.amax(2)
-    weights = torch.softmax(scores, 2, out=scores)
-    logs = largest - weights.amax(2).log()  # the largest weight is exp(largest - lse)
-    return (weights @ values[:, begin:end].float()).transpose(0, 1).to(rows.dtype), logs
+    from rag.kernels.attention_tiles_cpu import attend, jobs_of, tokens_of_a_job
+
+    num_heads, num_tokens, _ = queries.shape
+    group = num_heads // len(keys)
+    out = queries.new_zeros(num_tokens, num_heads, values.shape[2])
+    lse = torch.full((num_heads, num_tokens), float("-inf"))
+    highest = positions.clamp(max=num_keys - 1).int().contiguous()
+    lowest = (positions - window + 1).clamp(min=0).int() if window else torch.zeros_like(highest)
+    tokens = tokens_of_a_job(group, num_heads * (seeing.stop - seeing.start))
+    begins = np.arange(seeing.start, seeing.stop, tokens)[::-1]  # the last tokens see most
+    ends = np.minimum(begins + tokens, seeing.stop)
+    jobs = jobs_of(queries, keys, values, out, lse, lowest, highest, begins, ends, np.zeros_like(begins))
+    attend(jobs, queries, values, group, scale=scale, softcap=softcap)
+    return out, lse

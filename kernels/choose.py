@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Name = Literal["reference", "cpu", "triton"]
@@ -56,9 +57,38 @@ def gpu_choice() -> Choice:
 @lru_cache(maxsize=1)
 def multiplies_bfloat16_tiles() -> bool:
     """Whether this processor has matrix registers for bfloat16 (AMX). Elsewhere torch's attention is no slower in float32, and exacter."""
-    import torch
+    from torch import cpu
 
-    return torch.cpu._is_amx_tile_supported()
+    return cpu._is_amx_tile_supported()
+
+
+class Way(NamedTuple):
+    """How rows of attention go in memory: ``vectors`` of our own, the same ``widened`` to float32, or products of ``torch``; and why."""
+
+    name: Literal["vectors", "widened", "torch"]
+    why: str
+
+
+def processor_way(dtype: torch.dtype, key_dim: int) -> Way:
+    """How attention between keys of ``dtype``, float32 or bfloat16, is computed on this processor."""
+    if not _has("avx512f"):
+        return Way("torch", "the processor has no AVX-512")
+    if str(dtype) == "torch.float32":
+        return Way("vectors", "the processor has AVX-512")
+    if multiplies_bfloat16_tiles():
+        return Way("torch", "the processor has matrix registers for bfloat16 (AMX)")
+    if not _has("avx512bf16"):
+        return Way("widened", "the processor has AVX-512, without products of bfloat16")
+    if key_dim % 2:
+        return Way("widened", f"{key_dim} dimensions are no whole pairs of bfloat16")
+    return Way("vectors", "the processor has AVX-512 with products of bfloat16")
+
+
+@lru_cache
+def _has(feature: str) -> bool:
+    import llvmlite.binding
+
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
 
 
 @lru_cache(maxsize=1)

@@ -44,20 +44,25 @@ def _read(builder: Any, kind: Any, base: Any, place: Any, dim: Any) -> Any:
     return builder.sitofp(found, _FLOATS)
 
 
-def _write(builder: Any, kind: Any, base: Any, place: Any, numbers: Any) -> None:
-    """Sixteen float32 to ``place``, rounded half to even where the row is bfloat16."""
+def write_sixteen(builder: Any, kind: Any, base: Any, place: Any, numbers: Any, past_caches: bool = False) -> None:
+    """Sixteen float32 to ``place``, rounded half to even where the row is bfloat16; an aligned vector where it is written past the caches."""
     if kind == types.float32:
-        builder.store(numbers, builder.bitcast(at(builder, place_of(builder, base, F32), place), _FLOATS.as_pointer()), align=4)
+        to = builder.bitcast(at(builder, place_of(builder, base, F32), place), _FLOATS.as_pointer())
+        stored = builder.store(numbers, to, align=4 * LANES if past_caches else 4)
+        if past_caches:
+            stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
         return
     bits = builder.bitcast(numbers, _WORDS)
     odd = builder.and_(builder.lshr(bits, splat(I32, LANES, 16)), splat(I32, LANES, 1))
     upper = builder.lshr(builder.add(builder.add(bits, splat(I32, LANES, 0x7FFF)), odd), splat(I32, LANES, 16))
     upper = builder.select(builder.fcmp_unordered("uno", numbers, numbers), splat(I32, LANES, 0x7FC0), upper)
     to = builder.bitcast(at(builder, place_of(builder, base, I16), place), _HALVES.as_pointer())
-    builder.store(builder.trunc(upper, _HALVES), to, align=2)
+    stored = builder.store(builder.trunc(upper, _HALVES), to, align=2 * LANES if past_caches else 2)
+    if past_caches:
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
 
 
-def _mover(scaled: str) -> Any:
+def _mover(scaled: str, past_caches: bool = False) -> Any:
     def move(
         typing_context: Any, stored: Any, like: Any, scale: Any, cos: Any, sin: Any, dim: Any, pairs: Any, out: Any, to: Any
     ) -> Any:
@@ -78,13 +83,13 @@ def _mover(scaled: str) -> Any:
                 other = builder.add(place, turned)
                 one, two = number(place), number(other)
                 c, s = (_read(builder, types.float32, table, place, num) for table in (cosines, sines))
-                _write(builder, to, target, place, builder.fsub(builder.fmul(one, c), builder.fmul(two, s)))
-                _write(builder, to, target, other, builder.fadd(builder.fmul(two, c), builder.fmul(one, s)))
+                write_sixteen(builder, to, target, place, builder.fsub(builder.fmul(one, c), builder.fmul(two, s)), past_caches)
+                write_sixteen(builder, to, target, other, builder.fadd(builder.fmul(two, c), builder.fmul(one, s)), past_caches)
                 return []
 
             def copy(block: Any, state: list[Any]) -> list[Any]:
                 place = builder.mul(block, whole(LANES))
-                _write(builder, to, target, place, number(place))
+                write_sixteen(builder, to, target, place, number(place), past_caches)
                 return []
 
             blocks, turned_blocks = (builder.sdiv(length, whole(LANES)) for length in (num, turned))
@@ -96,7 +101,7 @@ def _mover(scaled: str) -> Any:
         given = (types.uintp, like, factor_type, types.uintp, types.uintp, types.int64, types.int64, types.uintp, to)
         return types.void(*given), generate
 
-    move.__name__ = f"move_row_{scaled}_scaled"
+    move.__name__ = f"move_row_{scaled}_scaled{'_past_caches' if past_caches else ''}"
     return intrinsic(move)
 
 
@@ -110,7 +115,7 @@ def _add_row(typing_context: Any, stored: Any, like: Any, weight: Any, dim: Any,
         def add(block: Any, state: list[Any]) -> list[Any]:
             place = builder.mul(block, whole(LANES))
             numbers, so_far = _read(builder, like, source, place, num), _read(builder, types.float32, total, place, num)
-            _write(builder, types.float32, total, place, called(builder, _FUSED, _FLOATS, [numbers, weights, so_far]))
+            write_sixteen(builder, types.float32, total, place, called(builder, _FUSED, _FLOATS, [numbers, weights, so_far]))
             return []
 
         loop(builder, whole(0), builder.sdiv(num, whole(LANES)), [], add)
@@ -149,6 +154,10 @@ move_key_codes = _mover("channels")
 """The same of codes with a scale per dimension: its third argument is the address of the scales."""
 move_value_codes = _mover("rows")
 """The same of codes with one scale for the row, its third argument."""
+move_row_past_caches, move_key_codes_past_caches, move_value_codes_past_caches = (
+    _mover(scaled, past_caches=True) for scaled in ("not", "channels", "rows")
+)
+"""The same with stores that pass the caches by: a row of memory is then not read before it is written. Rows of whole aligned vectors only; ``fence`` at the end."""
 add_row: Any = intrinsic(_add_row)
 """``add_row(stored, like, weight, dim, sums)``; only for compiled code."""
 dot_row: Any = intrinsic(_dot_row)

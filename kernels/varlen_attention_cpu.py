@@ -1,7 +1,8 @@
-"""Attention within texts in memory: neighbours of equal length together. Knows lengths; checks no shape.
+"""Attention within texts in memory: pieces of texts as jobs of ``attention_tiles_cpu``. Knows lengths; checks no shape.
 
-Torch's own attention on texts of one length, which keeps its scores in float32. In bfloat16, two matrix products around a softmax take .58 to .77
-of its time up to 256 tokens, but round the scores to eight bits: a score of 20 is then off by up to .06, its weight by 6 %. They are not used.
+Where the processor has no registers for them (``choose.processor_way``), neighbours of equal length go together through torch's own attention, which
+keeps its scores in float32 too. In bfloat16, two matrix products around a softmax would take .58 to .77 of torch's time up to 256 tokens, but round
+the scores to eight bits: a score of 20 is then off by up to .06, its weight by 6 %. They are not used.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
+
+from rag.kernels.choose import processor_way
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +21,43 @@ def varlen_attention_cpu(
     queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor, *, longest: int, scale: float, causal: bool, window: int | None
 ) -> Tensor:
     """See ``varlen_attention.varlen_attention``. Float32 or bfloat16."""
+    in_rows = queries.stride(2) == keys.stride(2) == values.stride(2) == 1
+    if in_rows and processor_way(queries.dtype, queries.shape[2]).name == "vectors":
+        return _in_vectors(queries, keys, values, starts, longest, scale, causal, window)
+    return varlen_attention_torch_cpu(queries, keys, values, starts, scale=scale, causal=causal, window=window)
+
+
+def _in_vectors(
+    queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor, longest: int, scale: float, causal: bool, window: int | None
+) -> Tensor:
+    import numpy as np
+    import torch
+
+    from rag.kernels.attention_tiles_cpu import attend, jobs_of, tokens_of_a_job
+
+    num_heads, num_tokens, _ = queries.shape
+    group = num_heads // len(keys)
+    out = queries.new_empty(num_tokens, num_heads, values.shape[2])
+    borders = starts.numpy().astype(np.int64)
+    lengths = np.diff(borders)
+    within = np.arange(num_tokens) - np.repeat(borders[:-1], lengths)
+    last = np.repeat(lengths - 1, lengths)
+    lowest = np.zeros_like(within) if window is None else np.maximum(within - window + 1, 0)
+    highest = within if causal else last if window is None else np.minimum(within + window - 1, last)
+    step = tokens_of_a_job(group, num_heads * num_tokens)
+    begins = borders[:-1, None] + np.arange(0, longest, step)
+    text, part = np.nonzero(begins < borders[1:, None])
+    first = begins[text, part]
+    low, high = (torch.from_numpy(bound.astype(np.int32)) for bound in (lowest, highest))
+    jobs = jobs_of(queries, keys, values, out, None, low, high, first, np.minimum(first + step, borders[text + 1]), borders[text])
+    attend(jobs, queries, values, group, scale=scale, softcap=None)
+    return out
+
+
+def varlen_attention_torch_cpu(
+    queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor, *, scale: float, causal: bool, window: int | None
+) -> Tensor:
+    """The same with torch's attention."""
     import torch
 
     num_heads, num_tokens, _ = queries.shape

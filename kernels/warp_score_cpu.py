@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from rag.kernels.memory_hints import prefetch
 from rag.kernels.warp_score_dots import (
-    prefetch,
     scores_2_16,
     scores_2_32,
     scores_4_16,

@@ -162,21 +162,3 @@ def scores_of(bits: int, width: int, wants_vnni: bool | None = None) -> Any:
 
 scores_2_16, scores_4_16, scores_5_16, scores_8_16 = (scores_of(bits, WIDTHS[0]) for bits in (2, 4, 5, 8))
 scores_2_32, scores_4_32, scores_5_32, scores_8_32 = (scores_of(bits, WIDTHS[1]) for bits in (2, 4, 5, 8))
-
-
-def _prefetch(typing_context: Any, address: Any) -> Any:
-    """Asks for the 64 bytes around an address, which will be read soon."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = place_of(builder, arguments[0], I8)
-        name = "llvm.prefetch.p0"
-        known = builder.module.globals.get(name)
-        if known is None:
-            known = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32]), name)
-        builder.call(known, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
-        return context.get_dummy_value()
-
-    return types.void(types.uintp), generate
-
-
-prefetch: Any = intrinsic(_prefetch)

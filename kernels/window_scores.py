@@ -65,7 +65,7 @@ def window_scores_cpu(
     """Tile by tile, as a tile holds all keys of its rows. Without ``lse`` the tile's own softmax is taken, in which ``sinks`` count."""
     import torch
 
-    from rag.kernels.attention_cpu import SCORE_ROWS, tile_scores
+    from rag.kernels.attention_torch_cpu import SCORE_ROWS, tile_scores
     from rag.kernels.crew import each
     from rag.kernels.visibility import seeing_rows
 

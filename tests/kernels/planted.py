@@ -1,13 +1,14 @@
-"""Faults planted into the Triton kernels, one at a time: the check of each kernel must see its own. Knows source text; run by ``interpreted``."""
+"""Faults planted into kernels, one at a time: the check of each kernel must see its own. Knows source text; run by ``interpreted`` and by tests of compiled loops."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 SHRUNK = {"PROGRAMS", "LEAST_KEYS"}
@@ -44,30 +45,39 @@ PLANTED = [
 ]  # fmt: skip
 
 
-def must_be_seen(planted: Planted, check: Callable[[], None]) -> None:
-    """Runs ``check`` over the faulty module. Raises ``RuntimeError`` if it passes, or if there is nothing of the kind in the source."""
+def must_be_seen(planted: Planted, check: Callable[[], None], users: Sequence[str] = ()) -> None:
+    """Runs ``check`` over the faulty module, ``users`` being loaded anew as they hold parts of it. Raises ``RuntimeError`` if it passes, or if there is nothing of the kind in the source."""
     name = f"rag.kernels.{planted.module}"
-    right = importlib.import_module(name)
-    source = Path(str(right.__file__)).read_text(encoding="utf-8")
+    source = Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8")
     if planted.right not in source:
         raise RuntimeError(f"{planted.module} has no {planted.right!r} to make wrong")
     package = importlib.import_module("rag.kernels")
+    right = {stem: importlib.import_module(f"rag.kernels.{stem}") for stem in (planted.module, *users)}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{planted.module}.py"  # the interpreter reads the source of what it runs
-        file.write_text(source.replace(planted.right, planted.wrong), encoding="utf-8")
-        spec = spec_from_file_location(name, file)
-        assert spec is not None and spec.loader is not None
-        faulty = module_from_spec(spec)
-        sys.modules[name] = faulty
-        setattr(package, planted.module, faulty)
         try:
-            spec.loader.exec_module(faulty)
-            for constant in SHRUNK & vars(right).keys():
-                setattr(faulty, constant, getattr(right, constant))
+            for stem, module in right.items():
+                text = Path(str(module.__file__)).read_text(encoding="utf-8")
+                faulty = _loaded(stem, text.replace(planted.right, planted.wrong) if stem == planted.module else text, folder)
+                for constant in SHRUNK & vars(module).keys():
+                    setattr(faulty, constant, getattr(module, constant))
             check()
         except Exception:  # noqa: BLE001 - seen, in whatever way
             return
         finally:
-            sys.modules[name] = right
-            setattr(package, planted.module, right)
+            for stem, module in right.items():
+                sys.modules[f"rag.kernels.{stem}"] = module
+                setattr(package, stem, module)
     raise RuntimeError(f"{planted.wrong!r} in the place of {planted.right!r} in {planted.module} was not seen")
+
+
+def _loaded(stem: str, source: str, folder: str) -> ModuleType:
+    """A module of that source in the place of the one of that name."""
+    name, file = f"rag.kernels.{stem}", Path(folder) / f"{stem}.py"
+    file.write_text(source, encoding="utf-8")  # the interpreter reads the source of what it runs
+    spec = spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    setattr(importlib.import_module("rag.kernels"), stem, module)
+    spec.loader.exec_module(module)
+    return module

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rag.kernels.assemble import LayerKV, assemble, assemble_layers, assemble_reference
+from rag.kernels.assemble_cpu import _passes_caches
 from rag.kernels.choose import choose
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
 from rag.kernels.quantise import dequantise_kv, quantise_kv
@@ -15,6 +16,7 @@ from tests.kernels.pieces import pieces_of, table
 KINDS = ["plain", "int8", "int4"]
 
 
+@pytest.mark.parametrize("many_bytes", [0, 1 << 40], ids=["past-caches", "into-caches"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
@@ -32,8 +34,16 @@ KINDS = ["plain", "int8", "int4"]
     ],
 )
 def test_assembly_is_bit_for_bit_that_of_the_reference(
-    style: Any, key_dim: int, value_dim: int, pairs: int, kind: str, dtype: torch.dtype
+    style: Any,
+    key_dim: int,
+    value_dim: int,
+    pairs: int,
+    kind: str,
+    dtype: torch.dtype,
+    many_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("rag.kernels.assemble_cpu.MANY_BYTES", many_bytes)
     pieces = pieces_of(kind, [5, 0, 33, 1], key_dim, value_dim, dtype)
     cos, sin = table(60, pairs)
     found = torch.full((3, 2, 64, key_dim), float("nan")).to(dtype), torch.full((3, 2, 64, value_dim), float("nan")).to(dtype)
@@ -43,6 +53,18 @@ def test_assembly_is_bit_for_bit_that_of_the_reference(
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
         assert one[:, :, [0, 1, 7, 41, 49, 51, 63]].isnan().all() and not one[:, :, 8:41].isnan().any()
+
+
+def test_only_aligned_buffers_are_written_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag.kernels.assemble_cpu.MANY_BYTES", 0)
+    pieces = pieces_of("plain", [5, 9], 64, 64, torch.float32)
+    for places, aligned in ((slice(64), True), (slice(1, 65), False), (slice(16, 80), True)):
+        keys, values = (torch.zeros(3, 2, 20, 80)[..., places] for _ in range(2))
+        expected = torch.zeros(3, 2, 20, 64), torch.zeros(3, 2, 20, 64)
+        assert _passes_caches(pieces, keys, values) is aligned
+        assemble_layers(pieces, [0, 8], *table(20, 32), "half", keys, values)
+        assemble_reference(pieces, [0, 8], *table(20, 32), "half", *expected)
+        assert torch.equal(keys, expected[0]) and torch.equal(values, expected[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -89,7 +89,7 @@ def test_any_ascending_positions(positions: list[int], num_keys: int, window: in
 @pytest.mark.parametrize("rows", [5, 40, 45])
 def test_many_tiles_are_one_attention(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TILE_ROWS", "EDGE_ROWS", "SCORE_ROWS"):
-        monkeypatch.setattr(f"rag.kernels.attention_cpu.{name}", 8)
+        monkeypatch.setattr(f"rag.kernels.attention_torch_cpu.{name}", 8)
     queries, keys, values, positions, _ = problem(Attention("tiles", num_rows=rows))
     out = selective_attention(queries, keys, values, positions, num_keys=45, scale=0.3)
     assert rel(out, selective_attention_reference(queries, keys, values, positions, num_keys=45, scale=0.3)[0]) < 2e-6

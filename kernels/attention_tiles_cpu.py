@@ -1,0 +1,266 @@
+"""Attention in vectors of rows: one compiled pass over tiles of rows and blocks of keys. Knows addresses; checks no shape.
+
+A job is some tokens of the query heads that share a key head, folded into rows. Every row has the first and the last key it sees, both ascending with
+the token: blocks of keys that all rows of a tile see go without a mask, only those at an edge with one. The softmax goes along (FlashAttention,
+arXiv 2205.14135), no score is kept. What a tile needs of keys and values is read once for some tiles of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.kernels.attention_vectors import LANES, MOST_VECTORS, TILE_KEYS, add_values, gather_16, scatter_16, score
+from rag.kernels.crew import each
+from rag.kernels.exponential import LOG2_E
+from rag.kernels.numbers_cpu import array_at, bits, narrow, pointer
+from rag.kernels.softmax_vectors import NOTHING, cap, hide, weigh
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Integers = NDArray[np.int64]
+Function = TypeVar("Function", bound=Callable[..., Any])
+compiled: Callable[[Function], Function] = cast(Any, numba.njit)
+"""Its own annotation knows functions of few arguments only."""
+
+TILE_ROWS = MOST_VECTORS * LANES
+JOB_TILES = 8
+"""Tiles of a job at most: each block of keys and values is read once for all of them."""
+BLOCK_KEYS = 64
+"""Keys between two looks at the largest score: their weights for a tile, 12 KiB, stay in the first cache."""
+PARTS_PER_THREAD = 4
+(
+    QUERIES, KEYS, VALUES, OUT, LSE, LOWEST, HIGHEST, TOKENS,
+    TO_TOKEN, TO_HEAD, TO_KEY, TO_VALUE, OUT_TO_TOKEN, OUT_TO_HEAD, LSE_TO_HEAD,
+) = range(15)  # fmt: skip
+"""Columns of a job: addresses of its first query, its key head's first key and value, its first output and logarithm, of the first and the last key that its
+tokens see; its tokens; then bytes from token to token and from query head to query head, from key to key and so on."""
+
+
+def jobs_of(
+    queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, lse: Tensor | None, lowest: Tensor, highest: Tensor,
+    first: Integers, last: Integers, first_key: Integers,
+) -> Integers:  # fmt: skip
+    """A job for every key head and every piece: the tokens ``first .. last`` of ``queries`` ``(Hq, T, Dk)`` over the keys from row ``first_key`` on.
+
+    ``lowest`` and ``highest`` int32 ``(T,)``, contiguous: the first and the last key that a token sees, counted from ``first_key``, both ascending within
+    a piece, and no token sees none. ``out`` is ``(T, Hq, Dv)``, ``lse`` ``(Hq, T)`` or not wanted. See ``tokens_of_a_job`` for how long a piece may be.
+    """
+    size, group = keys.element_size(), len(queries) // len(keys)
+    (to_head, to_token, _), (key_head, to_key, _), (value_head, to_value, _) = (
+        [size * step for step in each.stride()] for each in (queries, keys, values)
+    )
+    out_to_token, out_to_head, _ = (size * step for step in out.stride())
+    lse_to_head = 4 * lse.stride(0) if lse is not None else 0
+    jobs = np.empty((len(first), len(keys), 15), np.int64)
+    head, token, key = np.arange(len(keys)), first[:, None], first_key[:, None]
+    jobs[:, :, QUERIES] = queries.data_ptr() + head * group * to_head + token * to_token
+    jobs[:, :, KEYS] = keys.data_ptr() + head * key_head + key * to_key
+    jobs[:, :, VALUES] = values.data_ptr() + head * value_head + key * to_value
+    jobs[:, :, OUT] = out.data_ptr() + head * group * out_to_head + token * out_to_token
+    jobs[:, :, LSE] = 0 if lse is None else lse.data_ptr() + head * group * lse_to_head + 4 * token
+    jobs[:, :, LOWEST], jobs[:, :, HIGHEST] = lowest.data_ptr() + 4 * token, highest.data_ptr() + 4 * token
+    jobs[:, :, TOKENS] = (last - first)[:, None]
+    jobs[:, :, TO_TOKEN:] = [to_token, to_head, to_key, to_value, out_to_token, out_to_head, lse_to_head]
+    return jobs.reshape(-1, 15)
+
+
+def tokens_of_a_job(group: int, num_rows: int) -> int:
+    """How many tokens of ``group`` query heads make a job where there are ``num_rows`` in all: some jobs for every thread, if there are rows enough."""
+    import torch
+
+    wanted = num_rows // (PARTS_PER_THREAD * torch.get_num_threads())
+    return max(1, min(JOB_TILES, max(1, wanted // TILE_ROWS)) * TILE_ROWS // group)
+
+
+def attend(jobs: Integers, queries: Tensor, values: Tensor, group: int, *, scale: float, softcap: float | None) -> None:
+    """Computes all jobs, the first of them first. ``queries`` and ``values`` give types and dimensions only."""
+    import torch
+
+    size, dim = queries.element_size(), values.shape[-1]
+    words = queries.shape[-1] * size // 4
+    like = bits(values[:0]).dtype.type(0)
+    tiles = -(-int(jobs[:, TOKENS].max(initial=1)) * group // TILE_ROWS)
+    padded = -(-dim // TILE_KEYS) * TILE_KEYS
+    num_floats = TILE_ROWS * (tiles * (words + padded + 4) + 1 + BLOCK_KEYS) + BLOCK_KEYS * (words + dim) + LANES
+    sizes = (tiles, group, words, dim, padded)
+    factor, limit = np.float32(scale * LOG2_E), np.float32(softcap or 0)
+    num_parts = min(len(jobs), PARTS_PER_THREAD * torch.get_num_threads() if torch.get_num_threads() > 1 else 1)
+
+    def work(part: int) -> None:
+        _attend(jobs[part::num_parts], sizes, like, size == 2, factor, limit, np.empty(num_floats, np.float32))
+
+    each(range(num_parts), work)
+
+
+@numba.njit(nogil=True, cache=True)
+def _attend(
+    jobs: Any, sizes: Any, like: Any, paired: bool, factor: Any, limit: Any, scratch: Any
+) -> None:  # pragma: no cover - compiled
+    """``sizes``: tiles of the longest job, query heads of a key head, words of a key, dimensions of a value, the same in whole tiles."""
+    most_tiles, group, words, dim, padded = sizes
+    vector = 4 * TILE_ROWS
+    asked = (scratch.ctypes.data + 63) // 64 * 64
+    sums = asked + most_tiles * words * vector
+    peaks = sums + most_tiles * padded * vector
+    totals = peaks + most_tiles * vector
+    low_at = totals + most_tiles * vector
+    high_at = low_at + most_tiles * vector
+    fade = high_at + most_tiles * vector
+    scores = fade + vector
+    packed_keys = scores + BLOCK_KEYS * vector
+    packed_values = packed_keys + BLOCK_KEYS * words * 4
+    low, high = (
+        array_at(pointer(low_at, np.int32(0)), most_tiles * TILE_ROWS),
+        array_at(pointer(high_at, np.int32(0)), most_tiles * TILE_ROWS),
+    )
+    peak, total = (
+        array_at(pointer(peaks, np.float32(0)), most_tiles * TILE_ROWS),
+        array_at(pointer(totals, np.float32(0)), most_tiles * TILE_ROWS),
+    )
+    size, places = (2 if paired else 4), np.empty(LANES, np.int64)
+    for number in range(len(jobs)):
+        job = jobs[number]
+        rows, to_key, to_value = job[TOKENS] * group, job[TO_KEY], job[TO_VALUE]
+        tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+        lowest = array_at(pointer(job[LOWEST], np.int32(0)), job[TOKENS])
+        highest = array_at(pointer(job[HIGHEST], np.int32(0)), job[TOKENS])
+        for row in range(tiles * TILE_ROWS):
+            token = min(row, rows - 1) // group
+            low[row], high[row] = lowest[token], highest[token]
+            peak[row], total[row] = np.float32(NOTHING), np.float32(0)
+        _gather(job, group, words, rows, asked, sums, padded, places)
+        end = highest[job[TOKENS] - 1] + 1
+        for first in range(lowest[0], end, BLOCK_KEYS):
+            stop = min(first + BLOCK_KEYS, end)
+            keys, across = job[KEYS] + first * to_key, to_key
+            values, along = job[VALUES] + first * to_value, to_value
+            if to_key > 4 * words:
+                keys, across = _near(keys, to_key, stop - first, words, packed_keys), 4 * words
+            if paired:
+                values, along = _in_pairs(values, to_value, stop - first, dim, packed_values), 4 * dim
+            elif to_value > 4 * dim:
+                values, along = _near(values, to_value, stop - first, dim, packed_values), 4 * dim
+            for tile in range(tiles):
+                row, last_row = tile * TILE_ROWS, min(rows, (tile + 1) * TILE_ROWS) - 1
+                begin, final = max(first, low[row]), min(stop, high[last_row] + 1)
+                if begin >= final:
+                    continue
+                if paired:
+                    begin -= (begin - first) % 2
+                vectors, count = (last_row - row) // LANES + 1, final - begin
+                wide = vectors * 4 * LANES
+                for key in range(0, count, TILE_KEYS):
+                    some, last = keys + (begin - first + key) * across, min(TILE_KEYS, count - key) - 1
+                    score(vectors, like, (asked + tile * words * vector, words, some, across, last, factor, scores + key * wide))
+                if limit > 0:
+                    cap(scores, count * vectors, limit)
+                if begin < low[last_row] or final > high[row] + 1:
+                    hide(vectors, like, (scores, count, begin, low_at + row * 4, high_at + row * 4))
+                steps, skipped = count, begin - first
+                if paired:
+                    steps, skipped = (count + 1) // 2, skipped // 2
+                    if count % 2:
+                        array_at(pointer(scores + count * wide, np.float32(0)), vectors * LANES)[:] = -np.inf
+                weigh(vectors, like, (scores, count, peaks + row * 4, totals + row * 4, fade))
+                for place in range(0, dim, TILE_KEYS):
+                    some, last = values + skipped * along + 4 * place, min(TILE_KEYS, dim - place) - 1
+                    add_values(
+                        vectors, like, (scores, steps, some, along, last, fade, sums + tile * padded * vector + place * wide)
+                    )
+        _scatter(job, group, dim, size, like, rows, sums, padded, peak, total, places, scores)
+
+
+@compiled
+def _gather(
+    job: Any, group: int, words: int, rows: int, asked: int, sums: int, padded: int, places: Any
+) -> None:  # pragma: no cover - compiled
+    """Queries of a job as tiles ``(words, rows)``, and sums of zero."""
+    for tile in range((rows + TILE_ROWS - 1) // TILE_ROWS):
+        first, base = tile * TILE_ROWS, asked + tile * words * 4 * TILE_ROWS
+        width = (min(rows - first, TILE_ROWS) + LANES - 1) // LANES * LANES
+        for start in range(0, width, LANES):
+            for lane in range(LANES):
+                row = min(first + start + lane, rows - 1)
+                places[lane] = job[QUERIES] + row // group * job[TO_TOKEN] + row % group * job[TO_HEAD]
+            whole = words // LANES * LANES
+            for word in range(0, whole, LANES):
+                gather_16(places.ctypes.data, 4 * word, base + 4 * (word * width + start), 4 * width)
+            for word in range(whole, words):
+                to = array_at(pointer(base + 4 * (word * width + start), np.int32(0)), LANES)
+                for lane in range(LANES):
+                    to[lane] = array_at(pointer(places[lane] + 4 * word, np.int32(0)), 1)[0]
+        array_at(pointer(sums + tile * padded * 4 * TILE_ROWS, np.float32(0)), padded * width)[:] = 0
+
+
+@compiled
+def _near(rows: int, step: int, count: int, words: int, packed: int) -> int:  # pragma: no cover - compiled
+    """Rows that lie far apart, copied: from one page each they would fall on the same few places of the first cache."""
+    for row in range(count):
+        given = array_at(pointer(rows + row * step, np.int32(0)), words)
+        to = array_at(pointer(packed + row * 4 * words, np.int32(0)), words)
+        for word in range(words):
+            to[word] = given[word]
+    return packed
+
+
+@compiled
+def _in_pairs(rows: int, step: int, count: int, dim: int, packed: int) -> int:  # pragma: no cover - compiled
+    """Two rows of bfloat16 side by side, number by number, as one product reads them; beside the last of an odd number lies 0."""
+    for row in range(0, count, 2):
+        one = array_at(pointer(rows + row * step, np.uint16(0)), dim)
+        to = array_at(pointer(packed + row * 2 * dim, np.uint32(0)), dim)
+        if row + 1 < count:
+            other = array_at(pointer(rows + (row + 1) * step, np.uint16(0)), dim)
+            for place in range(dim):
+                to[place] = np.uint32(one[place]) | np.uint32(other[place]) << np.uint32(16)
+        else:
+            for place in range(dim):
+                to[place] = np.uint32(one[place])
+    return packed
+
+
+@compiled
+def _scatter(
+    job: Any,
+    group: int,
+    dim: int,
+    size: int,
+    like: Any,
+    rows: int,
+    sums: int,
+    padded: int,
+    peak: Any,
+    total: Any,
+    places: Any,
+    spare: int,
+) -> None:  # pragma: no cover - compiled
+    """Outputs and logarithms of a job; ``spare``: a row for what is beyond the last. ``total`` becomes what sums are multiplied with."""
+    for tile in range((rows + TILE_ROWS - 1) // TILE_ROWS):
+        first, base = tile * TILE_ROWS, sums + tile * padded * 4 * TILE_ROWS
+        width = (min(rows - first, TILE_ROWS) + LANES - 1) // LANES * LANES
+        for start in range(0, width, LANES):
+            for lane in range(LANES):
+                row = first + start + lane
+                token, head, whole = row // group, row % group, total[row]
+                places[lane] = job[OUT] + token * job[OUT_TO_TOKEN] + head * job[OUT_TO_HEAD] if row < rows else spare
+                total[row] = np.float32(1) / whole if whole != 0 else np.float32(0)
+                if job[LSE] and row < rows:
+                    lse = array_at(pointer(job[LSE] + head * job[LSE_TO_HEAD] + token * 4, np.float32(0)), 1)
+                    lse[0] = (peak[row] + np.log2(whole)) / np.float32(LOG2_E) if whole != 0 else np.float32(-np.inf)
+            whole_dim = dim // LANES * LANES
+            for place in range(0, whole_dim, LANES):
+                scatter_16(
+                    like, base + 4 * (place * width + start), 4 * width, total.ctypes.data + 4 * (first + start),
+                    places.ctypes.data, size * place,
+                )  # fmt: skip
+            for place in range(whole_dim, dim):
+                found = array_at(pointer(base + 4 * (place * width + start), np.float32(0)), LANES)
+                for lane in range(LANES):
+                    out = array_at(pointer(places[lane] + size * place, like), 1)
+                    out[0] = narrow(found[lane] * total[first + start + lane], like)
