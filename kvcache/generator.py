@@ -17,6 +17,7 @@ from rag.generate import checked_answer
 from rag.kvcache.decode import decode
 from rag.kvcache.engine import KVEngine, Warmed
 from rag.kvcache.gate import Gate
+from rag.kvcache.methods import Policy
 from rag.kvcache.methods import method as method_named
 from rag.kvcache.prefill import Decoder, Prefilled
 from rag.kvcache.prompt_writer import SYSTEM, PromptWriter, Written
@@ -33,8 +34,8 @@ class KVGenerator:
     """Lets ``lm`` (``use: transformers``) answer from the hits, reusing what it once computed of their chunks.
 
     ``method``: how (``rag.kvcache.methods``: combined, first-k, cache-craft, focused, blend, query, reuse, block, ape, prefix, full). ``recompute``: share of the
-    reused tokens that is computed anew. ``policy``: what chunks are encoded behind: ``shared-prefix`` (the instructions), ``bare``,
-    ``bos-dropped``. ``ram_gb``, ``disk_gb``, ``device_gb``: budgets of the store's tiers; ``storage``: ``plain``, ``int8`` or ``int4``. ``salt``:
+    reused tokens that is computed anew. ``policy``: what chunks are encoded behind: ``shared-prefix`` (the instructions; the default), ``bare`` (that of
+    ``method: block``), ``bos-dropped``. ``ram_gb``, ``disk_gb``, ``device_gb``: budgets of the store's tiers; ``storage``: ``plain``, ``int8`` or ``int4``. ``salt``:
     secret of the tenant, best as ``${env:NAME}``. ``prepare_chunks``: compute chunks when they are ingested (as far as the budgets go), else when they are
     first used. ``overlap``: load later layers while earlier ones compute. ``reorder``: with ``method: prefix``, put sources first that stood
     first before, so that more of the prompt begins as one before it did (CacheWeaver, arXiv 2606.19667). ``temperature``, ``top_p``, ``seed``: sampling.
@@ -48,7 +49,7 @@ class KVGenerator:
         lm: LocalLM,
         method: str = "combined",
         recompute: float = 0.15,
-        policy: Literal["shared-prefix", "bare", "bos-dropped"] = "shared-prefix",
+        policy: Policy | None = None,
         ram_gb: float = 1.0,
         disk_gb: float = 10.0,
         device_gb: float = 0.0,
@@ -80,7 +81,8 @@ class KVGenerator:
         ):
             if value < least:
                 raise ValueError(f"{name}={value}: must be at least {least}")
-        self.lm, self.method, self.recompute, self.policy = lm, method_named(method), recompute, policy
+        self.lm, self.method, self.recompute = lm, method_named(method), recompute
+        self.policy: Policy = policy or self.method.policy
         self.max_tokens, self.max_prompt_tokens = max_tokens, max_prompt_tokens
         self.min_support, self.abstention = min_support, abstention
         self.system = (system or SYSTEM).replace(ABSTENTION, abstention)

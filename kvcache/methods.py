@@ -14,6 +14,7 @@ from rag.kvcache.first_k import FirstK, Lot
 from rag.kvcache.query_driven import QueryDriven
 
 Reads = Literal["nothing", "prefixes", "chunks"]
+Policy = Literal["shared-prefix", "bare", "bos-dropped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Method:
 
     ``exact``: the answer is that of the full prefill. ``parallel``: chunks lie side by side (APE). ``variants``: a chunk is kept as it was
     computed behind others, too, and the kept one that fits best is taken (Cache-Craft); ``focused``: of these, only what the question looks at
-    is computed in all layers. ``about``: one line for people.
+    is computed in all layers. ``policy``: what chunks are encoded behind, unless the user says otherwise. ``about``: one line for people.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Method:
     parallel: bool = False
     variants: bool = False
     focused: bool = False
+    policy: Policy = "shared-prefix"
 
 
 METHODS: Mapping[str, Method] = {
@@ -49,7 +51,14 @@ METHODS: Mapping[str, Method] = {
             exact=True,
         ),
         Method("reuse", "takes every chunk as it was encoded alone (PromptCache, arXiv 2311.04934)", "chunks", Lot, 0.0),
-        Method("block", "the same, for models tuned to it (Block-Attention, arXiv 2409.15355)", "chunks", Lot, 0.0),
+        Method(
+            "block",
+            "takes every chunk as it was encoded alone, behind nothing: for models tuned to it (Block-Attention, arXiv 2409.15355)",
+            "chunks",
+            Lot,
+            0.0,
+            policy="bare",
+        ),
         Method("ape", "chunks side by side, with a temperature (APE, arXiv 2502.05431)", "chunks", Lot, 0.0, parallel=True),
         Method("lot", "computes tokens drawn by lot: the control", "chunks", Lot),
         Method("first-k", "computes the first tokens of chunks (EPIC, arXiv 2410.15332)", "chunks", FirstK),

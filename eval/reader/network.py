@@ -89,6 +89,17 @@ class Attention(nn.Module):
         mixed = weights.view(batch * kv_heads, -1, length) @ values
         return self.o_proj(mixed.view(batch, -1, length, head_dim).transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
 
+    def looks(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, rows: Tensor, at: Tensor) -> Tensor:
+        """Attention weights ``[asked, heads, tokens]`` of the tokens ``at [asked]`` of ``rows [asked]``."""
+
+        def heads(projected: Tensor) -> Tensor:
+            return rotated(projected.view(*x.shape[:2], -1, self.shape.head_dim).transpose(1, 2), cos, sin)[rows].float()
+
+        queries = heads(self.q_proj(x))[torch.arange(len(at)), :, at]
+        keys = heads(self.k_proj(x)).repeat_interleave(self.shape.num_heads // self.shape.num_kv_heads, dim=1)
+        scores = torch.einsum("ahd,ahtd->aht", queries, keys) * self.shape.head_dim**-0.5
+        return torch.softmax(scores + mask[rows, :, at], dim=-1)
+
 
 class Gate(nn.Module):
     """SwiGLU."""
@@ -114,6 +125,10 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+
+    def looks(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, rows: Tensor, at: Tensor) -> Tensor:
+        """Where tokens look (see ``Attention.looks``), given what comes into the block."""
+        return self.self_attn.looks(self.input_layernorm(x), cos, sin, mask, rows, at)
 
 
 class Trunk(nn.Module):

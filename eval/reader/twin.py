@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rag.eval.reader import weights
 from rag.eval.reader.batches import Batch, Encoder, Row
-from rag.eval.reader.lessons import Likeness, Slots, Word, lessons, unlikeness
+from rag.eval.reader.lessons import Slots, Telling, Word, lessons, likenesses, tellings, unlikeness
 from rag.eval.reader.network import Network, rotation
 from rag.eval.reader.tasks import KINDS, Kind, Question, make
 from rag.eval.reader.train import Run, Stage, by_kind, loss_and_hits, note, packed
@@ -42,34 +42,35 @@ WORDS_WEIGHT, LIKENESS_WEIGHT, HEAD_RATE = 0.5, 1.0, 0.003
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One batch: every instance under the block mask, then some in full attention; ``contexts`` are all instances in full, no questions."""
+    """One batch: every instance under the block mask, then some in full attention; ``contexts`` are all instances in full, asked for what is told by pronouns."""
 
     batch: Batch
     contexts: Batch
     asked: list[list[Question]]
     blocked: list[bool]
     words: list[list[Word]]
-    likenesses: list[list[Likeness]]
+    told: list[list[Telling]]
 
 
 def drawn(encoder: Encoder, stage: Stage, seed: int, full: float) -> Drawn:
     """The batch of ``seed``; ``full``: share of its instances that are asked in full attention, too."""
-    rows, asked, words, likenesses = list[Row](), list[list[Question]](), list[list[Word]](), list[list[Likeness]]()
+    rows, asked, words = list[Row](), list[list[Question]](), list[list[Word]]()
+    contexts, told = list[Row](), list[list[Telling]]()
     for number in range(seed, seed + stage.rows):
         instance = make(
             number, random.Random(number).randint(*stage.chunks), facts_per_chunk=stage.facts, num_relations=stage.relations
         )
         row, questions = packed(encoder, instance, stage.length, number, recall=0.0, shares=SHARES)
-        of_row = lessons(encoder, instance, row)
+        context, of_row = tellings(encoder, instance, row, number)
         rows.append(row)
         asked.append(questions)
-        words.append(of_row[0])
-        likenesses.append(of_row[1])
+        words.append(lessons(encoder, instance, row))
+        contexts.append(context)
+        told.append(of_row)
     num_full = round(full * len(rows))
     blocked = [True] * len(rows) + [False] * num_full
-    contexts = encoder.batch([_context(row) for row in rows], [False] * len(rows))
     batch = encoder.batch(rows + rows[:num_full], blocked, stage.length, "bare")
-    return Drawn(batch, contexts, asked + asked[:num_full], blocked, words, likenesses)
+    return Drawn(batch, encoder.batch(contexts, [False] * len(rows)), asked + asked[:num_full], blocked, words, told)
 
 
 def depths(network: Network, batch: Batch) -> list[Tensor]:
@@ -87,7 +88,8 @@ def losses(network: Network, slots: Slots, of: Drawn) -> tuple[Tensor, Tensor, T
     answers, hits = loss_and_hits(network, network.model.norm(states[-1]), of.batch, 0.0)
     with torch.no_grad():
         whole = depths(network, of.contexts)
-    return answers, slots.loss(network, states, of.words), unlikeness(states, whole, of.likenesses), hits
+        like = likenesses(network, whole, of.contexts, of.told)
+    return answers, slots.loss(network, states, of.words), unlikeness(states, whole, like), hits
 
 
 def train(run: Run, slots: Slots, *, minutes: float, full: float) -> None:
@@ -130,12 +132,6 @@ def train(run: Run, slots: Slots, *, minutes: float, full: float) -> None:
         if progress.step % 50 == 0:
             _save(run, slots)
     _save(run, slots)
-
-
-def _context(row: Row) -> Row:
-    """The row without its question blocks."""
-    end = row.groups.count(0)
-    return Row(row.ids[:end], row.positions[:end], row.owners[:end], row.groups[:end], row.targets[:end])
 
 
 def _save(run: Run, slots: Slots) -> None:

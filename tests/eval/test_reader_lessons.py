@@ -10,7 +10,18 @@ import torch
 
 from rag.eval.reader import twin, vocabulary, weights
 from rag.eval.reader.batches import Encoder
-from rag.eval.reader.lessons import FACT_DEPTH, LIKE_DEPTHS, NAME_DEPTH, Likeness, Slots, lessons, unlikeness
+from rag.eval.reader.lessons import (
+    FACT_DEPTH,
+    LIKE_DEPTHS,
+    MAX_TELLINGS,
+    NAME_DEPTH,
+    Likeness,
+    Slots,
+    lessons,
+    likenesses,
+    tellings,
+    unlikeness,
+)
 from rag.eval.reader.network import Network, Shape
 from rag.eval.reader.tasks import make
 from rag.eval.reader.train import Stage
@@ -32,22 +43,32 @@ def small() -> Network:
 def test_every_carried_fact_is_taught_behind_its_chunk(seed: int) -> None:
     instance = make(seed, 2 + seed % 5)
     row = ENCODER.row(instance, instance.questions[:3], [instance.facts[0].sentence])
-    words, likenesses = lessons(ENCODER, instance, row)
+    words = lessons(ENCODER, instance, row)
+    told, telling = tellings(ENCODER, instance, row, seed)
     held = {(word.at, word.slot): word.id for word in words}
     assert len(held) == len(words), "no row is to hold two tokens in one slot"
+    assert told.ids[: told.groups.count(0)] == row.ids[: row.groups.count(0)]
     carried = [fact for fact in instance.facts if fact.carried]
-    assert carried and {row.ids[like.of] for like in likenesses} == {ENCODER.encoded(f" {fact.value}")[0] for fact in carried}
+    assert carried
+    taught = 0
     for fact in carried:
         value, name = ENCODER.encoded(f" {fact.value}"), ENCODER.encoded(f" {fact.subject}")
-        rows = [like for like in likenesses if row.owners[like.of] == fact.chunk + 1 and row.ids[like.of] == value[0]]
-        assert rows, f"{fact} is taught nowhere"
-        for like in rows:
-            assert (held[like.at, "value"], held[like.at, "name"]) == (value[0], name[0])
-            assert row.owners[like.at] == -1 and like.at > like.of, "it is a row that sees all chunks"
-            last = fact.chunk + 1 == len(instance.chunks)
-            assert (row.groups[like.at] in (1, 2, 3)) == last and (row.groups[like.at] == 0) != last
-        start = row.owners.index(fact.chunk + 1)
-        assert held[start - 1, "next name"] == name[0] and row.owners[start - 1] == -1
+        assert held[row.owners.index(fact.chunk + 1) - 1, "next name"] == name[0]
+        last = fact.chunk + 1 == len(instance.chunks)
+        for each in telling:
+            if told.owners[each.among[0]] != fact.chunk + 1 or told.ids[each.among[0]] not in value:
+                continue
+            taught += 1
+            assert told.ids[each.by + 1] == each.id == told.ids[each.among[0]], "it is said where it stands in the answer"
+            assert set(told.owners[each.among[0] : each.among[1]]) == {fact.chunk + 1}
+            assert told.owners[each.among[1]] != fact.chunk + 1
+            for at in each.at:
+                assert row.owners[at] == -1 and at > each.among[0], "it is a row that sees all chunks"
+                assert row.groups[at] == (1 if last else 0)
+                if each.id == value[0]:
+                    assert (held[at, "value"], held[at, "name"]) == (value[0], name[0])
+    assert taught == len(telling)
+    assert len({each.by for each in telling}) == len(telling) and len(telling) >= min(MAX_TELLINGS, len(carried))
     assert {word.depth for word in words} == {NAME_DEPTH, FACT_DEPTH}
 
 
@@ -56,11 +77,53 @@ def test_alone_a_chunk_cannot_know_whose_facts_it_tells_and_the_rows_behind_it_c
     row = ENCODER.row(instance, instance.questions[:2])
     (sees,) = ENCODER.batch([row], [True], policy="bare").mask[:, 0] == 0
     owners = torch.tensor(row.owners)
-    _, likenesses = lessons(ENCODER, instance, row)
-    for like in likenesses:
-        own, before = int(owners[like.of]), int(owners[like.of]) - 1
-        assert sees[like.at, like.of] and sees[like.at][owners == before].all()
-        assert set(owners[sees[like.of]].tolist()) == {own}
+    _, telling = tellings(ENCODER, instance, row, 0)
+    assert telling
+    for each in telling:
+        own = int(owners[each.among[0]])
+        for at in each.at:
+            assert sees[at, each.among[0]] and sees[at][owners == own - 1].all()
+        assert set(owners[sees[each.among[0]]].tolist()) == {own}
+
+
+def test_a_telling_is_like_the_row_that_transformers_sees_it_read_from() -> None:
+    from transformers import AutoModelForCausalLM
+
+    reader = weights.read(weights.READER)
+    model = AutoModelForCausalLM.from_pretrained(weights.READER, dtype=torch.float32, attn_implementation="eager").eval()
+    num_found = 0
+    for seed in range(30):
+        instance = make(seed, 3)
+        row = ENCODER.row(instance, instance.questions[:1])
+        told, telling = tellings(ENCODER, instance, row, seed)
+        first = [each for each in telling if told.groups[each.by] == 1]  # the first block alone is a plain causal prompt
+        end = max(at for at, group in enumerate(told.groups) if group <= 1) + 1
+        batch = ENCODER.batch([told], [False])
+        with torch.inference_mode():
+            states = twin.depths(reader, batch)
+            ((*found,),) = likenesses(reader, states, batch, [first])
+            seen = model(torch.tensor([told.ids[:end]]), output_attentions=True)
+        expected = list[Likeness]()
+        for each in first:
+            if int(seen.logits[0, each.by].argmax()) == each.id:
+                look = sum(seen.attentions[depth][0, :, each.by].sum(0) for depth in LIKE_DEPTHS)
+                of = each.among[0] + int(look[slice(*each.among)].argmax())
+                expected += [Likeness(at, of) for at in each.at]
+        assert found == expected
+        num_found += len(found)
+    assert num_found > 30, "the reader says most of it"
+
+
+def test_what_is_not_said_in_full_attention_teaches_nothing() -> None:
+    instance = make(3, 4)
+    told, telling = tellings(ENCODER, instance, ENCODER.row(instance, instance.questions[:2]), 0)
+    network, batch = small(), ENCODER.batch([told], [False])
+    with torch.no_grad():
+        states = twin.depths(network, batch)
+        said = network.logits(network.model.norm(states[-1]))[0].argmax(-1).tolist()
+    assert not any(said[each.by] == each.id for each in telling), "random weights say something else"
+    assert likenesses(network, states, batch, [telling]) == [[]]
+    assert float(unlikeness(states, states, [[]])) == 0
 
 
 def test_what_is_held_already_costs_nothing() -> None:
@@ -71,10 +134,11 @@ def test_what_is_held_already_costs_nothing() -> None:
     with torch.no_grad():
         states = twin.depths(network, batch)
     torch.testing.assert_close(network.model.norm(states[-1]), network(batch.ids, batch.positions, batch.mask))
-    words, likenesses = lessons(ENCODER, instance, row)
-    same = [[Likeness(like.of, like.of) for like in likenesses]]
+    words = lessons(ENCODER, instance, row)
+    like = [Likeness(at, each.among[0]) for each in tellings(ENCODER, instance, row, 0)[1] for at in each.at]
+    same = [[Likeness(each.of, each.of) for each in like]]
     assert float(unlikeness(states, states, same)) == pytest.approx(0, abs=1e-5)
-    assert 0 < float(unlikeness(states, states, [likenesses])) < 2 * len(LIKE_DEPTHS)
+    assert 0 < float(unlikeness(states, states, [like])) < 2 * len(LIKE_DEPTHS)
     told = [state.clone() for state in states]
     one_slot = [[word for word in words if word.slot == "value"]]
     for word in one_slot[0]:
@@ -99,5 +163,6 @@ def test_both_masks_stand_in_a_batch_in_their_shares() -> None:
     one = twin.drawn(ENCODER, Stage((3, 3), (1, 1), (3, 3), 192, 4, 2.0), 7, 0.5)
     assert one.blocked == [True] * 4 + [False] * 2 and len(one.asked) == len(one.batch.ids) == 6
     assert torch.equal(one.batch.ids[0], one.batch.ids[4]) and not torch.equal(one.batch.mask[0], one.batch.mask[4])
-    assert len(one.words) == len(one.likenesses) == len(one.contexts.ids) == 4
-    assert bool((one.contexts.groups <= 0).all())
+    assert len(one.words) == len(one.told) == len(one.contexts.ids) == 4
+    for number, of_row in enumerate(one.told):
+        assert of_row and all(one.contexts.groups[number, each.by] > 0 for each in of_row)

@@ -94,6 +94,12 @@ def test_every_method_answers_and_says_what_it_reused(lm: TransformersLM, word: 
         assert abs(usage.recomputed_tokens - chosen) <= 1
 
 
+def test_block_encodes_chunks_behind_nothing_unless_told_otherwise(lm: TransformersLM) -> None:
+    assert {word for word in METHODS if KVGenerator(lm, method=word).policy == "bare"} == {"block"}
+    assert KVGenerator(lm, method="block", policy="shared-prefix").engine.planner.policy == "shared-prefix"
+    assert KVGenerator(lm, method="first-k", policy="bare").engine.planner.policy == "bare"
+
+
 def test_what_was_not_prepared_is_kept_after_the_answer(lm: TransformersLM) -> None:
     generator = KVGenerator(lm, prepare_chunks=False, max_tokens=4)
     generator.prepare([hit.chunk for hit in hits()])
