@@ -19,6 +19,7 @@ from rag.kernels.merge_states import merge_states, merge_states_reference
 from rag.kernels.quantise import quantise_reference
 from rag.kernels.rotate import rotate_reference
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
+from rag.kernels.selective_batch import selective_attention_batch, selective_batch_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
 from rag.kernels.window_scores import window_scores, window_scores_reference
 
@@ -86,6 +87,38 @@ def equal(batch: tuple[Tensor, ...], causal: bool, by_cudnn: bool) -> Run:
             return torch.nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
 
     return run
+
+
+def batch_cases(bench: Bench, small: bool) -> Iterator[Case]:
+    """Requests that recompute some of their rows at the same time, each over keys of its own."""
+    num_requests, num_keys, num_rows = (3, 60, 20) if small else (8, 8192, 473)
+    kept = [bench.normal(2, KEY_HEADS, num_keys, DIM) for _ in range(num_requests)]
+    positions = torch.stack([torch.randperm(num_keys)[:num_rows].sort().values for _ in kept]).to(bench.device)
+    queries, starts = bench.normal(HEADS, num_requests * num_rows, DIM), list(range(0, num_requests * num_rows + 1, num_rows))
+    given = (queries, starts, [kv[0] for kv in kept], [kv[1] for kv in kept], positions.flatten())
+    more: dict[str, Any] = {"num_keys": [num_keys] * num_requests, "scale": DIM**-0.5}
+
+    def ours() -> Tensor:
+        return selective_attention_batch(*given, **more)[0]
+
+    def error() -> float:
+        keys, values = ([part.double() for part in parts] for parts in given[2:4])
+        return relative(ours(), selective_batch_reference(queries.double(), starts, keys, values, given[4], **more)[0])
+
+    def masked() -> Run:
+        masks = [torch.arange(num_keys, device=bench.device) <= some[:, None] for some in positions]
+
+        def run() -> list[Tensor]:
+            parts = zip(pairwise(starts), kept, masks, strict=True)
+            return [sdpa(queries[:, first:last], *kv, attn_mask=mask)() for (first, last), kv, mask in parts]
+
+        return run
+
+    moved = 2 * 2 * KEY_HEADS * DIM * num_keys * num_requests
+    yield Case(
+        f"{num_requests} requests of {num_rows} scattered rows", ours, error, 6e-3, moved, 4 * HEADS * DIM * float(positions.sum()),
+        {"sdpa with a mask, one by one": masked},
+    )  # fmt: skip
 
 
 def text_cases(bench: Bench, small: bool) -> Iterator[Case]:

@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.gpu_anchors import wheels
-from bench.gpu_attention import attention_cases, prompt_cases, text_cases
+from bench.gpu_attention import attention_cases, batch_cases, prompt_cases, text_cases
 from bench.gpu_storage import compressed_cases, search_cases, storage_cases
 from bench.gpu_timing import Bench, Case, figures
 from bench.record import write_result
@@ -34,7 +34,7 @@ from rag.kernels.choose import choose
 
 def cases(bench: Bench, small: bool) -> Iterator[Case]:
     """All of them, one at a time: their tensors do not fit together."""
-    for made in (attention_cases, text_cases, prompt_cases, storage_cases, search_cases, compressed_cases):
+    for made in (attention_cases, batch_cases, text_cases, prompt_cases, storage_cases, search_cases, compressed_cases):
         yield from made(bench, small)
 
 

@@ -6,7 +6,7 @@ Shapes: 16 layers, 4 key heads of 64 (assembly of 8 pieces of 512 tokens); 16 qu
 256 tokens (attention within texts); 32 query tokens, 1,000 documents of 20 to 300 tokens of 128 dimensions (late interaction) and 1,600 of 60 to 190
 tokens in codes of 2, 4 and 5 bits, centroids scored too. Peers: assembly as
 torch expressions; ``scaled_dot_product_attention`` with a mask tensor, causal, with one query, and over padded texts; ``einsum`` over padded
-documents, of codes decompressed beforehand. Requests: chunks of 512 tokens behind 64, a decoding step of 8 requests with 4,096 common keys, states of attention, rotation; peers are
+documents, of codes decompressed beforehand. Requests: chunks of 512 tokens behind 64, a decoding step of 8 requests with 4,096 common keys, 8 requests of 48 scattered rows over 1,024 keys each, states of attention, rotation; peers are
 torch's attention request by request, and expressions. Every figure is the median of runs that take
 turns, by the clock and of the processor, with one thread and with two; the load of the machine before and after stands in the result: on shared cores torch's operations of two
 threads wait for each other, by whole time slices, and only the figures with one thread compare the loops themselves.
@@ -38,6 +38,7 @@ from rag.kernels.merge_states import merge_states
 from rag.kernels.quantise import layer_of, quantise_kv
 from rag.kernels.rotate import rotate, rotate_reference
 from rag.kernels.selective_attention import selective_attention
+from rag.kernels.selective_batch import selective_attention_batch
 from rag.kernels.varlen_attention import varlen_attention
 from rag.kernels.warp_score import centroid_scores, document_scores, lanes_of
 from rag.kernels.warp_score_codes import Coded, row_bytes, unpacked
@@ -264,6 +265,34 @@ def together(num_requests: int, dtype: torch.dtype) -> dict[str, Any]:
     return found
 
 
+def recomputing(num_requests: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Requests of 48 scattered rows over 1,024 keys each, at once; beside torch's attention with a mask, request by request."""
+    rows, num_keys = 48, 1024
+    kept = [torch.randn(2, KEY_HEADS, num_keys, DIM).to(dtype) for _ in range(num_requests)]
+    positions = torch.stack([torch.randperm(num_keys)[:rows].sort().values for _ in kept])
+    queries, starts = torch.randn(HEADS, num_requests * rows, DIM).to(dtype), list(range(0, num_requests * rows + 1, rows))
+    keys, values, counts = [kv[0] for kv in kept], [kv[1] for kv in kept], [num_keys] * num_requests
+    masks = [torch.arange(num_keys) <= some[:, None] for some in positions]
+
+    def ours() -> torch.Tensor:
+        more: dict[str, Any] = {"num_keys": counts, "scale": DIM**-0.5}
+        return selective_attention_batch(queries, starts, keys, values, positions.flatten(), **more)[0]
+
+    def one_by_one() -> torch.Tensor:
+        parts = zip(queries.split(rows, 1), kept, positions, strict=True)
+        return torch.cat([selective_attention(q, *kv, some, num_keys=num_keys, scale=DIM**-0.5) for q, kv, some in parts])
+
+    def peer() -> torch.Tensor:
+        attend = torch.nn.functional.scaled_dot_product_attention
+        parts = zip(queries.split(rows, 1), kept, masks, strict=True)
+        outs = [attend(q[None], kv[:1], kv[1:], attn_mask=mask, enable_gqa=True)[0] for q, kv, mask in parts]
+        return torch.cat(outs, 1).transpose(0, 1)
+
+    found = compared({"ours": ours, "ours, one by one": one_by_one, "sdpa": peer}, "sdpa")
+    assert _relative(ours(), peer().double()) < 1e-2
+    return found
+
+
 def merging(dtype: torch.dtype) -> dict[str, Any]:
     """Two states of 4,096 tokens, beside a softmax over logarithms and a weighted sum."""
     outs, lses = torch.randn(2, 4096, HEADS, DIM).to(dtype), torch.randn(2, HEADS, 4096)
@@ -306,6 +335,7 @@ def requests(case: str, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
     return {
         f"chunks behind one beginning {case}": ingest(dtype),
         f"8 requests decode together {case}": together(8, dtype),
+        f"8 requests recompute together {case}": recomputing(8, dtype),
         f"two states merged {case}": merging(dtype),
         f"rotation {case}": rotation(dtype),
     }

@@ -13,6 +13,8 @@ from rag.kernels.selective_attention import with_sinks
 from rag.kernels.visibility import seeing_rows, seen_keys
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -68,20 +70,46 @@ def _in_vectors(
     window: int | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
+    import torch
+
+    from rag.kernels.attention_tiles_cpu import attend
+
+    num_heads, num_tokens, _ = queries.shape
+    out = queries.new_zeros(num_tokens, num_heads, values.shape[2])
+    lse = torch.full((num_heads, num_tokens), float("-inf"))
+    num_rows = seeing.stop - seeing.start
+    jobs, bounds = jobs_by_position(queries, keys, values, positions, seeing, num_keys, window, out, lse, num_rows)
+    attend(jobs, queries, values, num_heads // len(keys), scale=scale, softcap=softcap)
+    del bounds  # their addresses are good until here
+    return out, lse
+
+
+def jobs_by_position(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    seeing: slice,
+    num_keys: int,
+    window: int | None,
+    out: Tensor,
+    lse: Tensor,
+    num_rows: int,
+) -> tuple[NDArray[np.int64], list[Tensor]]:
+    """Jobs of ``attention_tiles_cpu`` for the tokens ``seeing``, those that see most first, and what must live until they are done.
+
+    ``num_rows``: tokens of all that are computed together, by which jobs are sized.
+    """
     import numpy as np
     import torch
 
-    from rag.kernels.attention_tiles_cpu import attend, jobs_of, tokens_of_a_job
+    from rag.kernels.attention_tiles_cpu import jobs_of, tokens_of_a_job
 
-    num_heads, num_tokens, _ = queries.shape
-    group = num_heads // len(keys)
-    out = queries.new_zeros(num_tokens, num_heads, values.shape[2])
-    lse = torch.full((num_heads, num_tokens), float("-inf"))
+    num_heads, group = len(queries), len(queries) // len(keys)
     highest = positions.clamp(max=num_keys - 1).int().contiguous()
-    lowest = (positions - window + 1).clamp(min=0).int() if window else torch.zeros_like(highest)
-    tokens = tokens_of_a_job(group, num_heads * (seeing.stop - seeing.start))
-    begins = np.arange(seeing.start, seeing.stop, tokens)[::-1]  # the last tokens see most
+    lowest = (positions - window + 1).clamp(min=0).int().contiguous() if window else torch.zeros_like(highest)
+    tokens = tokens_of_a_job(group, num_heads * num_rows)
+    begins = np.arange(seeing.start, seeing.stop, tokens)[::-1]
     ends = np.minimum(begins + tokens, seeing.stop)
     jobs = jobs_of(queries, keys, values, out, lse, lowest, highest, begins, ends, np.zeros_like(begins))
-    attend(jobs, queries, values, group, scale=scale, softcap=softcap)
-    return out, lse
+    return jobs, [lowest, highest]

@@ -58,7 +58,7 @@ def cascade_triton(
     dtype = queries.dtype if splits == 1 else torch.float32
     outs = torch.empty(splits, num_requests, num_heads, value_dim, dtype=dtype, device=device)
     lses = torch.empty(splits, num_heads, num_requests, device=device)
-    rows = _table(keys, values, num_keys)
+    rows = table_of(keys, values, num_keys)
     aligned = all(number % 16 == 0 for row in rows for number in row[:-1]) and keys[0].data_ptr() % 16 == 0
     attend_own[(num_requests, heads, splits)](
         queries,
@@ -91,7 +91,7 @@ def cascade_triton(
     return with_sinks(out, lse, sinks)[0]
 
 
-def _table(keys: Sequence[Tensor], values: Sequence[Tensor], num_keys: Sequence[int]) -> list[list[int]]:
+def table_of(keys: Sequence[Tensor], values: Sequence[Tensor], num_keys: Sequence[int]) -> list[list[int]]:
     """Per request where its keys and values lie, in numbers from those of the first, with their strides, and how many are to be read."""
     size = keys[0].element_size()
     return [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-Kernel = Literal["attention", "scores", "ingest", "maxsim", "logprob"]
+Kernel = Literal["attention", "batch", "scores", "ingest", "maxsim", "logprob"]
 Shape = Literal["many", "few", "plain", "codes", "any"]
 
 
@@ -39,6 +39,18 @@ TILES: dict[tuple[Kernel, int, int, Shape], Tile] = {  # (kernel, architecture, 
     ("attention", 90, 64, "few"): Tile(16, 64, 4, 3),
     ("attention", 90, 128, "few"): Tile(16, 64, 4, 3),
     ("attention", 90, 256, "few"): Tile(16, 64, 8, 2),
+    ("batch", 80, 64, "many"): Tile(64, 64, 4, 3),
+    ("batch", 80, 128, "many"): Tile(64, 32, 4, 2),
+    ("batch", 80, 256, "many"): Tile(32, 32, 4, 2),
+    ("batch", 80, 64, "few"): Tile(16, 64, 4, 3),
+    ("batch", 80, 128, "few"): Tile(16, 64, 4, 2),
+    ("batch", 80, 256, "few"): Tile(16, 32, 8, 2),
+    ("batch", 90, 64, "many"): Tile(128, 64, 8, 3),
+    ("batch", 90, 128, "many"): Tile(128, 64, 8, 3),
+    ("batch", 90, 256, "many"): Tile(64, 64, 8, 2),
+    ("batch", 90, 64, "few"): Tile(16, 64, 4, 3),
+    ("batch", 90, 128, "few"): Tile(16, 32, 4, 3),
+    ("batch", 90, 256, "few"): Tile(16, 32, 8, 2),
     ("scores", 80, 64, "any"): Tile(32, 64, 4, 2),
     ("scores", 80, 128, "any"): Tile(32, 64, 4, 2),
     ("scores", 80, 256, "any"): Tile(32, 32, 4, 2),

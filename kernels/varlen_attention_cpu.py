@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from rag.kernels.choose import processor_way
+from rag.kernels.choose import loading, processor_way
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,12 @@ def varlen_attention_cpu(
 ) -> Tensor:
     """See ``varlen_attention.varlen_attention``. Float32 or bfloat16."""
     in_rows = queries.stride(2) == keys.stride(2) == values.stride(2) == 1
-    if in_rows and processor_way(queries.dtype, queries.shape[2]).name == "vectors":
+    pairs = float(starts.diff().double().square().sum())
+    if (
+        in_rows
+        and processor_way(queries.dtype, queries.shape[2]).name == "vectors"
+        and loading.pays(2 * pairs * len(queries) * (queries.shape[2] + values.shape[2]))
+    ):
         return _in_vectors(queries, keys, values, starts, longest, scale, causal, window)
     return varlen_attention_torch_cpu(queries, keys, values, starts, scale=scale, causal=causal, window=window)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from rag.kvcache.arena import Arena
@@ -108,6 +109,27 @@ def causal_state(attending: Attending) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+def causal_states(every: Sequence[Attending]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The same of several requests in one layer, computed together."""
+    import torch
+
+    from rag.kernels.selective_batch import selective_attention_batch
+
+    if len(every) < 2:
+        return [causal_state(attending) for attending in every]
+    lengths = [attending.queries.shape[1] for attending in every]
+    out, lse = selective_attention_batch(
+        torch.cat([attending.queries for attending in every], 1),
+        [0, *accumulate(lengths)],
+        [attending.keys for attending in every],
+        [attending.values for attending in every],
+        torch.cat([attending.rows.slots for attending in every]),
+        num_keys=[attending.num_keys for attending in every],
+        **every[0].options,
+    )
+    return list(zip(torch.split(out, lengths), torch.split(lse, lengths, 1), strict=True))
+
+
 class CachedPass:
     """A pass of ``requests``, whose rows lie one after another in the hidden states; padding does not exist.
 
@@ -178,12 +200,12 @@ class CachedPass:
         return torch.cat(parts, 1)
 
     def attend(self, index: int, projected: Projected) -> torch.Tensor:
-        """Writes the rows' keys and values, then attends, request by request: ``[T, Hq, Dv]``."""
+        """Writes the rows' keys and values, then attends, all requests at once but for those with an attention of their own: ``[T, Hq, Dv]``."""
         import torch
 
         if self._common and self._traits.layers[index].window is None:
             return self._attend_together(index, projected)
-        outs, start = [], 0
+        every, start = [], 0
         for rows in self._requests:
             end = start + len(rows.slots)
             queries, keys, values = (part[:, start:end] for part in projected[:3])
@@ -192,18 +214,21 @@ class CachedPass:
             if rows.captured is not None:
                 rows.captured[index] = (keys, values)
             rows.arena.write(index, rows.slots, self._rotated(index, rows, keys), values)
-            attending = Attending(
-                index, self._rotated(index, rows, queries), rows, attention_options(self._traits, index, projected)
+            every.append(
+                Attending(index, self._rotated(index, rows, queries), rows, attention_options(self._traits, index, projected))
             )
-            if rows.attention is None:
-                out, lse = causal_state(attending)
+            start = end
+        states = iter(causal_states([attending for attending in every if attending.rows.attention is None]))
+        outs = []
+        for attending in every:
+            if attending.rows.attention is None:
+                out, lse = next(states)
                 attending = replace(attending, lse=lse)
             else:
-                out = rows.attention(attending)
-            if rows.watch is not None:
-                rows.watch(attending)
+                out = attending.rows.attention(attending)
+            if attending.rows.watch is not None:
+                attending.rows.watch(attending)
             outs.append(out)
-            start = end
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     def _attend_together(self, index: int, projected: Projected) -> torch.Tensor:

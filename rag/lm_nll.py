@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rag.kernels.token_logprob import token_logprob
+from rag.kernels.token_logprob import logprob_of_logits, token_logprob
 
 if TYPE_CHECKING:
     import torch
@@ -165,8 +165,7 @@ class TokenReader:
         if self._head is not None:
             weight, bias = self._head
             return token_logprob(states, weight, targets, bias)
-        logits = states.float()
-        return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+        return logprob_of_logits(states, targets)
 
     @cached_property
     def _head(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rag.kernels.token_logprob import logprob_of_logits, token_logprob
 from rag.lm_nll import MAX_LOGITS, plain_head
 from rag.lm_tree import Node, Plan, Row, batches, plan
 
@@ -238,17 +239,22 @@ class SharedReader:
         return out.logits[rows, offsets], getattr(out, "past_key_values", None)
 
     def _values(self, states: torch.Tensor, asked: Sequence[tuple[int, int]]) -> list[float]:
-        """Log-probabilities of ``asked``, pairs of row of ``states`` (ascending) and token; logits are made of a few rows at a time."""
+        """Log-probabilities of ``asked``, pairs of row of ``states`` (ascending) and token; a few rows at a time."""
         import torch
 
         step = max(1, MAX_LOGITS // self._vocabulary)
         values: list[float] = []
         with torch.inference_mode():
             for begin in range(0, len(states), step):
-                logits = self._logits(states[begin : begin + step])
+                part = states[begin : begin + step]
                 some = [(row - begin, token) for row, token in asked if begin <= row < begin + step]
-                rows, tokens = (torch.tensor([pair[n] for pair in some], dtype=torch.long, device=logits.device) for n in (0, 1))
-                values += (logits[rows, tokens] - logits.logsumexp(-1)[rows]).tolist()
+                rows, tokens = (torch.tensor([pair[n] for pair in some], dtype=torch.long, device=part.device) for n in (0, 1))
+                if self._head is None:
+                    found = logprob_of_logits(part, tokens, rows=rows)
+                else:
+                    weight, bias = self._head
+                    found = token_logprob(part, weight, tokens, bias, rows=rows)
+                values += found.tolist()
         return values
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:

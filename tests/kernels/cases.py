@@ -257,6 +257,56 @@ def requests(case: Cascade, seed: int = 0) -> tuple[Requests, Tensor | None]:
     return Requests(queries, common[0], common[1], keys, values, list(case.own)), sinks
 
 
+class Batch(NamedTuple):
+    """Requests of ``rows`` scattered queries over ``num_keys`` keys each."""
+
+    name: str
+    rows: tuple[int, ...] = (5, 21, 1, 0, 12)
+    num_keys: tuple[int, ...] = (40, 60, 33, 7, 12)
+    heads: int = 4
+    key_heads: int = 2
+    key_dim: int = 16
+    value_dim: int = 16
+    window: int | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+BATCH = [
+    Batch("plain"),
+    Batch("one-request", rows=(37,), num_keys=(50,)),
+    Batch("no-keys", rows=(3, 2), num_keys=(0, 5)),
+    Batch("one-row-each", rows=(1,) * 9, num_keys=tuple(range(20, 56, 4))),
+    Batch("many-requests", rows=(1, 7) * 12, num_keys=(30, 11) * 12, heads=6),
+    Batch("window-sinks", window=7, sinks=True),
+    Batch("long", rows=(70, 3), num_keys=(301, 200), key_dim=64, value_dim=64),
+    Batch("unequal-dims-softcap", key_dim=48, value_dim=32, softcap=2.0),
+    Batch("group-1", heads=3, key_heads=3, key_dim=80, value_dim=80),
+    Batch("bfloat16", rows=(40, 1, 17), key_dim=64, value_dim=64, num_keys=(63, 50, 20), dtype=torch.bfloat16),
+    Batch("bfloat16-window-sinks", window=20, sinks=True, dtype=torch.bfloat16),
+]
+
+
+def batch(case: Batch, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of ``selective_attention_batch``: one request's rows may see nothing, buffers differ in length, and their rows past the keys are NaN."""
+    made = torch.Generator().manual_seed(seed)
+    starts = [0, *accumulate(case.rows)]
+    kv, positions = list[list[Tensor]](), [torch.zeros(0, dtype=torch.int64)]
+    for number, (rows, count) in enumerate(zip(case.rows, case.num_keys, strict=True)):
+        positions.append((torch.randint(0, count + 2, (rows,), generator=made) - 1).sort().values)
+        kv.append([])
+        for dim in (case.key_dim, case.value_dim):
+            whole = torch.randn(case.key_heads, count + 1 + number % 3, dim, generator=made).to(case.dtype)
+            whole[:, count:] = float("nan")
+            kv[-1].append(whole)
+    queries = torch.randn(starts[-1], case.heads, case.key_dim, generator=made).to(case.dtype).transpose(0, 1)
+    sinks = torch.randn(case.heads, generator=made) if case.sinks else None
+    keys, values = ([pair[part] for pair in kv] for part in (0, 1))
+    more = {"num_keys": list(case.num_keys), "window": case.window, "softcap": case.softcap, "sinks": sinks, "scale": 0.3}
+    return [queries, starts, keys, values, torch.cat(positions)], more
+
+
 class Ingest(NamedTuple):
     """Chunks of some lengths behind a beginning of ``num_before`` tokens."""
 

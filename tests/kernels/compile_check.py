@@ -39,6 +39,7 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     from rag.kernels.merge_states import merge_states
     from rag.kernels.quantise import layer_of, quantise_kv
     from rag.kernels.selective_attention import selective_attention
+    from rag.kernels.selective_batch import selective_attention_batch
     from rag.kernels.token_logprob import token_logprob
     from rag.kernels.varlen_attention import varlen_attention
     from rag.kernels.warp_score import (
@@ -69,6 +70,14 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     def decode(dim: int, own: int) -> None:
         common, kept = bf16(8, 4096, dim), [bf16(8, own + 16, dim) for _ in range(4)]
         cascade_decode(bf16(4, 32, dim), common, common, kept, kept, [own] * 4, scale=0.1)
+
+    def attend_requests(dim: int, rows: int, **more: Any) -> None:
+        kept, number = bf16(8, 1040, dim), 4096 // rows if rows > 1 else 64
+        starts, positions = list(range(0, number * rows + 1, rows)), torch.arange(1024 - rows, 1024).repeat(number)
+        counts = [1024] * number
+        selective_attention_batch(
+            bf16(32, number * rows, dim), starts, [kept] * number, [kept] * number, positions, num_keys=counts, scale=0.1, **more
+        )
 
     def ingest(dim: int, kind: Any, style: Any = "half", **more: Any) -> None:
         kv, turns = bf16(8, 1024, dim), torch.empty(1024, dim // 2)
@@ -126,6 +135,8 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"attention {dim} decoding", partial(attend, dim, 1)
         yield f"column mass {dim}", partial(mass, dim)
         yield f"cascade {dim}", partial(decode, dim, 128)
+        yield f"batch {dim} many", partial(attend_requests, dim, 512)
+        yield f"batch {dim} few", partial(attend_requests, dim, 1)
         yield f"ingest {dim} int8", partial(ingest, dim, "int8")
         yield f"merge {dim}", partial(merge, dim)
         if not quick:
@@ -145,6 +156,8 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"assembly {kind} interleaved", partial(assemble, kind, "interleaved")
     for kind in ("int4",) if quick else ("int8", "int4"):
         yield f"codes {kind}", partial(quantise, kind)
+    if not quick:
+        yield "batch 128 many window", partial(attend_requests, 128, 512, window=256)
     yield "deviation", deviate
     for dim in (128,) if quick else (128, 384, 1024):
         for stored, word in ((torch.int8, "codes"),) if quick else ((torch.bfloat16, "plain"), (torch.int8, "codes")):

@@ -22,8 +22,10 @@ from rag.kernels.deviation import kv_deviation, kv_deviation_reference
 from rag.kernels.ingest_prefill import ingest_prefill, ingest_prefill_reference
 from rag.kernels.maxsim import maxsim, maxsim_reference
 from rag.kernels.merge_states import merge_states, merge_states_reference
+from rag.kernels.paged import assemble_pages, pieces_of_pages
 from rag.kernels.quantise import quantise_kv, quantise_reference
-from rag.kernels.selective_attention import selective_attention, selective_attention_reference
+from rag.kernels.selective_attention import selective_attention, selective_attention_reference, with_sinks
+from rag.kernels.selective_batch import selective_attention_batch, selective_batch_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
 from rag.kernels.warp_score import (
@@ -41,13 +43,16 @@ from rag.kernels.warp_score_codes import Coded
 from rag.kernels.window_scores import window_scores, window_scores_reference
 from tests.kernels.cases import (
     ATTENTION,
+    BATCH,
     CASCADE,
     INGEST,
     VARLEN,
     Attention,
+    Batch,
     Cascade,
     Ingest,
     Varlen,
+    batch,
     chunks,
     coded_documents,
     limit,
@@ -114,6 +119,17 @@ def cascade(case: Cascade) -> None:
     assert rel(out, expected) < limit(case.dtype), rel(out, expected)
 
 
+def batched(case: Batch) -> None:
+    given, more = batch(case)
+    with watched(given[0], *given[2], *given[3], given[4]):
+        out, lse = selective_attention_batch(*given, **more)
+    sinks = more.pop("sinks")
+    wide = [given[0].double(), given[1], [x.double() for x in given[2]], [x.double() for x in given[3]], given[4]]
+    expected, expected_lse = with_sinks(*selective_batch_reference(*wide, **more), sinks)
+    assert rel(out, expected) < limit(case.dtype), rel(out, expected)
+    torch.testing.assert_close(lse, expected_lse, atol=1e-4, rtol=1e-5)
+
+
 def ingest(case: Ingest) -> None:
     made, more = chunks(case)
     other = made._replace(into=made.room())
@@ -156,6 +172,21 @@ def assembly(kind: str, style: Any, key_dim: int, value_dim: int, pairs: int, dt
     assemble_reference(pieces, [2, 7, 8, 50], cos, sin, style, *expected)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def in_pages(kind: str) -> None:
+    pool, _ = pieces_of(kind, [32, 1], 32, 16, torch.bfloat16)
+    cut, starts = pieces_of_pages(pool, [3, 0, 2], 8, 20, start=6)
+    found, expected = ([torch.full((3, 2, rows, dim), -1.0).bfloat16() for dim in (32, 16)] for rows in (56, 32))
+    whole = [part.clone() for part in expected]
+    with watched(*(tensor for piece in cut for kv in piece for tensor in kv[:4] if tensor is not None), seed=3):
+        assemble_layers(cut, starts, *table(40, 16), "half", *whole)
+        if kind == "plain":
+            assemble_pages(cut, starts, *table(40, 16), "half", *found, pages=[4, 6, 0, 3], page_rows=8)
+    assemble_reference(cut, starts, *table(40, 16), "half", *expected)
+    assert all(torch.equal(one, other) for one, other in zip(whole, expected, strict=True))
+    slots = torch.tensor([[4, 6, 0, 3][position // 8] * 8 + position % 8 for position in range(32)])
+    assert kind != "plain" or all(torch.equal(one[:, :, slots], other) for one, other in zip(found, expected, strict=True))
 
 
 def codes(kind: Any, tokens: int, dim: int, dtype: torch.dtype) -> None:
@@ -257,6 +288,8 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"varlen attention {within.name}", lambda within=within: within_texts(within)  # type: ignore[misc]
     for one in CASCADE:
         yield f"cascade {one.name}", lambda one=one: cascade(one)  # type: ignore[misc]
+    for several in BATCH:
+        yield f"batch {several.name}", lambda several=several: batched(several)  # type: ignore[misc]
     for chunked in INGEST:
         yield f"ingest {chunked.name}", lambda chunked=chunked: ingest(chunked)  # type: ignore[misc]
     for parts in ((3, 37, 3, 24, torch.float32), (2, 5, 4, 64, torch.bfloat16), (5, 1, 1, 256, torch.bfloat16)):
@@ -271,6 +304,8 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
             for dtype in (torch.float32, torch.bfloat16):
                 shape = (kind, style, key_dim, value_dim, pairs, dtype)
                 yield f"assembly {kind} {style} {key_dim} {dtype}", lambda shape=shape: assembly(*shape)  # type: ignore[misc]
+    for paged in ("plain", "int8", "int4"):
+        yield f"pages {paged}", lambda paged=paged: in_pages(paged)  # type: ignore[misc]
     for code in ("int8", "int4"):
         for tokens, dim in ((1, 16), (45, 80)):
             for dtype in (torch.float32, torch.bfloat16):

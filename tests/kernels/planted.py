@@ -32,6 +32,8 @@ PLANTED = [
     Planted("varlen_attention_triton", "column[None, :] <= row[:, None]", "column[None, :] < row[:, None]", "varlen attention causal"),
     Planted("varlen_attention_triton", "column[None, :] < row[:, None] + window", "column[None, :] <= row[:, None] + window", "varlen attention window"),
     Planted("cascade_triton", "range(num_common_parts)", "range(num_common_parts - 1)", "cascade plain"),
+    Planted("selective_batch_triton", "tl.minimum(earliest + 1, high)", "tl.minimum(earliest + 2 + BN, high)", "batch plain"),
+    Planted("selective_batch_triton", "(token < end) & (r % GP < G)", "(r % GP < G)", "batch plain"),
     Planted("merge_triton", "whole * fade + share", "whole + share", "merge (3, 37, 3, 24, torch.float32)"),
     Planted("ingest_triton", "real[None, :] & (pos[:, None] >= key[None, :])", "real[None, :] & (pos[:, None] > key[None, :])", "ingest plain"),
     Planted("ingest_triton", "(y * c + x * s)", "(y * c - x * s)", "ingest plain"),

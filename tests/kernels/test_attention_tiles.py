@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import ModuleType
 from typing import Any
 
 import numba
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rag.kernels.choose import Way, processor_way
+from rag.kernels.choose import Loading, Way, processor_way
 from rag.kernels.exponential import powers_16, tangents_16
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
@@ -75,6 +77,17 @@ def test_texts_go_through_torch_where_there_are_no_vectors(case: Varlen, monkeyp
     found = varlen_attention(queries, keys, values, starts, **more)
     expected = varlen_attention_reference(queries.double(), keys.double(), values.double(), starts, **more)
     assert rel(found, expected) < limit(case.dtype)
+
+
+def test_loops_are_loaded_when_torch_has_done_as_much_as_loading_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "rag.kernels.attention_tiles_cpu"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    loading = Loading()
+    assert loading.pays(2e6) and not loading.pays(5e5)
+    monkeypatch.delitem(sys.modules, name)
+    assert not Loading().pays(4.9e10) and Loading().pays(5e10)
+    loading = Loading()
+    assert [loading.pays(2e10) for _ in range(4)] == [False, False, True, True] and not loading.pays(5e5)
 
 
 def _check(case: Attention) -> None:

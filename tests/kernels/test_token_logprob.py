@@ -3,13 +3,28 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rag.kernels import choose
 from rag.kernels import token_logprob as module
-from rag.kernels.token_logprob import token_logprob, token_logprob_reference
+from rag.kernels.token_logprob import logprob_of_logits, token_logprob, token_logprob_reference
+
+
+@pytest.fixture(autouse=True)
+def in_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small problems too."""
+    monkeypatch.setattr(choose, "FEW_OPERATIONS", 0)
+    monkeypatch.setattr(choose, "LOADING_OPERATIONS", 0)
 
 
 @pytest.mark.parametrize(
     ("num_rows", "num_words", "dim", "dtype"),
-    [(5, 300, 24, torch.float32), (1, 7, 3, torch.float32), (0, 7, 3, torch.float32), (33, 1000, 64, torch.bfloat16)],
+    [
+        (5, 300, 24, torch.float32),
+        (1, 7, 3, torch.float32),
+        (0, 7, 3, torch.float32),
+        (33, 1000, 64, torch.bfloat16),
+        (70, 333, 50, torch.float32),
+        (9, 131, 33, torch.bfloat16),
+    ],
 )
 @pytest.mark.parametrize("biased", [False, True])
 def test_it_is_the_log_softmax_at_the_target(
@@ -24,6 +39,24 @@ def test_it_is_the_log_softmax_at_the_target(
     expected = logits.log_softmax(1).gather(1, targets[:, None])[:, 0].float()
     for compute in (token_logprob, token_logprob_reference):
         torch.testing.assert_close(compute(hidden, weight, targets, bias), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("most_dim", [0, 2048], ids=["torch", "vectors"])
+def test_rows_with_several_targets_or_none(dtype: torch.dtype, most_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_DIM", most_dim)
+    made = torch.Generator().manual_seed(1)
+    hidden, weight = torch.randn(6, 40, generator=made).to(dtype), torch.randn(90, 40, generator=made).to(dtype)
+    rows, targets = torch.tensor([0, 0, 2, 5, 5, 5]), torch.tensor([3, 89, 0, 7, 7, 8])
+    found = token_logprob(hidden, weight, targets, rows=rows)
+    logits = hidden.double() @ weight.double().T
+    torch.testing.assert_close(found, logits.log_softmax(1)[rows, targets].float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logprob_of_logits(logits.float(), targets, rows=rows), found, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logprob_of_logits(logits.float(), targets), token_logprob(hidden, weight, targets), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"rows are torch.int32 \(6,\): int64"):
+        token_logprob(hidden, weight, targets, rows=rows.int())
 
 
 def test_large_logits_do_not_overflow() -> None:

@@ -79,6 +79,7 @@ def test_every_row_of_the_table_of_tiles_is_compiled() -> None:
     found = {row["kernel"] for rows in report().values() for row in rows}
     titles: dict[str, Callable[[int, str], str]] = {
         "attention": lambda dim, shape: f"attention {dim} {'decoding' if shape == 'few' else shape} attend",
+        "batch": lambda dim, shape: f"batch {dim} {shape} attend_requests",
         "scores": lambda dim, _: f"column mass {dim} masses 1",
         "ingest": lambda dim, _: f"ingest {dim} int8 ingest_rows",
         "maxsim": lambda dim, shape: f"maxsim {384 if dim == 512 else dim} {shape} maxima",

@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rag.kernels import choose
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
 from tests.kernels.cases import VARLEN, Varlen, limit, rel, varlen_problem
+
+
+@pytest.fixture(autouse=True)
+def in_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small problems too."""
+    monkeypatch.setattr(choose, "FEW_OPERATIONS", 0)
+    monkeypatch.setattr(choose, "LOADING_OPERATIONS", 0)
 
 
 @pytest.mark.parametrize("case", VARLEN, ids=lambda case: case.name)
@@ -22,7 +30,7 @@ def test_the_processors_path_is_the_reference(case: Varlen) -> None:
     assert rel(found, expected) < limit(case.dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=9),
     causal=st.booleans(),

@@ -29,19 +29,22 @@ def main() -> None:
     from rag.kernels.merge_states import merge_states
     from rag.kernels.quantise import quantise_kv
     from rag.kernels.selective_attention import selective_attention
-    from tests.kernels.cases import CASCADE, INGEST, Attention, chunks, problem, requests, states
+    from rag.kernels.selective_batch import selective_attention_batch
+    from tests.kernels.cases import BATCH, CASCADE, INGEST, Attention, batch, chunks, problem, requests, states
 
     folder = Path(choose.__file__).parent
     for file in sorted(folder.glob("*.py")):
         if file.stem != "conftest" and not file.stem.endswith("_triton"):
             importlib.import_module(f"rag.kernels.{file.stem}")
     made, more = chunks(INGEST[0])
+    several, options = batch(BATCH[0])
     queries, keys, values, positions, _ = problem(Attention("plain"))
     found = [
         ingest_prefill(*made, **more),
         cascade_decode(*requests(CASCADE[0])[0], scale=0.3),
         merge_states(*states(2, 3, 2, 8, torch.float32))[0],
         selective_attention(queries, keys, values, positions, num_keys=45, scale=0.3),
+        selective_attention_batch(*several, **options)[0],
         column_mass(queries, keys, positions, num_keys=45, scale=0.3),
         quantise_kv(values[None, :, :45], values[None, :, :45], "int4").key_scales,
     ]
