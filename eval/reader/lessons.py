@@ -80,14 +80,13 @@ def tellings(encoder: Encoder, instance: Instance, row: Row, seed: int) -> tuple
     starts, by_chunk, found = _starts(row), _carried(instance), list[Telling]()
     for group, (fact, _) in enumerate(drawn, 1):
         chunk, value = fact.chunk + 1, encoder.encoded(f" {fact.value}")
-        end = len(told.groups) - told.groups[::-1].index(group) - _ENDING
-        first = _first(told.ids, value, starts[chunk])
-        among = first, starts[chunk] + told.owners.count(chunk)
+        said = len(told.groups) - told.groups[::-1].index(group) - _ENDING - len(value)  # where the answer says the value
+        stands, end = _first(told.ids, value, starts[chunk]), starts[chunk] + told.owners.count(chunk)
+        slots = [slot for slot, each in enumerate((by_chunk[chunk][0], by_chunk[chunk][-1])) if each == fact]
         behind = _behind(row, starts, chunk)
-        rows = [behind[slot] for slot, each in enumerate((by_chunk[chunk][0], by_chunk[chunk][-1])) if each == fact]
         for number, token in enumerate(value):
-            at = tuple(places[number] for places in rows)
-            found.append(Telling(end - len(value) + number - 1, token, (among[0] + number, among[1]), at))
+            at = tuple(behind[slot][number] for slot in slots)
+            found.append(Telling(said + number - 1, token, (stands + number, end), at))
     return told, found
 
 

@@ -17,6 +17,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,7 +27,7 @@ from rag.eval.reader import weights
 from rag.eval.reader.batches import Batch, Encoder, Row
 from rag.eval.reader.lessons import Slots, Telling, Word, lessons, likenesses, tellings, unlikeness
 from rag.eval.reader.network import Network, rotation
-from rag.eval.reader.tasks import KINDS, Kind, Question, make
+from rag.eval.reader.tasks import KINDS, Kind, Place, Question, make
 from rag.eval.reader.train import Run, Stage, by_kind, loss_and_hits, note, packed
 from rag.eval.reader.vocabulary import build
 
@@ -34,7 +35,7 @@ SHARES: dict[Kind, float] = {"direct": 0.15, "two-hop": 0.25, "cross-chunk": 0.6
 STAGES = (
     Stage((3, 4), (1, 1), (3, 4), 192, 16, 0.85),
     Stage((2, 6), (1, 3), (3, 8), 320, 8, 0.85),
-    Stage((2, 10), (2, 4), (4, 8), 576, 5, 2.0),
+    Stage((2, 10), (2, 4), (4, 8), 640, 5, 2.0),
 )
 """Short chunks first: that labels carry facts over a border is learnt sooner where little else stands between."""
 WORDS_WEIGHT, LIKENESS_WEIGHT, HEAD_RATE = 0.5, 1.0, 0.003
@@ -52,13 +53,15 @@ class Drawn:
     told: list[list[Telling]]
 
 
-def drawn(encoder: Encoder, stage: Stage, seed: int, full: float) -> Drawn:
-    """The batch of ``seed``; ``full``: share of its instances that are asked in full attention, too."""
+def drawn(encoder: Encoder, stage: Stage, seed: int, full: float, middle: float = 0.0) -> Drawn:
+    """The batch of ``seed``. ``full``: share of its instances that are asked in full attention, too; ``middle``: share with pronouns in the middle."""
     rows, asked, words = list[Row](), list[list[Question]](), list[list[Word]]()
     contexts, told = list[Row](), list[list[Telling]]()
     for number in range(seed, seed + stage.rows):
+        rng = random.Random(number)
+        num_chunks, place = rng.randint(*stage.chunks), "middle" if rng.random() < middle else "start"
         instance = make(
-            number, random.Random(number).randint(*stage.chunks), facts_per_chunk=stage.facts, num_relations=stage.relations
+            number, num_chunks, facts_per_chunk=stage.facts, num_relations=stage.relations, carried_at=cast("Place", place)
         )
         row, questions = packed(encoder, instance, stage.length, number, recall=0.0, shares=SHARES)
         context, of_row = tellings(encoder, instance, row, number)
@@ -92,7 +95,7 @@ def losses(network: Network, slots: Slots, of: Drawn) -> tuple[Tensor, Tensor, T
     return answers, slots.loss(network, states, of.words), unlikeness(states, whole, like), hits
 
 
-def train(run: Run, slots: Slots, *, minutes: float, full: float) -> None:
+def train(run: Run, slots: Slots, *, minutes: float, full: float, middle: float = 0.0) -> None:
     """Steps until ``minutes`` of training time (all sittings together) are over."""
     encoder = Encoder(build())
     recent: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=300))
@@ -101,7 +104,7 @@ def train(run: Run, slots: Slots, *, minutes: float, full: float) -> None:
     progress, clock = run.progress, time.perf_counter()
     while progress.seconds < 60 * minutes:
         stage = STAGES[progress.stage]
-        one = drawn(encoder, stage, progress.next_seed, full)
+        one = drawn(encoder, stage, progress.next_seed, full, middle)
         progress.next_seed += stage.rows
         run.set_rates(progress.seconds / (60 * minutes), 1.0)
         with torch.autocast("cpu", torch.bfloat16):
@@ -146,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, default=weights.READER, help="a run or a weights folder to start from")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--full", type=float, default=0.25, help="share of instances that are asked in full attention, too")
+    parser.add_argument("--middle", type=float, default=0.0, help="share of instances with pronouns in the middle of chunks")
     parser.add_argument("--stage", type=int, default=0, choices=range(len(STAGES)), help="where a new run begins")
     parser.add_argument("--muon-rate", type=float, default=0.01)
     parser.add_argument("--adam-rate", type=float, default=0.003)
@@ -160,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         slots.load_state_dict(load_file(given.out / "slots.safetensors"))
     run.optimisers.append(torch.optim.AdamW(slots.parameters(), lr=HEAD_RATE, betas=(0.9, 0.98), weight_decay=0.0))
     run.rates.append(HEAD_RATE)
-    train(run, slots, minutes=given.minutes, full=given.full)
+    train(run, slots, minutes=given.minutes, full=given.full, middle=given.middle)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from rag.eval.reader.lessons import (
     unlikeness,
 )
 from rag.eval.reader.network import Network, Shape
-from rag.eval.reader.tasks import make
+from rag.eval.reader.tasks import Place, make
 from rag.eval.reader.train import Stage
 
 ENCODER = Encoder(vocabulary.build())
@@ -41,7 +42,7 @@ def small() -> Network:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_carried_fact_is_taught_behind_its_chunk(seed: int) -> None:
-    instance = make(seed, 2 + seed % 5)
+    instance = make(seed, 2 + seed % 5, carried_at="middle" if seed % 2 else "start")
     row = ENCODER.row(instance, instance.questions[:3], [instance.facts[0].sentence])
     words = lessons(ENCODER, instance, row)
     told, telling = tellings(ENCODER, instance, row, seed)
@@ -146,6 +147,15 @@ def test_what_is_held_already_costs_nothing() -> None:
     with torch.no_grad():
         before, after = (float(Slots(32).loss(network, each, one_slot)) for each in (states, told))
     assert after < 0.1 * before
+
+
+def test_pronouns_stand_in_the_middle_in_their_share() -> None:
+    stage = Stage((3, 3), (1, 1), (3, 3), 256, 4, 2.0)
+    begun, within = (twin.drawn(ENCODER, stage, 7, 0.0, middle).batch.ids for middle in (0.0, 1.0))
+    for rows, place in ((begun, "start"), (within, "middle")):
+        instance = make(7, 3, facts_per_chunk=stage.facts, num_relations=stage.relations, carried_at=cast("Place", place))
+        context = ENCODER.row(instance, []).ids
+        assert rows[0, : len(context)].tolist() == context
 
 
 def test_the_command_trains_goes_on_and_writes_a_hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
