@@ -25,7 +25,7 @@ from tests.kernels.planted import Planted, must_be_seen
 ROOT = Path(__file__).parents[2]
 FAULTS = [
     Planted("attention_tiles_cpu", "final > high[row] + 1", "final > high[last_row] + 1", "plain"),
-    Planted("attention_tiles_cpu", "begin < low[last_row] or", "", "many-tiles-window"),
+    Planted("attention_tiles_cpu", "begin < low[last_row] or ", "", "many-tiles-window"),
     Planted("attention_tiles_cpu", "begin -= (begin - first) % 2", "begin -= 0", "many-tiles-window"),
     Planted("attention_tiles_cpu", "[:] = -np.inf", "[:] = 9", "bfloat16-dim-96"),
     Planted("attention_tiles_cpu", "cap(scores, count * vectors, limit)", "cap(scores, count, limit)", "odd-dims"),
