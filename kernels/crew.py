@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import TypeVar
 from weakref import WeakSet
@@ -38,14 +39,20 @@ class Crew:
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
-    def each(self, items: Iterable[Item], work: Callable[[Item], object]) -> None:
-        """``work(item)`` of every item, taken in order by whichever thread is free."""
+    def each(
+        self,
+        items: Iterable[Item],
+        work: Callable[[Item], object],
+        within: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """``work(item)`` of every item, taken in order by whichever thread is free, each thread inside a context of ``within`` meanwhile."""
         listed = list(items)
         left = iter(listed)
 
         def take() -> None:
-            for item in left:
-                work(item)
+            with within():
+                for item in left:
+                    work(item)
 
         others = [self._threads().submit(take) for _ in range(min(self.num_threads, len(listed)) - 1)]
         try:
@@ -86,18 +93,15 @@ def each(items: Iterable[Item], work: Callable[[Item], object]) -> None:
     """``work(item)`` of every item, on as many threads as torch has; inside, torch uses one and keeps no gradients."""
     import torch
 
-    def alone(item: Item) -> None:
-        with torch.inference_mode():
-            work(item)
-
     num_threads = torch.get_num_threads()
     if num_threads == 1:
-        for item in items:
-            alone(item)
+        with torch.inference_mode():
+            for item in items:
+                work(item)
         return
     torch.set_num_threads(1)  # of this thread only, like the others'
     try:
-        _torchs(num_threads).each(items, alone)
+        _torchs(num_threads).each(items, work, torch.inference_mode)
     finally:
         torch.set_num_threads(num_threads)
 
