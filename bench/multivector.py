@@ -277,7 +277,7 @@ def limit(
 
 def memory_rate() -> float:
     """Gigabytes that two threads read from memory in a second: the best of twenty maxima over 512 MB."""
-    from rag.retrievers.warp.crew import Crew
+    from rag.kernels.crew import Crew
 
     block, crew = np.ones(64 * 2**20, np.int64), Crew(NUM_THREADS)
     best = 0.0

@@ -104,26 +104,12 @@ def _attend(
 ) -> None:  # pragma: no cover - compiled
     """``sizes``: tiles of the longest job, query heads of a key head, words of a key, dimensions of a value, the same in whole tiles."""
     most_tiles, group, words, dim, padded = sizes
-    vector = 4 * TILE_ROWS
-    asked = (scratch.ctypes.data + 63) // 64 * 64
-    sums = asked + most_tiles * words * vector
-    peaks = sums + most_tiles * padded * vector
-    totals = peaks + most_tiles * vector
-    low_at = totals + most_tiles * vector
-    high_at = low_at + most_tiles * vector
-    fade = high_at + most_tiles * vector
-    scores = fade + vector
-    packed_keys = scores + BLOCK_KEYS * vector
-    packed_values = packed_keys + BLOCK_KEYS * words * 4
-    low, high = (
-        array_at(pointer(low_at, np.int32(0)), most_tiles * TILE_ROWS),
-        array_at(pointer(high_at, np.int32(0)), most_tiles * TILE_ROWS),
-    )
-    peak, total = (
-        array_at(pointer(peaks, np.float32(0)), most_tiles * TILE_ROWS),
-        array_at(pointer(totals, np.float32(0)), most_tiles * TILE_ROWS),
-    )
-    size, places = (2 if paired else 4), np.empty(LANES, np.int64)
+    places = _layout(sizes, scratch)
+    asked, sums, peaks, totals, lows, highs, _, scores, packed_keys, packed_values = places
+    most_rows = most_tiles * TILE_ROWS
+    low, high = array_at(pointer(lows, np.int32(0)), most_rows), array_at(pointer(highs, np.int32(0)), most_rows)
+    peak, total = array_at(pointer(peaks, np.float32(0)), most_rows), array_at(pointer(totals, np.float32(0)), most_rows)
+    size, addresses = (2 if paired else 4), np.empty(LANES, np.int64)
     for number in range(len(jobs)):
         job = jobs[number]
         rows, to_key, to_value = job[TOKENS] * group, job[TO_KEY], job[TO_VALUE]
@@ -134,7 +120,7 @@ def _attend(
             token = min(row, rows - 1) // group
             low[row], high[row] = lowest[token], highest[token]
             peak[row], total[row] = np.float32(NOTHING), np.float32(0)
-        _gather(job, group, words, rows, asked, sums, padded, places)
+        _gather(job, group, words, rows, asked, sums, padded, addresses)
         end = highest[job[TOKENS] - 1] + 1
         for first in range(lowest[0], end, BLOCK_KEYS):
             stop = min(first + BLOCK_KEYS, end)
@@ -149,36 +135,67 @@ def _attend(
             for tile in range(tiles):
                 row, last_row = tile * TILE_ROWS, min(rows, (tile + 1) * TILE_ROWS) - 1
                 begin, final = max(first, low[row]), min(stop, high[last_row] + 1)
-                if begin >= final:
-                    continue
-                if paired:
-                    begin -= (begin - first) % 2
-                vectors, count = (last_row - row) // LANES + 1, final - begin
-                wide = vectors * 4 * LANES
-                for key in range(0, count, TILE_KEYS):
-                    some, last = keys + (begin - first + key) * across, min(TILE_KEYS, count - key) - 1
-                    score(vectors, like, (asked + tile * words * vector, words, some, across, last, factor, scores + key * wide))
-                if limit > 0:
-                    cap(scores, count * vectors, limit)
-                if begin < low[last_row] or final > high[row] + 1:
-                    hide(vectors, like, (scores, count, begin, low_at + row * 4, high_at + row * 4))
-                steps, skipped = count, begin - first
-                if paired:
-                    steps, skipped = (count + 1) // 2, skipped // 2
-                    if count % 2:
-                        array_at(pointer(scores + count * wide, np.float32(0)), vectors * LANES)[:] = -np.inf
-                weigh(vectors, like, (scores, count, peaks + row * 4, totals + row * 4, fade))
-                for place in range(0, dim, TILE_KEYS):
-                    some, last = values + skipped * along + 4 * place, min(TILE_KEYS, dim - place) - 1
-                    add_values(
-                        vectors, like, (scores, steps, some, along, last, fade, sums + tile * padded * vector + place * wide)
-                    )
-        _scatter(job, group, dim, size, like, rows, sums, padded, peak, total, places, scores)
+                if begin < final:
+                    if paired:
+                        begin -= (begin - first) % 2
+                    masked = begin < low[last_row] or final > high[row] + 1
+                    skipped, vectors = begin - first, (last_row - row) // LANES + 1
+                    some_keys, some_values = keys + skipped * across, values + (skipped // 2 if paired else skipped) * along
+                    _over_block(
+                        like, paired, sizes, factor, limit, places, tile, vectors, masked,
+                        some_keys, across, some_values, along, begin, final - begin,
+                    )  # fmt: skip
+        _scatter(job, group, dim, size, like, rows, sums, padded, peak, total, addresses, scores)
+
+
+@compiled
+def _layout(sizes: Any, scratch: Any) -> Any:  # pragma: no cover - compiled
+    """Addresses in scratch memory of what a job holds: queries, sums, the largest scores and totals of its rows, the first and the last key they see; and of what
+    a tile holds: how far earlier sums fade, scores, keys and values of a block."""
+    most_tiles, _, words, _, padded = sizes
+    vector = 4 * TILE_ROWS
+    asked = (scratch.ctypes.data + 63) // 64 * 64
+    sums = asked + most_tiles * words * vector
+    peaks = sums + most_tiles * padded * vector
+    totals = peaks + most_tiles * vector
+    lows = totals + most_tiles * vector
+    highs = lows + most_tiles * vector
+    fade = highs + most_tiles * vector
+    scores = fade + vector
+    packed_keys = scores + BLOCK_KEYS * vector
+    return asked, sums, peaks, totals, lows, highs, fade, scores, packed_keys, packed_keys + BLOCK_KEYS * words * 4
+
+
+@compiled
+def _over_block(
+    like: Any, paired: bool, sizes: Any, factor: Any, limit: Any, places: Any, tile: int, vectors: int, masked: bool,
+    keys: int, across: int, values: int, along: int, begin: int, count: int,
+) -> None:  # fmt: skip  # pragma: no cover - compiled
+    """One tile of rows over ``count`` keys from ``begin`` on: scores, weights, and their values added to the sums."""
+    asked, sums, peaks, totals, lows, highs, fade, scores, _, _ = places
+    _, _, words, dim, padded = sizes
+    shift, wide = tile * 4 * TILE_ROWS, vectors * 4 * LANES
+    for key in range(0, count, TILE_KEYS):
+        last = min(TILE_KEYS, count - key) - 1
+        score(vectors, like, (asked + shift * words, words, keys + key * across, across, last, factor, scores + key * wide))
+    if limit > 0:
+        cap(scores, count * vectors, limit)
+    if masked:
+        hide(vectors, like, (scores, count, begin, lows + shift, highs + shift))
+    steps = count
+    if paired:
+        steps = (count + 1) // 2
+        if count % 2:
+            array_at(pointer(scores + count * wide, np.float32(0)), vectors * LANES)[:] = -np.inf
+    weigh(vectors, like, (scores, count, peaks + shift, totals + shift, fade))
+    for place in range(0, dim, TILE_KEYS):
+        last, into = min(TILE_KEYS, dim - place) - 1, sums + shift * padded + place * wide
+        add_values(vectors, like, (scores, steps, values + 4 * place, along, last, fade, into))
 
 
 @compiled
 def _gather(
-    job: Any, group: int, words: int, rows: int, asked: int, sums: int, padded: int, places: Any
+    job: Any, group: int, words: int, rows: int, asked: int, sums: int, padded: int, addresses: Any
 ) -> None:  # pragma: no cover - compiled
     """Queries of a job as tiles ``(words, rows)``, and sums of zero."""
     for tile in range((rows + TILE_ROWS - 1) // TILE_ROWS):
@@ -187,14 +204,14 @@ def _gather(
         for start in range(0, width, LANES):
             for lane in range(LANES):
                 row = min(first + start + lane, rows - 1)
-                places[lane] = job[QUERIES] + row // group * job[TO_TOKEN] + row % group * job[TO_HEAD]
+                addresses[lane] = job[QUERIES] + row // group * job[TO_TOKEN] + row % group * job[TO_HEAD]
             whole = words // LANES * LANES
             for word in range(0, whole, LANES):
-                gather_16(places.ctypes.data, 4 * word, base + 4 * (word * width + start), 4 * width)
+                gather_16(addresses.ctypes.data, 4 * word, base + 4 * (word * width + start), 4 * width)
             for word in range(whole, words):
                 to = array_at(pointer(base + 4 * (word * width + start), np.int32(0)), LANES)
                 for lane in range(LANES):
-                    to[lane] = array_at(pointer(places[lane] + 4 * word, np.int32(0)), 1)[0]
+                    to[lane] = array_at(pointer(addresses[lane] + 4 * word, np.int32(0)), 1)[0]
         array_at(pointer(sums + tile * padded * 4 * TILE_ROWS, np.float32(0)), padded * width)[:] = 0
 
 
@@ -237,7 +254,7 @@ def _scatter(
     padded: int,
     peak: Any,
     total: Any,
-    places: Any,
+    addresses: Any,
     spare: int,
 ) -> None:  # pragma: no cover - compiled
     """Outputs and logarithms of a job; ``spare``: a row for what is beyond the last. ``total`` becomes what sums are multiplied with."""
@@ -248,7 +265,7 @@ def _scatter(
             for lane in range(LANES):
                 row = first + start + lane
                 token, head, whole = row // group, row % group, total[row]
-                places[lane] = job[OUT] + token * job[OUT_TO_TOKEN] + head * job[OUT_TO_HEAD] if row < rows else spare
+                addresses[lane] = job[OUT] + token * job[OUT_TO_TOKEN] + head * job[OUT_TO_HEAD] if row < rows else spare
                 total[row] = np.float32(1) / whole if whole != 0 else np.float32(0)
                 if job[LSE] and row < rows:
                     lse = array_at(pointer(job[LSE] + head * job[LSE_TO_HEAD] + token * 4, np.float32(0)), 1)
@@ -257,10 +274,10 @@ def _scatter(
             for place in range(0, whole_dim, LANES):
                 scatter_16(
                     like, base + 4 * (place * width + start), 4 * width, total.ctypes.data + 4 * (first + start),
-                    places.ctypes.data, size * place,
+                    addresses.ctypes.data, size * place,
                 )  # fmt: skip
             for place in range(whole_dim, dim):
                 found = array_at(pointer(base + 4 * (place * width + start), np.float32(0)), LANES)
                 for lane in range(LANES):
-                    out = array_at(pointer(places[lane] + size * place, like), 1)
+                    out = array_at(pointer(addresses[lane] + size * place, like), 1)
                     out[0] = narrow(found[lane] * total[first + start + lane], like)

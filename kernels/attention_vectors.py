@@ -1,8 +1,8 @@
 """Products of rows with keys and of weights with values in registers. Knows addresses of scratch memory; see ``attention_tiles_cpu``.
 
 Rows lie in lanes: a vector holds one number of sixteen rows. Then the largest score of a row, its sum and its mask are lanes of a vector too (see
-``softmax_vectors``), and keys and values are read where they lie, one number at a time for all rows. A tile is eight keys (or eight dimensions of values) by one to
-three vectors of rows, 24 sums in 32 registers. In bfloat16 a "number" of 32 bits is two neighbours, multiplied and added to the float32 sum by one instruction.
+``softmax_vectors``), and keys and values are read where they lie, one number at a time for all rows. With AVX-512 a tile is eight keys (or eight dimensions of values) by one to
+three vectors of rows, 24 sums in 32 registers; with AVX2 two by two, each vector in two registers. In bfloat16 a "number" of 32 bits is two neighbours, multiplied and added to the float32 sum by one instruction.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from rag.kernels.choose import processor_has
 from rag.kernels.exponential import F32
 from rag.kernels.llvm_vectors import I32, I64, at, called, loop, place_of, splat, spread, whole
 from rag.kernels.row_vectors import write_sixteen
 
 LANES = 16
 """Float32 of a register."""
-MOST_VECTORS = 3
-"""Vectors of rows of a tile."""
-TILE_KEYS = 8
-"""Keys of a tile of scores, dimensions of a tile of outputs."""
+MOST_VECTORS, TILE_KEYS = (3, 8) if processor_has("avx512f") else (2, 2)
+"""Vectors of rows of a tile, and keys of a tile of scores, dimensions of a tile of outputs: as many sums as stay in 32 registers of sixteen numbers, or in 16 of eight."""
 FLOATS, WORDS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
 
 
@@ -186,8 +185,8 @@ scatter_16: Any = intrinsic(_scatter)
 """``scatter_16(like, given, step, shares, places, shift)``."""
 _ADDRESS, _NUMBER = types.uintp, types.int64
 score = by_vectors("score", (_ADDRESS, _NUMBER, _ADDRESS, _NUMBER, _NUMBER, types.float32, _ADDRESS), _score)
-"""``score(vectors, like, (rows, steps, keys, across, last, factor, out))``: ``out[i] = factor * rows . keys[min(i, last)]`` for eight keys, ``across`` bytes apart; rows
+"""``score(vectors, like, (rows, steps, keys, across, last, factor, out))``: ``out[i] = factor * rows . keys[min(i, last)]`` for ``TILE_KEYS`` keys, ``across`` bytes apart; rows
 ``(steps, vectors, 16)`` words."""
 add_values = by_vectors("add_values", (_ADDRESS, _NUMBER, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS), _add_values)
-"""``add_values(vectors, like, (weights, steps, values, along, last, fade, out))``: ``out[i] = fade * out[i] + sum_s weights[s] * values[s][min(i, last)]`` for eight
+"""``add_values(vectors, like, (weights, steps, values, along, last, fade, out))``: ``out[i] = fade * out[i] + sum_s weights[s] * values[s][min(i, last)]`` for ``TILE_KEYS``
 dimensions; ``values`` are ``along`` bytes apart."""

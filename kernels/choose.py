@@ -73,17 +73,35 @@ class Way(NamedTuple):
 
 def processor_way(dtype: torch.dtype, key_dim: int) -> Way:
     """How attention between keys of ``dtype``, float32 or bfloat16, is computed on this processor."""
-    if not _has("avx512f"):
-        return Way("torch", "the processor has no AVX-512")
+    if processor_has("avx512f"):
+        wide = "AVX-512"
+    elif processor_has("avx2") and processor_has("fma"):
+        wide = "AVX2"
+    else:
+        return Way("torch", "the processor has no AVX2")
     if str(dtype) == "torch.float32":
-        return Way("vectors", "the processor has AVX-512")
+        return Way("vectors", f"the processor has {wide}")
     if multiplies_bfloat16_tiles():
         return Way("torch", "the processor has matrix registers for bfloat16 (AMX)")
-    if not _has("avx512bf16"):
-        return Way("widened", "the processor has AVX-512, without products of bfloat16")
+    if not (processor_has("avx512f") and processor_has("avx512bf16")):
+        return Way("widened", f"the processor has {wide}, without products of bfloat16")
     if key_dim % 2:
         return Way("widened", f"{key_dim} dimensions are no whole pairs of bfloat16")
     return Way("vectors", "the processor has AVX-512 with products of bfloat16")
+
+
+@lru_cache
+def processor_has(feature: str) -> bool:
+    """Whether compiled loops may use a feature of the processor, in LLVM's word for it. What ``NUMBA_CPU_FEATURES`` says counts, since numba compiles for that;
+    with ``NUMBA_CPU_NAME`` alone nothing is known."""
+    told = os.environ.get("NUMBA_CPU_FEATURES")
+    if told is not None:
+        return f"+{feature}" in told.split(",")
+    if os.environ.get("NUMBA_CPU_NAME", "host") != "host":
+        return False
+    import llvmlite.binding
+
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
 
 
 LOADING_OPERATIONS = 5e10
@@ -108,13 +126,6 @@ class Loading:
 
 loading = Loading()
 """Of this process."""
-
-
-@lru_cache
-def _has(feature: str) -> bool:
-    import llvmlite.binding
-
-    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
 
 
 @lru_cache(maxsize=1)

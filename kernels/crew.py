@@ -1,4 +1,4 @@
-"""A few threads that share a list of work. Knows items; the work must release the interpreter's lock to gain by it.
+"""A few threads that share a piece of work. Knows items and ranges; the work must release the interpreter's lock to gain by it.
 
 Work goes to threads as a whole, and torch runs each operation in one of them: there is no barrier between operations. On a machine with
 other work a barrier costs a time slice of the scheduler (some milliseconds) whenever one thread has to wait for its core. The caller
@@ -8,44 +8,106 @@ numba's own parallel loops are not used: their OpenMP ends a process that forks,
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import TypeVar
+from weakref import WeakSet
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 PARTS_PER_THREAD = 4
+_EVERY: WeakSet[Crew] = WeakSet()
 
 
-def each(items: Iterable[Item], work: Callable[[Item], None]) -> None:
+class Crew:
+    """``num_threads`` threads, the caller's included; the others start when they are first needed, and once ``initializer`` has run in each. Safe to use from
+    several threads; a forked child has threads of its own."""
+
+    def __init__(self, num_threads: int, initializer: Callable[[], object] | None = None) -> None:
+        self.num_threads = num_threads
+        self._initializer = initializer
+        self.forget()
+        _EVERY.add(self)
+
+    def forget(self) -> None:
+        """Has no threads from now on, as a forked child that holds the parent's pool and none of its threads."""
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def each(
+        self,
+        items: Iterable[Item],
+        work: Callable[[Item], object],
+        within: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """``work(item)`` of every item, taken in order by whichever thread is free, each thread inside a context of ``within`` meanwhile."""
+        listed = list(items)
+        left = iter(listed)
+
+        def take() -> None:
+            with within():
+                for item in left:
+                    work(item)
+
+        others = [self._threads().submit(take) for _ in range(min(self.num_threads, len(listed)) - 1)]
+        try:
+            take()
+        finally:
+            for other in others:
+                if not other.cancel():
+                    other.result()
+
+    def split(self, num_items: int, least: int, work: Callable[[int, int], None]) -> None:
+        """``work(first, last)`` over ranges that cover ``num_items``, one for every thread, none shorter than ``least`` unless it is all there is."""
+        num_parts = max(1, min(self.num_threads, num_items // max(least, 1)))
+        borders = [num_items * part // num_parts for part in range(num_parts + 1)]
+        others = [self._threads().submit(work, first, last) for first, last in itertools.pairwise(borders[1:])]
+        work(0, borders[1])
+        for other in others:
+            other.result()
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """``work(item)`` of each, in order; at most one item per thread is in work or waiting to be taken."""
+        iterator = iter(items)
+        while some := list(itertools.islice(iterator, self.num_threads)):
+            yield from [work(some[0])] if len(some) == 1 else self._threads().map(work, some)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.num_threads, "rag-crew", initializer=self._initializer)
+            return self._pool
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def each(items: Iterable[Item], work: Callable[[Item], object]) -> None:
     """``work(item)`` of every item, on as many threads as torch has; inside, torch uses one and keeps no gradients."""
     import torch
 
-    listed = list(items)
-    left = iter(listed)
-
-    def take() -> None:
-        with torch.inference_mode():
-            for item in left:
-                work(item)
-
     num_threads = torch.get_num_threads()
-    others = [_threads(num_threads - 1).submit(take) for _ in range(min(num_threads, len(listed)) - 1)]
-    if num_threads > 1:
-        torch.set_num_threads(1)  # of this thread only, like the others'
+    if num_threads == 1:
+        with torch.inference_mode():
+            for item in items:
+                work(item)
+        return
+    torch.set_num_threads(1)  # of this thread only, like the others'
     try:
-        take()
+        _torchs(num_threads).each(items, work, torch.inference_mode)
     finally:
-        if num_threads > 1:
-            torch.set_num_threads(num_threads)
-        for other in others:
-            if not other.cancel():
-                other.result()
+        torch.set_num_threads(num_threads)
 
 
 def split(num_items: int, work: Callable[[int, int], None]) -> None:
-    """``work(first, last)`` over ranges that cover ``num_items``, some for every thread."""
+    """``work(first, last)`` over ranges that cover ``num_items``, some for every thread of torch's."""
     import torch
 
     num_parts = max(1, min(num_items, PARTS_PER_THREAD * torch.get_num_threads()))
@@ -54,11 +116,16 @@ def split(num_items: int, work: Callable[[int, int], None]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _threads(num_threads: int) -> ThreadPoolExecutor:
+def _torchs(num_threads: int) -> Crew:
     import torch
 
-    return ThreadPoolExecutor(num_threads, "rag-kernels", initializer=torch.set_num_threads, initargs=(1,))
+    return Crew(num_threads, lambda: torch.set_num_threads(1))
+
+
+def _forget_all() -> None:
+    for crew in list(_EVERY):
+        crew.forget()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has the pool's object and none of its threads
+    os.register_at_fork(after_in_child=_forget_all)

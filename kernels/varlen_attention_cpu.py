@@ -22,12 +22,8 @@ def varlen_attention_cpu(
 ) -> Tensor:
     """See ``varlen_attention.varlen_attention``. Float32 or bfloat16."""
     in_rows = queries.stride(2) == keys.stride(2) == values.stride(2) == 1
-    pairs = float(starts.diff().double().square().sum())
-    if (
-        in_rows
-        and processor_way(queries.dtype, queries.shape[2]).name == "vectors"
-        and loading.pays(2 * pairs * len(queries) * (queries.shape[2] + values.shape[2]))
-    ):
+    operations = 2 * float(starts.diff().double().square().sum()) * len(queries) * (queries.shape[2] + values.shape[2])
+    if in_rows and loading.pays(operations) and processor_way(queries.dtype, queries.shape[2]).name == "vectors":
         return _in_vectors(queries, keys, values, starts, longest, scale, causal, window)
     return varlen_attention_torch_cpu(queries, keys, values, starts, scale=scale, causal=causal, window=window)
 

@@ -5,7 +5,6 @@ Their products take one of two ways (``warp_score_dots``), chosen when a functio
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from rag.kernels.choose import processor_has
 from rag.kernels.llvm_vectors import I8, I16, I32, I64, at, called, loop, place_of, splat, spread
 
 WIDTHS = (16, 32)
@@ -22,12 +22,9 @@ ROW_BYTES = 16
 """Rows of levels and of codes are a multiple of this many bytes."""
 
 
-@cache
 def has_vnni() -> bool:
     """Whether this processor has the instruction that adds four products of bytes to a 32-bit lane."""
-    import llvmlite.binding
-
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni", False))
+    return processor_has("avx512vnni")
 
 
 def explain() -> str:

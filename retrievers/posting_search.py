@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from rag.core import Matches
 from rag.errors import ConfigError
+from rag.kernels.crew import num_cores
 from rag.retrievers.posting_score import Best, Chooser, Ranges, Scored, best_by_numba, best_by_numpy
 
 _POSTINGS_PER_THREAD = 2_000_000
@@ -83,5 +83,4 @@ def checked_threads(num_threads: int) -> int:
     """``num_threads``, or one per core for 0. Raises ``ConfigError`` below that."""
     if num_threads < 0:
         raise ConfigError(f"num_threads must be at least 0 (one per core), got {num_threads!r}")
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return num_threads or num_cores
+    return num_threads or num_cores()

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import OnProgress
+from rag.kernels.crew import Crew
 from rag.retrievers.warp.arrays import Arrays, Sink
 from rag.retrievers.warp.codec import Codec, num_centroids_for, padded_dim, train_codec
-from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.parts import Part, blocks, keys_of, sample
 from rag.retrievers.warp.probing import lists_of
 from rag.retrievers.warp.segment import Header, Judge, Recipe, WarpSegment, take

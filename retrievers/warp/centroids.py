@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.kernels.crew import Crew
 from rag.retrievers.warp.arrays import as_tensor, frozen
-from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.nearest import keep_nearest, largest_of, reference_nearest, sums_by
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core import digest
+from rag.kernels.crew import Crew
 from rag.kernels.warp_score_codes import middles, num_fine, row_bytes, unpacked
 from rag.retrievers.warp.centroids import Centroids, train_centroids
-from rag.retrievers.warp.crew import Crew
 
 MAX_CENTROIDS = 65_536  # ids are uint16; reached at 17 million tokens
 _BLOCK_ROWS = 65_536

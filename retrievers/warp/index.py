@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from rag.core import Chunk, Interaction, KeptInFolder, Matches, MultiVectorEncoder, OnProgress, Segment, digest
 from rag.errors import ConfigError, IndexMismatch
+from rag.kernels.crew import Crew, num_cores
 from rag.kernels.warp_score_codes import BITS
 from rag.retrievers.dense_merged import look_up
 from rag.retrievers.query_cache import QueryCache
 from rag.retrievers.token_pooling import PoolMethod, check_pooling, pool_tokens
 from rag.retrievers.warp.build import Plan, joined_segment, plain_segment, stored_segment
-from rag.retrievers.warp.crew import Crew, num_cores
 from rag.retrievers.warp.judge import judge_of
 from rag.retrievers.warp.parts import Part
 from rag.retrievers.warp.search import Effort, Found, Lanes, scored_lanes, search_segment

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rag.retrievers.warp.crew import Crew
+from rag.kernels.crew import Crew
 from rag.retrievers.warp.exact import exact_scores
 from rag.retrievers.warp.parts import Part
 from rag.retrievers.warp.search import Effort, best, scored_lanes, search_segment

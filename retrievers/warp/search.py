@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.kernels.crew import Crew
 from rag.kernels.warp_score import (
     MOST_LANES,
     SPAN,
@@ -29,7 +30,6 @@ from rag.kernels.warp_score import Lanes as Numbers
 from rag.kernels.warp_score_codes import Coded
 from rag.retrievers.warp.arrays import as_tensor, frozen
 from rag.retrievers.warp.codec import Codec
-from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.exact import exact_scores
 from rag.retrievers.warp.probing import probe, warp_select
 from rag.retrievers.warp.segment import WarpSegment

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,16 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from rag.kernels.choose import Loading, Way, processor_way
+from rag.kernels.choose import Loading, Way, processor_has, processor_way
 from rag.kernels.exponential import powers_16, tangents_16
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
 from tests.kernels.cases import ATTENTION, VARLEN, Attention, Varlen, limit, problem, rel, varlen_problem
 from tests.kernels.planted import Planted, must_be_seen
 
+ROOT = Path(__file__).parents[2]
 FAULTS = [
     Planted("attention_tiles_cpu", "final > high[row] + 1", "final > high[last_row] + 1", "plain"),
-    Planted("attention_tiles_cpu", "begin < low[last_row] or", "", "many-tiles-window"),
+    Planted("attention_tiles_cpu", "begin < low[last_row] or ", "", "many-tiles-window"),
     Planted("attention_tiles_cpu", "begin -= (begin - first) % 2", "begin -= 0", "many-tiles-window"),
     Planted("attention_tiles_cpu", "[:] = -np.inf", "[:] = 9", "bfloat16-dim-96"),
     Planted("attention_tiles_cpu", "cap(scores, count * vectors, limit)", "cap(scores, count, limit)", "odd-dims"),
@@ -63,7 +67,7 @@ def test_the_ends_of_exponentials_and_tangents() -> None:
 def test_every_way_is_the_reference(case: Attention, way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = processor_way(case.dtype, case.key_dim).name
     if way != "torch" and usual == "torch":
-        pytest.skip("no AVX-512 here")
+        pytest.skip("no AVX2 here")
     if (case.dtype == torch.float32 and way == "widened") or (way == "vectors" and usual == "widened"):
         pytest.skip("not a way of this type here")
     monkeypatch.setattr("rag.kernels.attention_cpu.processor_way", lambda dtype, dim: Way(way, "test"))
@@ -77,6 +81,42 @@ def test_texts_go_through_torch_where_there_are_no_vectors(case: Varlen, monkeyp
     found = varlen_attention(queries, keys, values, starts, **more)
     expected = varlen_attention_reference(queries.double(), keys.double(), values.double(), starts, **more)
     assert rel(found, expected) < limit(case.dtype)
+
+
+def test_the_tiles_of_a_processor_without_wide_registers(tmp_path: Path) -> None:
+    if not (processor_has("avx2") and processor_has("fma")):
+        pytest.skip("no AVX2 here")
+    told = {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi2,+f16c,+fma,+popcnt,+sse4.2",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.narrow_registers"],
+        cwd=ROOT,
+        env={**os.environ, **told, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "AVX2" in done.stdout and "without products of bfloat16" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("told", "feature", "expected"),
+    [
+        ({"NUMBA_CPU_FEATURES": "+avx2,-avx512f"}, "avx2", True),
+        ({"NUMBA_CPU_FEATURES": "+avx2,-avx512f"}, "avx512f", False),
+        ({"NUMBA_CPU_NAME": "generic"}, "avx2", False),
+    ],
+)
+def test_what_numba_is_told_to_compile_for_counts(
+    told: dict[str, str], feature: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert processor_has.__wrapped__(feature) is expected
 
 
 def test_loops_are_loaded_when_torch_has_done_as_much_as_loading_costs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +184,9 @@ def test_threads_share_the_rows_and_change_nothing() -> None:
     ("features", "dtype", "dim", "name"),
     [
         ("", torch.float32, 64, "torch"),
+        ("avx2", torch.float32, 64, "torch"),
+        ("avx2 fma", torch.float32, 64, "vectors"),
+        ("avx2 fma", torch.bfloat16, 64, "widened"),
         ("avx512f", torch.float32, 33, "vectors"),
         ("avx512f", torch.bfloat16, 64, "widened"),
         ("avx512f avx512bf16", torch.bfloat16, 64, "vectors"),
@@ -155,7 +198,7 @@ def test_threads_share_the_rows_and_change_nothing() -> None:
 def test_the_way_follows_the_processor(
     features: str, dtype: torch.dtype, dim: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag.kernels.choose._has", lambda feature: feature in features.split())
+    monkeypatch.setattr("rag.kernels.choose.processor_has", lambda feature: feature in features.split())
     monkeypatch.setattr("rag.kernels.choose.multiplies_bfloat16_tiles", lambda: "amx" in features)
     way = processor_way(dtype, dim)
     assert way.name == name and ("processor" in way.why or "pairs" in way.why)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from rag.kernels.crew import each, split
+from rag.kernels.crew import Crew, each, split
 
 
 @pytest.mark.parametrize("num_items", [0, 1, 2, 50])
@@ -44,17 +45,40 @@ def test_an_error_in_any_thread_is_the_caller_s(num_threads: int) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("num_items", "least", "ranges"), [(10, 1, 3), (10, 4, 2), (10, 40, 1), (0, 1, 1)])
+def test_ranges_cover_the_items_and_are_none_too_short(num_items: int, least: int, ranges: int) -> None:
+    found = list[tuple[int, int]]()
+    Crew(3).split(num_items, least, lambda first, last: found.append((first, last)))
+    assert len(found) == ranges and [item for first, last in sorted(found) for item in range(first, last)] == list(range(num_items))
+
+
+def test_results_come_in_order_and_items_are_taken_one_a_thread() -> None:
+    taken = list[int]()
+
+    def items() -> Iterator[int]:
+        for item in range(7):
+            taken.append(item)
+            yield item
+
+    results = Crew(2).map(lambda item: item * item, items())
+    assert next(results) == 0 and len(taken) == 2
+    assert list(results) == [1, 4, 9, 16, 25, 36]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_has_threads_of_its_own() -> None:
     before = torch.get_num_threads()
 
+    crew = Crew(2)
+
     def meet() -> None:
-        gate = threading.Barrier(2)
+        for share in (each, crew.each):
+            gate = threading.Barrier(2)
 
-        def wait(item: int) -> None:
-            gate.wait(20)
+            def wait(item: int, gate: threading.Barrier = gate) -> None:
+                gate.wait(20)
 
-        each(range(2), wait)  # ends only if there are two threads
+            share(range(2), wait)  # ends only if there are two threads
 
     try:
         torch.set_num_threads(2)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rag.kernels.crew import Crew
 from rag.kernels.warp_score_codes import Coded
 from rag.retrievers.warp.build import Plan, _encoded, plain_segment
 from rag.retrievers.warp.codec import Codec, train_codec
-from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.parts import Part
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from rag.core import Chunk, Matches, Span
 from rag.errors import ConfigError, DamagedIndex, IndexMismatch
+from rag.kernels.crew import Crew
 from rag.retrievers.warp import search
 from rag.retrievers.warp.centroids import train_centroids
-from rag.retrievers.warp.crew import Crew
 from rag.retrievers.warp.index import WarpIndex, WarpReader
 from rag.retrievers.warp.segment import WarpSegment
 from tests.fakes import HashingTokenEncoder
