@@ -1,6 +1,7 @@
 """What every way of reusing cached chunks does to the answers of the project's own reader: method by share of recomputation.
 
     python bench/kv_quality.py [--weights eval/reader/weights/reader] [--num-questions 600] [--shares 0.05,0.15,0.3] [--carried-at middle]
+    python bench/kv_quality.py --weights eval/reader/weights/reader-block --policy bare --unmended block --methods ""    the block-tuned twin
 
 Questions are generated (seeds never used in training): direct, two-hop, and about a subject that stands in the chunk before, spoken of
 by a pronoun at the start or in the middle of its chunk. Chunks are encoded behind the prompt's prefix (``--policy bare``: behind nothing), alone. The retrieval score of a chunk is
@@ -151,11 +152,12 @@ def _progress(done: int, num: int) -> None:
 
 
 def main() -> None:
-    """Prints a table and writes bench/results/kv_quality_<weights>.json."""
+    """Prints a table and writes bench/results/kv_quality_<result>.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=FOLDER / "reader")
     parser.add_argument("--num-questions", type=int, default=600)
     parser.add_argument("--shares", default="0.05,0.1,0.15,0.3")
+    parser.add_argument("--unmended", default="reuse,ape", help="methods that compute nothing anew")
     parser.add_argument("--chunks", default="3,10", help="fewest and most chunks")
     parser.add_argument("--methods", default="lot,first-k,blend,query,cache-craft,focused,combined,combined-lot")
     parser.add_argument(
@@ -163,10 +165,11 @@ def main() -> None:
     )
     parser.add_argument("--carried-at", choices=("start", "middle"), default="start", help="where pronouns stand in their chunk")
     parser.add_argument("--seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--result", default="", help="name of the result; default: that of the weights")
     options = parser.parse_args()
     low, high = (int(part) for part in options.chunks.split(","))
     shares = [float(part) for part in options.shares.split(",")]
-    methods = [("full", 1.0), ("reuse", 0.0), ("ape", 0.0)]
+    methods = [("full", 1.0), *((word, 0.0) for word in options.unmended.split(",") if word)]
     methods += [(word, share) for share in shares for word in options.methods.split(",") if word]
     reader = Reader(options.weights, options.policy)
     quality = table(reader, options.num_questions, (low, high), methods, options.seed, options.carried_at)
@@ -182,6 +185,8 @@ def main() -> None:
         if ("combined", 0.15) in quality.correct and (other, 0.15) in quality.correct
     ]
     gains = {f"{one} - {other} at 0.15": quality.gain((one, 0.15), (other, 0.15)) for one, other in pairs}
+    if ("block", 0.0) in quality.correct:
+        gains["block - full"] = quality.gain(("block", 0.0), ("full", 1.0))
     for name, gain in gains.items():
         print(f"{name}: {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] p {gain.p:.4f}")
     result = {
@@ -194,7 +199,7 @@ def main() -> None:
         "table": as_json(rows),
         "gains": {name: {"mean": g.mean, "low": g.low, "high": g.high, "p": g.p} for name, g in gains.items()},
     }
-    print(write_result(f"kv_quality_{options.weights.name}", result))
+    print(write_result(f"kv_quality_{options.result or options.weights.name}", result))
 
 
 if __name__ == "__main__":

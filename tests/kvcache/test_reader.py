@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from bench.kv_quality import FOLDER, Reader, table
 from rag import Rag
+from rag.cli import app
 from rag.eval.kvquality import Quality
+from rag.eval.reader.tasks import Place
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "reader"
 NUM_QUESTIONS = 90
@@ -37,10 +41,36 @@ def test_budgets_are_kept(quality: Quality) -> None:
         assert abs(each.num_chosen - 0.3 * each.num_reused) <= 1
 
 
-def test_the_example_answers_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("carried_at", ["start", "middle"])
+def test_the_block_tuned_twin_needs_nothing_computed_anew(carried_at: Place) -> None:
+    methods = [("full", 1.0), ("block", 0.0)]
+    quality = table(Reader(FOLDER / "reader-block", "bare"), NUM_QUESTIONS, (3, 6), methods, 7_000_000, carried_at)
+    full, block = (sum(quality.correct[method]) / NUM_QUESTIONS for method in methods)
+    assert full >= 0.95 and block >= full - 0.02
+    by_kind = next(row.by_kind for row in quality.rows() if row.method == "block")
+    assert by_kind["cross-chunk"] >= 0.9, "the questions that chunks encoded alone cannot answer"
+    assert all(each.num_chosen == 0 < each.num_reused for each in quality.answered["block", 0.0])
+
+
+@pytest.mark.parametrize("config", ["rag.yaml", "block.yaml"])
+def test_the_example_answers_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
     monkeypatch.chdir(EXAMPLE.parents[1])
-    rag = Rag.open(tmp_path / "reader.index", EXAMPLE / "rag.yaml")
+    rag = Rag.open(tmp_path / "reader.index", EXAMPLE / config)
     rag.ingest(sorted(EXAMPLE.glob("*.txt")))
     answer = rag.ask("What does Cairo sell?")
     assert "peaches" in answer.text
-    assert answer.usage.cached_tokens > 50 and answer.usage.recomputed_tokens > 0
+    assert answer.usage.cached_tokens > 50 and (answer.usage.recomputed_tokens > 0) == (config == "rag.yaml")
+
+
+def test_the_command_answers_by_the_twin_over_an_index_of_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    Rag.open(tmp_path / "reader.index", EXAMPLE / "rag.yaml").ingest(sorted(EXAMPLE.glob("*.txt")))
+    twin = ["--kv", "block", "--lm", str(FOLDER / "reader-block"), "--index", str(tmp_path / "reader.index")]
+    for question, value in (("Which pet does Selma Kern keep?", "mouse"), ("Who is the mentor of Alba Zimmer?", "Rahel Turner")):
+        first, again = (CliRunner().invoke(app, ["ask", question, *twin, "--json"]) for _ in range(2))
+        assert first.exit_code == again.exit_code == 0, first.output
+        told = json.loads(again.stdout)
+        assert value in told["text"], "a fact whose subject stands at the end of the page before"
+        assert json.loads(first.stdout)["text"] == told["text"], "computed, then from the cache"
+        assert told["usage"]["cached_tokens"] > 100 and told["usage"]["recomputed_tokens"] == 0
+    assert "0 of them computed anew" in CliRunner().invoke(app, ["ask", question, *twin]).output
