@@ -110,7 +110,6 @@ class Reader:
         engine = self.engine.with_method(METHODS[word], share)
         if METHODS[word].recompute is None or word == "full":
             engine.recompute = share
-        engine.worth.saw_compute = lambda *_: None  # type: ignore[method-assign]
         engine._keep_variants = lambda *_: None  # type: ignore[method-assign]  # a question asked twice must not find its own repairs
 
         def ask(number: int) -> Answered:

@@ -92,7 +92,8 @@ def check(
     num_tokens: int = 16,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Measured]:
-    """The engine's method against the full prefill on ``prompts``, at each share. Chunks are computed and kept on the way."""
+    """The engine's method against the full prefill on ``prompts``, at each share, or at its own if it has one. Chunks are computed and kept on the way."""
+    shares = shares if engine.method.recompute is None else [engine.method.recompute]
     full = engine.with_method(METHODS["full"], 1.0)
     engines = [engine.with_method(engine.method, share) for share in shares]
     sums = [[0.0, 0.0] for _ in shares]

@@ -184,11 +184,13 @@ class KVEngine:
         return self.warm(prompt.prefix, [segment.ids for segment in prompt.segments if segment.kind == "chunk"])
 
     def with_method(self, method: Method, recompute: float) -> KVEngine:
-        """The same model and store under another method, for comparisons."""
-        return KVEngine(
+        """The same model and store under another method, for comparisons (see ``Planner.compares``)."""
+        other = KVEngine(
             self.decoder, self.store, json.loads(self.planner.model)["weights"], method, recompute,
             self.planner.policy, self.planner.start_ids, self.planner.salt, self.overlap, self._lock,
         )  # fmt: skip
+        other.planner.compares = True
+        return other
 
 
 def identity(decoder: Decoder, weights: str) -> str:

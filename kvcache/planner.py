@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 class Planner:
     """``model``: identity of the model (``rag.kvcache.key.model_identity``). ``policy``: what chunks are encoded behind.
 
-    ``start_ids``: the model's start tokens, the context of the policy ``bos-dropped``. ``salt``: secret of the tenant.
+    ``start_ids``: the model's start tokens, the context of the policy ``bos-dropped``. ``salt``: secret of the tenant. ``compares``: plans for comparisons of
+    methods reuse chunks as they were encoded alone, also where the store has them in place or loading does not pay: what a method does to answers is asked.
     """
+
+    compares = False
 
     def __init__(
         self, store: KVStore, model: str, worth: Worth, policy: str = "shared-prefix", start_ids: Sequence[int] = (), salt: str = ""
@@ -90,7 +93,8 @@ class Planner:
             return part("computed")
         if not segment.ids:
             return part("exact" if walking else "computed")
-        if walking and (found := self.store.get(self.place_key(prompt, number))):
+        alone_only = self.compares and method.reads == "chunks" and segment.kind == "chunk"
+        if walking and not alone_only and (found := self.store.get(self.place_key(prompt, number))):
             return part("exact", found)
         if method.reads != "chunks" or segment.kind != "chunk":
             return part("computed")
@@ -108,9 +112,9 @@ class Planner:
         """The plan, or one that computes everything if the measured rates say that loading takes longer."""
         verdict = self.worth.verdict(plan, held)
         parts = plan.parts
-        if not verdict.reuse:
+        if not (verdict.reuse or self.compares):
             parts = tuple(replace(part, source="computed", cached=None) for part in parts)
-        return Plan(plan.prompt, parts, (*plan.reasons, verdict.why))
+        return Plan(plan.prompt, parts, (*plan.reasons, "reused: methods are compared" if self.compares else verdict.why))
 
 
 def _reasons(segments: Sequence[Segment], parts: Sequence[Part]) -> tuple[str, ...]:

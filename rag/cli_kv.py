@@ -124,6 +124,10 @@ def check(
     num_prompts: Annotated[
         int, typer.Option("--num-prompts", min=1, help="Questions (sentences drawn from the index's own chunks).")
     ] = 20,
+    questions: Annotated[
+        Path | None,
+        typer.Option("--questions", exists=True, dir_okay=False, help="Ask these instead of drawn sentences: text, one a line."),
+    ] = None,
     num_tokens: Annotated[int, typer.Option("--num-tokens", min=1, help="Answer tokens to compare.")] = 16,
     shares: Annotated[
         str, typer.Option("--shares", help="Shares of reused tokens to compute anew, comma-separated.")
@@ -143,12 +147,15 @@ def check(
     rag, generator = _generator(index, config, kv, lm)
     try:
         prompts = []
-        for query in draw_queries(rag.catalog, num_prompts, seed):
+        for query in draw_queries(rag.catalog, num_prompts, seed) if questions is None else _questions(questions):
             hits = rag.search(query)
             prompts.append(generator.writer.write(query, hits, generator.room()).prompt)
         ends = generator.lm.opened().end_ids
+        engine = generator.engine.with_method(
+            generator.method, generator.recompute
+        )  # as configured, not as an earlier verdict has it
         rows = compare(
-            generator.engine, prompts, tried, ends, num_tokens,
+            engine, prompts, tried, ends, num_tokens,
             lambda done, of: err.print(f"[dim]{done} of {of} prompts ...[/]", end="\r") if err.is_terminal else None,
         )  # fmt: skip
     except KeyboardInterrupt:
@@ -168,6 +175,12 @@ def check(
         out.print(verdict.why if verdict else "an exact method needs no check", highlight=False)
     if verdict is not None and verdict.recompute is None:
         raise typer.Exit(1)
+
+
+def _questions(path: Path) -> list[str]:
+    if not (asked := [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]):
+        raise ValueError(f"--questions {path}: there is no question in it")
+    return asked
 
 
 def _shares(text: str) -> list[float]:

@@ -120,17 +120,29 @@ def test_check_measures_writes_its_verdict_down_and_answers_obey(place: Path) ->
     assert list((place / "i" / "kv").glob("check-*.json"))
 
 
+def test_check_asks_the_users_own_questions_and_a_method_with_a_share_of_its_own_once(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked.txt").write_text("How tall is the tower?\n\nWhere do ducks live?\nWhen was the bridge opened?\n")
+    asked = ["--questions", str(tmp_path / "asked.txt"), "--num-tokens", "2", "--json"]
+    for _ in range(2):  # the second time a verdict is there, and must not decide what is measured
+        told = json.loads(rag("kv", "check", "--index", str(place / "i"), "--kv", "block", *asked).output)
+        (row,) = told["measured"]
+        assert (row["method"], row["recompute"], row["num_prompts"]) == ("block", 0.0, 3)
+        assert not row["passes"] and told["verdict"]["recompute"] is None, "a random model's chunks do not keep its answers"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["ask", "How?", "--kv", "blnd"], 2, "blnd"),
         (["kv", "check", "--shares", "a"], 2, "--shares 'a'"),
         (["kv", "check", "--shares", "2"], 2, "between 0 and 1"),
+        (["kv", "check", "--questions", "empty.txt"], 2, "empty.txt: there is no question in it"),
         (["kv", "stats", "--config", "plain.yaml"], 2, "use: kv"),
     ],
 )
 def test_bad_calls_are_named(place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, said: str) -> None:
     (place / "plain.yaml").write_text("indexes:\n  sparse: {use: bm25}\n")
+    (place / "empty.txt").write_text("\n \n")
     monkeypatch.chdir(place)
     failed = rag(*arguments, "--index", "i")
     assert failed.exception is not None and said in str(failed.exception)

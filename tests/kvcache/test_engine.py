@@ -90,6 +90,22 @@ def test_the_first_chunk_right_behind_the_prefix_is_exact() -> None:
         assert warmed("first-k", prompt, policy=policy).prefill(prompt).trace.num_exact == 5
 
 
+def test_compared_methods_reuse_chunks_as_they_were_encoded_alone() -> None:
+    prompt, store = prompts.prompt((11, 7, 13)), KVStore(ram_bytes=1 << 24)
+    engine("prefix", store=store).prefill(prompt)
+    made = engine("block", store=store, policy="bare")
+    made.remember(prompt)
+    assert made.prefill(prompt).trace.num_exact == 5 + 31, "everything is in place: better than reuse, and no measure of it"
+    compared = made.with_method(made.method, 0.0)
+    for each in (made, compared):
+        each.worth.saw_compute(1000, 1e-9)
+        each.worth.saw_load("ram", 1, 1.0)
+    assert made.prefill(prompt).trace.num_exact == 0, "loading does not pay"
+    done = compared.prefill(prompt)
+    assert (done.trace.num_exact, done.trace.num_reused) == (5, 31)
+    assert not near(done.logits, prompts.stock_logits("llama", prompt.ids)[-1])
+
+
 @every_word
 def test_i12_a_batch_of_ragged_requests_is_its_requests_one_by_one(word: str) -> None:
     batch = [prompts.prompt(lengths, seed) for seed, lengths in enumerate([(11, 7, 13), (3,), (20, 5)])]

@@ -74,3 +74,15 @@ def test_the_command_answers_by_the_twin_over_an_index_of_the_reader(tmp_path: P
         assert json.loads(first.stdout)["text"] == told["text"], "computed, then from the cache"
         assert told["usage"]["cached_tokens"] > 100 and told["usage"]["recomputed_tokens"] == 0
     assert "0 of them computed anew" in CliRunner().invoke(app, ["ask", question, *twin]).output
+
+
+def test_the_check_passes_the_twin_and_fails_weights_that_were_not_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    Rag.open(tmp_path / "reader.index", EXAMPLE / "rag.yaml").ingest(sorted(EXAMPLE.glob("*.txt")))
+    questions = ("Which pet does Selma Kern keep?", "Who is the mentor of Alba Zimmer?", "What does Cairo sell?")
+    (tmp_path / "asked.txt").write_text("\n".join(questions))
+    asked = ["--kv", "block", "--questions", str(tmp_path / "asked.txt"), "--index", str(tmp_path / "reader.index"), "--json"]
+    for name, passes in (("reader-block", True), ("reader", False)):
+        done = CliRunner().invoke(app, ["kv", "check", *asked, "--lm", str(FOLDER / name)])
+        (row,) = json.loads(done.stdout)["measured"]
+        assert (row["passes"], done.exit_code) == (passes, 0 if passes else 1)
