@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
@@ -102,30 +100,6 @@ def processor_has(feature: str) -> bool:
     import llvmlite.binding
 
     return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
-
-
-LOADING_OPERATIONS = 5e10
-"""Additions and multiplications that torch does in the .7 seconds that numba and the tiles of attention take to load."""
-FEW_OPERATIONS = 1e6
-"""Fewer are done sooner by one call of torch's than their jobs are listed."""
-
-
-@dataclass(slots=True)
-class Loading:
-    """Whether compiled loops are worth loading, where torch can do the work too: once it has done as much as loading costs. So a short command never
-    waits for a compiler, and a long one waits once, at worst twice what it had to."""
-
-    operations: float = 0.0
-
-    def pays(self, operations: float) -> bool:
-        """For so many more; they count as done."""
-        self.operations += operations
-        ready = "rag.kernels.attention_tiles_cpu" in sys.modules
-        return operations >= FEW_OPERATIONS and (ready or self.operations >= LOADING_OPERATIONS)
-
-
-loading = Loading()
-"""Of this process."""
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rag.kernels.choose import choose, loading, processor_way
+from rag.kernels.choose import choose, processor_way
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ def _fits_vectors(hidden: Tensor, weight: Tensor) -> bool:
         return False
     if hidden.dtype not in (torch.float32, torch.bfloat16) or (hidden.dtype == torch.float32 and len(hidden) < FEW_ROWS):
         return False
-    return loading.pays(2.0 * len(hidden) * weight.numel()) and processor_way(hidden.dtype, hidden.shape[1]).name == "vectors"
+    return processor_way(hidden.dtype, hidden.shape[1]).name == "vectors"
 
 
 def _in_rows(totals: Tensor, rows: Tensor | None) -> Tensor:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rag import lm_nll
-from rag.kernels import choose
 from rag.kernels import token_logprob as kernel
 from rag.lm import TransformersLM
 from rag.lm_nll import TokenReader, plain_head, windows
@@ -190,8 +189,6 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("family", ["Llama", "Granite"])
 def test_no_tensor_grows_with_text_and_vocabulary_together(family: str, most_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "MOST_DIM", most_dim)
-    monkeypatch.setattr(choose, "FEW_OPERATIONS", 0)
-    monkeypatch.setattr(choose, "LOADING_OPERATIONS", 0)
     monkeypatch.setattr(lm_nll, "BLOCK_TOKENS", 32)
     monkeypatch.setattr(kernel, "VOCABULARY_BLOCK", 256)
     monkeypatch.setattr(lm_nll, "MAX_LOGITS", 32 * 256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rag.kernels import choose
+from rag.kernels import choose, varlen_attention_cpu
 from rag.kernels.attention_vectors import MOST_VECTORS, TILE_KEYS
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
@@ -14,7 +14,7 @@ from tests.kernels.cases import ATTENTION, VARLEN, limit, problem, rel, varlen_p
 
 def main() -> None:
     """Raises ``RuntimeError`` for what is not the reference."""
-    choose.FEW_OPERATIONS = choose.LOADING_OPERATIONS = 0
+    varlen_attention_cpu.LONG_TOKENS = 20
     if (MOST_VECTORS, TILE_KEYS) != (2, 2):
         raise RuntimeError(f"tiles of {MOST_VECTORS} vectors by {TILE_KEYS} keys")
     for case in ATTENTION:

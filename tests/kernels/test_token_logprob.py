@@ -3,16 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rag.kernels import choose
 from rag.kernels import token_logprob as module
 from rag.kernels.token_logprob import logprob_of_logits, token_logprob, token_logprob_reference
-
-
-@pytest.fixture(autouse=True)
-def in_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small problems too."""
-    monkeypatch.setattr(choose, "FEW_OPERATIONS", 0)
-    monkeypatch.setattr(choose, "LOADING_OPERATIONS", 0)
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rag.kernels import choose
+from rag.kernels import varlen_attention_cpu
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
 from tests.kernels.cases import VARLEN, Varlen, limit, rel, varlen_problem
 
 
 @pytest.fixture(autouse=True)
 def in_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small problems too."""
-    monkeypatch.setattr(choose, "FEW_OPERATIONS", 0)
-    monkeypatch.setattr(choose, "LOADING_OPERATIONS", 0)
+    """Small problems too, and those of both kinds."""
+    monkeypatch.setattr(varlen_attention_cpu, "LONG_TOKENS", 20)
 
 
 @pytest.mark.parametrize("case", VARLEN, ids=lambda case: case.name)

@@ -149,7 +149,7 @@ def test_the_crew_leaves_the_callers_threads_alone(saved: Callable[[str], str]) 
             assert torch.get_num_threads() == other.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
-    assert any(thread.name.startswith("rag-kernels") for thread in threading.enumerate())
+    assert any(thread.name.startswith("rag-crew") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("name", ["bert mean", "plain bert mean"])
