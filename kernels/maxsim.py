@@ -7,13 +7,19 @@ Floor: 2 Tq Td D operations, and one read of the documents' vectors; at 32 query
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rag.kernels.choose import choose
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Maxima(NamedTuple):
+    """``scores`` ``(num_queries, num_documents)``, and in ``rows`` int64 ``(Tq, num_documents)`` the row of the vectors in which the maximum is found."""
+
+    scores: Tensor
+    rows: Tensor
 
 
 def maxsim(queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: Tensor, scales: Tensor | None = None) -> Tensor:
@@ -25,10 +31,30 @@ def maxsim(queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: Tenso
     looked at in memory only, not on a GPU).
     """
     _check(queries, query_starts, vectors, starts, scales)
-    return _implementation(choose(queries).name)(queries, query_starts, vectors, starts, scales)
+    return _implementation(choose(queries).name)(queries, query_starts, vectors, starts, scales, rows=None)
 
 
-def _implementation(name: str) -> Callable[..., Tensor]:
+def maxsim_rows(queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: Tensor, scales: Tensor | None = None) -> Maxima:
+    """``maxsim``, and for every vector of a query the row of ``vectors`` that is nearest to it in each document: what a gradient follows.
+
+    Of equally near rows it is the first; -1 in a document without vectors. Float64 queries have float64 scores, by the reference. Raises as ``maxsim`` does.
+    """
+    import torch
+
+    _check(queries, query_starts, vectors, starts, scales)
+    rows = torch.empty(len(queries), len(starts) - 1, dtype=torch.int64, device=queries.device)
+    scores = _implementation(choose(queries).name)(queries, query_starts, vectors, starts, scales, rows=rows)
+    return Maxima(scores, rows)
+
+
+class _Implementation(Protocol):
+    def __call__(
+        self, queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: Tensor, scales: Tensor | None, *, rows: Tensor | None
+    ) -> Tensor:
+        """Scores; ``rows`` is filled if it is there."""
+
+
+def _implementation(name: str) -> _Implementation:
     if name == "triton":
         from rag.kernels.maxsim_triton import maxsim_triton
 
@@ -41,20 +67,30 @@ def _implementation(name: str) -> Callable[..., Tensor]:
 
 
 def maxsim_reference(
-    queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: Tensor, scales: Tensor | None = None
+    queries: Tensor,
+    query_starts: Tensor,
+    vectors: Tensor,
+    starts: Tensor,
+    scales: Tensor | None = None,
+    *,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """The same pair by pair in float64."""
     import torch
 
     asked, borders = query_starts.tolist(), starts.tolist()
     wide = vectors.double() if scales is None else vectors.double() * scales.double()[:, None]
-    out = torch.empty(len(asked) - 1, len(borders) - 1, device=queries.device)
+    dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    out = torch.empty(len(asked) - 1, len(borders) - 1, dtype=dtype, device=queries.device)
     for a in range(len(asked) - 1):
         query = queries[asked[a] : asked[a + 1]].double()
         for b in range(len(borders) - 1):
             products = query @ wide[borders[b] : borders[b + 1]].T
             empty = products.new_full((len(query),), float("-inf"))
             out[a, b] = (products.amax(1) if products.shape[1] else empty).sum()
+            if rows is not None:
+                nearest = products.argmax(1) + borders[b] if products.shape[1] else rows.new_full((len(query),), -1)
+                rows[asked[a] : asked[a + 1], b] = nearest
     return out
 
 

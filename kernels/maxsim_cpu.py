@@ -16,13 +16,16 @@ BLOCK_TOKENS = 16_384
 """Tokens of documents whose products exist at a time, per thread."""
 
 
-def maxsim_cpu(queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: Tensor, scales: Tensor | None) -> Tensor:
+def maxsim_cpu(
+    queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: Tensor, scales: Tensor | None, *, rows: Tensor | None
+) -> Tensor:
     """See ``maxsim.maxsim``."""
     import torch
 
     out = torch.empty(len(starts) - 1, len(query_starts) - 1)
     asked, borders, query_borders = queries.float().T.contiguous(), starts.numpy(), query_starts.numpy()
     found = out.numpy()
+    nearest = None if rows is None else np.empty((len(out), len(queries)), np.int64)
 
     def score(block: tuple[int, int]) -> None:
         first, last = block
@@ -30,9 +33,15 @@ def maxsim_cpu(queries: Tensor, query_starts: Tensor, vectors: Tensor, starts: T
         products = vectors[begin:end].float() @ asked
         if scales is not None:
             products *= scales[begin:end, None]
-        _sums_of_maxima(products.numpy(), borders[first : last + 1] - begin, query_borders, found[first:last])
+        within = borders[first : last + 1] - begin
+        if nearest is None:
+            _sums_of_maxima(products.numpy(), within, query_borders, found[first:last])
+        else:
+            _rows_of_maxima(products.numpy(), within, query_borders, begin, found[first:last], nearest[first:last])
 
     each(_blocks(borders), score)
+    if rows is not None:
+        rows.copy_(torch.from_numpy(nearest).T)
     return out.T.contiguous()
 
 
@@ -48,6 +57,15 @@ def _blocks(borders: Any) -> list[tuple[int, int]]:
 
 
 @numba.njit(nogil=True, cache=True)
+def _add_up(best: Any, query_borders: Any, out: Any) -> None:  # pragma: no cover - compiled
+    for query in range(len(query_borders) - 1):
+        total = np.float32(0)
+        for place in range(query_borders[query], query_borders[query + 1]):
+            total += best[place]
+        out[query] = total
+
+
+@numba.njit(nogil=True, cache=True)
 def _sums_of_maxima(products: Any, borders: Any, query_borders: Any, out: Any) -> None:  # pragma: no cover - compiled
     best = np.empty(products.shape[1], np.float32)
     for row in range(len(out)):
@@ -55,8 +73,20 @@ def _sums_of_maxima(products: Any, borders: Any, query_borders: Any, out: Any) -
         for token in range(borders[row], borders[row + 1]):
             for place in range(products.shape[1]):
                 best[place] = max(best[place], products[token, place])
-        for query in range(len(query_borders) - 1):
-            total = np.float32(0)
-            for place in range(query_borders[query], query_borders[query + 1]):
-                total += best[place]
-            out[row, query] = total
+        _add_up(best, query_borders, out[row])
+
+
+@numba.njit(nogil=True, cache=True)
+def _rows_of_maxima(
+    products: Any, borders: Any, query_borders: Any, begin: Any, out: Any, rows: Any
+) -> None:  # pragma: no cover - compiled
+    best = np.empty(products.shape[1], np.float32)
+    for row in range(len(out)):
+        best[:] = -np.inf
+        rows[row] = -1
+        for token in range(borders[row], borders[row + 1]):
+            for place in range(products.shape[1]):
+                nearer = products[token, place] > best[place]
+                best[place] = products[token, place] if nearer else best[place]
+                rows[row, place] = begin + token if nearer else rows[row, place]
+        _add_up(best, query_borders, out[row])

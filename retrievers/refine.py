@@ -8,11 +8,14 @@ That gradient is ``(p1 - p2) / 2`` per score, half the one of ``KL(p2 || p1)``; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[Any]
 """float32, or float64 where exactness matters more than time: what is computed has the type of what is given."""
@@ -49,14 +52,24 @@ class Candidates:
 
     def scores(self, query: Floats) -> Floats:
         """``(q, dim)`` -> ``(chunks,)``."""
-        return self._scored(query)[0]
+        from rag.kernels.maxsim import maxsim
+
+        found: Floats = maxsim(*self._asked(query))[0].numpy()
+        return found
 
     def _scored(self, query: Floats) -> tuple[Floats, NDArray[np.int64]]:
-        """The scores, and the number of the row that was best for each row of the query, ``(chunks, q)``."""
-        asked = query if self._basis is None else query @ self._basis
-        scores, best = np.empty(len(self), asked.dtype), np.empty((len(self), len(asked)), np.int64)
-        _best_rows(self._rows @ np.ascontiguousarray(asked.T), self._starts, scores, best)
-        return scores, best
+        """The scores, and the number of the row that was best for each row of the query, ``(q, chunks)``."""
+        from rag.kernels.maxsim import maxsim_rows
+
+        scores, rows = maxsim_rows(*self._asked(query))
+        return scores[0].numpy(), rows.numpy()
+
+    def _asked(self, query: Floats) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One query and all candidates, as the kernels take them."""
+        from torch import from_numpy, tensor
+
+        asked = np.require(query if self._basis is None else query @ self._basis, self._rows.dtype, ["C", "W"])
+        return from_numpy(asked), tensor([0, len(asked)]), from_numpy(self._rows), from_numpy(self._starts)
 
     def gradient(self, query: Floats, guide: Floats, temperature: float) -> Floats:
         """Of ``KL(target || p1)`` by the query, ``(q, dim)``: ``p1 = softmax(scores / temperature)``, ``target = (p1 + guide) / 2`` fixed.
@@ -71,28 +84,11 @@ class Candidates:
 
 
 @numba.njit(nogil=True, cache=True)
-def _best_rows(products: Any, starts: Any, scores: Any, best: Any) -> None:  # pragma: no cover - compiled
-    """Of ``products`` ``(rows, q)``: the largest of every chunk in each column, its row, and the sum over columns."""
-    width = products.shape[1]
-    largest = np.empty(width, products.dtype)
-    for chunk in range(len(scores)):
-        for column in range(width):
-            largest[column] = products[starts[chunk], column]
-            best[chunk, column] = starts[chunk]
-        for row in range(starts[chunk] + 1, starts[chunk + 1]):
-            for column in range(width):
-                if products[row, column] > largest[column]:
-                    largest[column] = products[row, column]
-                    best[chunk, column] = row
-        scores[chunk] = largest.sum()
-
-
-@numba.njit(nogil=True, cache=True)
 def _add_rows(rows: Any, best: Any, shares: Any, out: Any) -> None:  # pragma: no cover - compiled
-    """``out[column] += shares[chunk] * rows[best[chunk, column]]`` for every chunk."""
-    for chunk in range(len(best)):
-        for column in range(best.shape[1]):
-            row = best[chunk, column]
+    """``out[column] += shares[chunk] * rows[best[column, chunk]]`` for every chunk."""
+    for column in range(len(best)):
+        for chunk in range(best.shape[1]):
+            row = best[column, chunk]
             for place in range(rows.shape[1]):
                 out[column, place] += shares[chunk] * rows[row, place]
 

@@ -35,7 +35,7 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     from rag.kernels.column_mass import column_mass
     from rag.kernels.deviation import kv_deviation
     from rag.kernels.ingest_prefill import ingest_prefill, room_for
-    from rag.kernels.maxsim import maxsim
+    from rag.kernels.maxsim import maxsim, maxsim_rows
     from rag.kernels.merge_states import merge_states
     from rag.kernels.quantise import layer_of, quantise_kv
     from rag.kernels.selective_attention import selective_attention
@@ -101,10 +101,10 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     def quantise(kind: Any) -> None:
         quantise_kv(bf16(2, 8, 512, 128), bf16(2, 8, 512, 128), kind)
 
-    def interact(dim: int, stored: torch.dtype) -> None:
+    def interact(dim: int, stored: torch.dtype, score: Callable[..., Any] = maxsim) -> None:
         scales = torch.empty(4096) if stored == torch.int8 else None
         borders = torch.arange(0, 4097, 128)
-        maxsim(bf16(64, dim), torch.tensor([0, 32, 64]), torch.empty(4096, dim, dtype=stored), borders, scales)
+        score(bf16(64, dim), torch.tensor([0, 32, 64]), torch.empty(4096, dim, dtype=stored), borders, scales)
 
     def logprobs(rows: int) -> None:
         token_logprob(bf16(rows, 2048), bf16(32_000, 2048), torch.zeros(rows, dtype=torch.int64))
@@ -162,6 +162,7 @@ def launches(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     for dim in (128,) if quick else (128, 384, 1024):
         for stored, word in ((torch.int8, "codes"),) if quick else ((torch.bfloat16, "plain"), (torch.int8, "codes")):
             yield f"maxsim {dim} {word}", partial(interact, dim, stored)
+            yield f"maxsim rows {dim} {word}", partial(interact, dim, stored, maxsim_rows)
     for rows in (64,) if quick else (64, 1):
         yield f"token logprob {'few' if rows == 1 else 'many'}", partial(logprobs, rows)
     yield "centroid scores", score_centroids

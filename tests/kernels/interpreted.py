@@ -20,7 +20,7 @@ from rag.kernels.cascade_decode import cascade_decode, cascade_decode_reference
 from rag.kernels.column_mass import column_mass, column_mass_reference
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
 from rag.kernels.ingest_prefill import ingest_prefill, ingest_prefill_reference
-from rag.kernels.maxsim import maxsim, maxsim_reference
+from rag.kernels.maxsim import maxsim, maxsim_reference, maxsim_rows
 from rag.kernels.merge_states import merge_states, merge_states_reference
 from rag.kernels.paged import assemble_pages, pieces_of_pages
 from rag.kernels.quantise import quantise_kv, quantise_reference
@@ -213,8 +213,11 @@ def late_interaction(dim: int, dtype: torch.dtype, stored: torch.dtype) -> None:
         vectors = (vectors / scales[:, None]).round()
     given = (queries.to(dtype), query_starts, vectors.to(stored), starts, scales)
     with watched():
-        found = maxsim(*given)
-    torch.testing.assert_close(found, maxsim_reference(*given), rtol=1e-4, atol=1e-3)
+        found, (scores, rows) = maxsim(*given), maxsim_rows(*given)
+    nearest = torch.empty_like(rows)
+    torch.testing.assert_close(found, maxsim_reference(*given, rows=nearest), rtol=1e-4, atol=1e-3)
+    assert torch.equal(scores, found)
+    assert torch.equal(rows, nearest)
 
 
 def word_logprobs(num_rows: int, num_words: int, dim: int, dtype: torch.dtype, biased: bool) -> None:

@@ -41,6 +41,7 @@ PLANTED = [
     Planted("assemble_triton", "(x + 12582912.0) - 12582912.0", "x", "codes int8 45 torch.float32"),
     Planted("assemble_triton", "acc += (x - y) * (x - y)", "acc += x * x - y * y", "deviation kv"),
     Planted("maxsim_triton", "held = (token + column) < last", "held = (token + column) <= last", "maxsim 96 torch.bfloat16"),
+    Planted("maxsim_triton", "(token - first).to(tl.int32) + place", "place", "maxsim 96 torch.bfloat16"),
     Planted("token_logprob_triton", "total * tl.exp(most - higher)", "total", "token logprob (70, 129, 64, torch.bfloat16, False)"),
     Planted("warp_score_triton", "offset -= ", "offset += ", "warp score 4 128 32"),
     Planted("warp_score_triton", "total = tl.sum(best, 0)", "total = tl.max(best, 0)", "warp score 4 128 32"),

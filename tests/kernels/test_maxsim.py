@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rag.kernels.maxsim import maxsim, maxsim_reference
+from rag.kernels.maxsim import maxsim, maxsim_reference, maxsim_rows
 from tests.kernels.cases import texts
 
 
@@ -22,7 +22,11 @@ def near(found: Tensor, expected: Tensor, error: float = 1e-5) -> None:
 )
 def test_any_lengths_and_borders(asked: list[int], lengths: list[int], dim: int) -> None:
     (queries, query_starts), (vectors, starts) = texts(asked, dim, 1), texts(lengths, dim, 2)
-    near(maxsim(queries, query_starts, vectors, starts), maxsim_reference(queries, query_starts, vectors, starts))
+    found, nearest = maxsim_rows(queries, query_starts, vectors, starts)
+    rows = torch.empty_like(nearest)
+    near(maxsim(queries, query_starts, vectors, starts), maxsim_reference(queries, query_starts, vectors, starts, rows=rows))
+    assert torch.equal(found, maxsim(queries, query_starts, vectors, starts))
+    assert torch.equal(nearest, rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8])
@@ -51,6 +55,27 @@ def test_by_hand() -> None:
     queries, vectors = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 1.0], [1.0, -1.0], [0.5, 0.5]])
     found = maxsim(queries, torch.tensor([0, 2]), vectors, torch.tensor([0, 2, 3]))
     assert found.tolist() == [[3.0 + 2.0, 0.5 + 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_by_hand(dtype: torch.dtype) -> None:
+    """Of equal ones the first; none in a document without vectors. In float64 the reference answers, in float64."""
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=dtype)
+    vectors = torch.tensor([[0.0, 1.0], [2.0, 0.0], [2.0, 1.0], [-3.0, -3.0]], dtype=dtype)
+    scores, rows = maxsim_rows(queries, torch.tensor([0, 2]), vectors, torch.tensor([0, 3, 3, 4]))
+    assert rows.tolist() == [[1, -1, 3], [0, -1, 3]]
+    assert scores.tolist() == [[3.0, float("-inf"), -6.0]]
+    assert scores.dtype == dtype
+
+
+def test_rows_of_documents_past_a_block() -> None:
+    (queries, query_starts), (vectors, starts) = texts([3, 2], 8, 1), texts([9000, 17000, 3, 8000, 8500], 8, 2)
+    rows = torch.empty(5, 5, dtype=torch.int64)
+    near(
+        maxsim_rows(queries, query_starts, vectors, starts).scores,
+        maxsim_reference(queries, query_starts, vectors, starts, rows=rows),
+    )
+    assert torch.equal(maxsim_rows(queries, query_starts, vectors, starts).rows, rows)
 
 
 @pytest.mark.parametrize(
