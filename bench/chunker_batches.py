@@ -27,7 +27,7 @@ from rag.eval.reader.weights import READER
 from rag.lm import TransformersLM
 from rag.registry import component
 from rag.retrievers.encoder import SentenceTransformersEncoder
-from rag.tokenizer import HuggingFaceTokenizer
+from rag.tokenizer_huggingface import HuggingFaceTokenizer
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "semantic": ("semantic", {}),

@@ -90,7 +90,8 @@ def counter(vocabulary: str) -> Count:
 
 def tokenizer(vocabulary: str) -> Tokenizer:
     """What ours count tokens with."""
-    from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer
+    from rag.tokenizer import WordTokenizer
+    from rag.tokenizer_huggingface import HuggingFaceTokenizer
 
     return HuggingFaceTokenizer() if vocabulary == "minilm" else WordTokenizer()
 

@@ -41,7 +41,7 @@ from rag.eval.span_measures import TOLERANCE_UNITS
 from rag.eval.span_set import SpanSet
 from rag.eval.spans import read_spans
 from rag.retrievers.encoder import SentenceTransformersEncoder
-from rag.tokenizer import HuggingFaceTokenizer
+from rag.tokenizer_huggingface import HuggingFaceTokenizer
 
 SEED = 0
 DEFAULT_RULE = "optimal"

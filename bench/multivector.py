@@ -13,6 +13,7 @@ file; its peak memory is told with the pages of that file (which the system may 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.record import RESULTS, write_result
+from bench.record import RESULTS, machine, write_result
 from rag.kernels import warp_score_lanes as lanes
 from rag.retrievers.warp.index import WarpIndex, WarpReader
 from rag.retrievers.warp.search import Effort, why_probe
@@ -42,6 +43,8 @@ from rag.retrievers.warp.segment import WarpSegment
 NUM_THREADS = 2
 PROBES = (64, 128, 256)
 OUR_BITS = (4, 5, 8)
+LITTLE = 0.0
+"""A ``confidence`` that finds less, sooner, over the index of the first of ``OUR_BITS``."""
 PEERS = {"fast-plaid": (None, 32), "xtr-warp": (None, 32, 128, 512)}
 """How many lists each of them reads besides its default (8 of fast-plaid): more finds more and takes longer."""
 Ask = Callable[[int, int], tuple[float, list[int]]]
@@ -76,9 +79,10 @@ def read_set(path: str, num_queries: int) -> TokenSet:
     return TokenSet(path, np.load(f"{path}.tokens.npy", mmap_mode="r"), np.load(f"{path}.lengths.npy"), queries)
 
 
-def made_index(bits: int) -> WarpIndex:
-    """As shipped, for vectors of 128 dimensions."""
-    return WarpIndex(Ready(), bits=bits, num_threads=NUM_THREADS)
+def made_index(bits: int, confidence: float | None = None) -> WarpIndex:
+    """As shipped, for vectors of 128 dimensions; with another confidence if one is told."""
+    told: dict[str, Any] = {} if confidence is None else {"confidence": confidence}
+    return WarpIndex(Ready(), bits=bits, num_threads=NUM_THREADS, **told)
 
 
 def build(path: str, folder: Path, bits: int) -> dict[str, Any]:
@@ -178,9 +182,9 @@ def alone(folder: Path, bits: int, given: TokenSet, rounds: int) -> float:
     return round(min(spent), 2)
 
 
-def opened(folder: Path, bits: int, num_documents: int) -> tuple[WarpReader, WarpSegment]:
+def opened(folder: Path, bits: int, num_documents: int, confidence: float | None = None) -> tuple[WarpReader, WarpSegment]:
     """Ours, memory-mapped."""
-    index = made_index(bits)
+    index = made_index(bits, confidence)
     segment = index.load(folder)
     return index.reader([segment], np.ones(num_documents, np.bool_)), segment
 
@@ -302,6 +306,8 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
         reader, segment = opened(folder, bits, len(given.lengths))
         segments.append(segment)
         askers[f"rag, {bits} bits"] = ours(reader, given.queries)
+    reader, _ = opened(options.work / f"{name}.{OUR_BITS[0]}", OUR_BITS[0], len(given.lengths), LITTLE)
+    askers[f"rag, {OUR_BITS[0]} bits, confidence {LITTLE:g}"] = ours(reader, given.queries)
     scores, timed = exact(given)
     truth = np.argsort(-scores, axis=0, kind="stable")[:100].T
     if not math.isnan(timed(0)):
@@ -401,6 +407,11 @@ def plot(sizes: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+def here() -> dict[str, str]:
+    """Of what was measured now: parts of a result may be of different days and machines."""
+    return {"date": datetime.date.today().isoformat(), "cpu": str(machine()["cpu"]), "dot_products": lanes.explain()}
+
+
 def main() -> None:
     """Writes bench/results/multivector.json; parts that are not asked for stay as they were."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -432,14 +443,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options.work = options.work or Path(folder)
         for name in options.names:
-            result["sets"][name] = compare(options, name)
+            result["sets"][name] = here() | compare(options, name)
         for name in options.growth:
-            result["growth"][name if options.bits == 4 else f"{name}, {options.bits} bits"] = growth(options, name)
+            result["growth"][name if options.bits == 4 else f"{name}, {options.bits} bits"] = here() | growth(options, name)
         for name in options.probing:
-            result["probing"][name] = probing(options, name)
+            result["probing"][name] = here() | probing(options, name)
     if options.plot:
         plot(result["growth"], options.plot)
-    write_result("multivector", {"threads": NUM_THREADS, "dot_products": lanes.explain(), **result})
+    write_result("multivector", {"threads": NUM_THREADS, **result})
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ from rag.eval.sections import kept, sections
 from rag.read.draft import TextBuilder
 from rag.read.worker import read_file
 from rag.retrievers.encoder import SentenceTransformersEncoder
-from rag.tokenizer import HuggingFaceTokenizer
+from rag.tokenizer_huggingface import HuggingFaceTokenizer
 
 MAX_TOKENS = 256
 SEPARATE = "s2 clusters"

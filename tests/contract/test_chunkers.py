@@ -17,7 +17,8 @@ from rag.errors import ReadError
 from rag.read.draft import TextBuilder, canonical
 from rag.read.worker import read_file
 from rag.registry import TABLE, component, options, wanted_models
-from rag.tokenizer import HuggingFaceTokenizer, WordTokenizer, counts_of
+from rag.tokenizer import WordTokenizer, counts_of
+from rag.tokenizer_huggingface import HuggingFaceTokenizer
 from tests.fakes import HashingEncoder, SameWordResolver, ToyLM
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
