@@ -1,14 +1,14 @@
 """Attention by position in memory: which way rows go. Knows rows; checks no shape.
 
-A single token, too few rows for registers, goes to ``decode_cpu``. Other rows go through ``attention_tiles_cpu`` where the processor has the
-instructions, or as products of torch's (``attention_torch_cpu``); ``choose.processor_way`` says which, and why.
+A single token, too few rows for registers, is one call of torch's attention or goes to ``decode_cpu``; ``choose.decoding_way`` says which, and why. Other rows go through
+``attention_tiles_cpu`` where the processor has the instructions, or as products of torch's (``attention_torch_cpu``), as ``choose.processor_way`` says.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rag.kernels.choose import processor_way
+from rag.kernels.choose import decoding_way, processor_way
 from rag.kernels.selective_attention import with_sinks
 from rag.kernels.visibility import seeing_rows, seen_keys
 
@@ -32,24 +32,19 @@ def attention_cpu(
 ) -> tuple[Tensor, Tensor]:
     """Output and logarithm of the denominator; see ``selective_attention.selective_attention``. Float32 or bfloat16."""
     from rag.kernels.attention_torch_cpu import attention_torch_cpu
-    from rag.kernels.decode_cpu import decode_cpu, takes
 
-    num_heads, num_tokens, key_dim = queries.shape
-    group, value_dim = num_heads // len(keys), values.shape[2]
-    first, last = seeing_rows(positions, num_keys, window)
+    num_tokens, key_dim = queries.shape[1:]
     in_rows = queries.stride(2) == keys.stride(2) == values.stride(2) == 1
-    if num_tokens == last - first == 1 and in_rows and takes(group, key_dim, value_dim):
-        begin, _, end = seen_keys(positions, num_keys, window)
-        found, logs = decode_cpu(queries[:, 0], keys, values, begin, end, scale=scale, softcap=softcap)
-        return with_sinks(found[None], logs[:, None], sinks)
+    if num_tokens == 1 and in_rows and (found := _one_token(queries, keys, values, positions, num_keys, scale, window, softcap)):
+        return with_sinks(*found, sinks)
     way = processor_way(queries.dtype, key_dim).name
     if way == "torch" or not in_rows:
         return attention_torch_cpu(
             queries, keys, values, positions,
             num_keys=num_keys, scale=scale, window=window, softcap=softcap, sinks=sinks,
         )  # fmt: skip
-    seeing = slice(first, last)
-    if way == "vectors" or first == last:
+    seeing = slice(*seeing_rows(positions, num_keys, window))
+    if way == "vectors" or seeing.start == seeing.stop:
         out, lse = _in_vectors(queries, keys, values, positions, seeing, num_keys, scale, window, softcap)
     else:
         begin, _, end = seen_keys(positions[seeing], num_keys, window)
@@ -57,6 +52,32 @@ def attention_cpu(
         out, lse = _in_vectors(*wide, positions - begin, seeing, end - begin, scale, window, softcap)
     out, lse = with_sinks(out, lse, sinks)
     return out.to(queries.dtype), lse
+
+
+def _one_token(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    num_keys: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor] | None:
+    """Nothing for a token that sees no key, and for heads of sizes that neither way takes."""
+    from rag.kernels.attention_torch_cpu import one_token_torch_cpu
+    from rag.kernels.decode_cpu import decode_cpu, takes
+
+    begin, _, end = seen_keys(positions, num_keys, window)
+    if begin >= end:
+        return None
+    key_dim, value_dim = queries.shape[2], values.shape[2]
+    if decoding_way(queries.dtype).name == "torch" and key_dim == value_dim and not softcap:
+        return one_token_torch_cpu(queries, keys[:, begin:end], values[:, begin:end], scale)
+    if not takes(len(queries) // len(keys), key_dim, value_dim):
+        return None
+    found, logs = decode_cpu(queries[:, 0], keys, values, begin, end, scale=scale, softcap=softcap)
+    return found[None], logs[:, None]
 
 
 def _in_vectors(

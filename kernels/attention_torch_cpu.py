@@ -76,6 +76,17 @@ def attention_torch_cpu(
     return with_sinks(out, lse, sinks)
 
 
+def one_token_torch_cpu(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """``(1, Hq, D)`` and ``(Hq, 1)`` of ``queries`` ``(Hq, 1, D)`` that see all ``keys``, one at least: the query heads of a key head are the rows of one call, so
+    each key is read once, not once a query head. Its threads wait actively, so it may have some where waking ours takes longer than the work."""
+    import torch
+
+    num_heads, _, dim = queries.shape
+    folded = queries.reshape(1, len(keys), -1, dim)
+    found, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(folded, keys[None], values[None], scale=scale)
+    return found.reshape(1, num_heads, dim), logs.reshape(num_heads, 1)
+
+
 def tile_scores(
     rows: Tensor, keys: Tensor, positions: Tensor, *, num_keys: int, scale: float, window: int | None, softcap: float | None
 ) -> tuple[Tensor, int, int]:

@@ -88,6 +88,15 @@ def processor_way(dtype: torch.dtype, key_dim: int) -> Way:
     return Way("vectors", "the processor has AVX-512 with products of bfloat16")
 
 
+def decoding_way(dtype: torch.dtype) -> Way:
+    """How attention of a single token between keys of ``dtype``, float32 or bfloat16, is computed: in ``vectors`` of our own or by ``torch``."""
+    if str(dtype) == "torch.float32":
+        return Way("torch", "torch's attention reads float32 as fast as the memory gives it")
+    if multiplies_bfloat16_tiles():
+        return Way("torch", "the processor has matrix registers for bfloat16 (AMX)")
+    return Way("vectors", "torch's attention in bfloat16 is slow without matrix registers")
+
+
 @lru_cache
 def processor_has(feature: str) -> bool:
     """Whether compiled loops may use a feature of the processor, in LLVM's word for it. What ``NUMBA_CPU_FEATURES`` says counts, since numba compiles for that;

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from rag.kernels.choose import Way, processor_has, processor_way
+from rag.kernels.choose import Way, decoding_way, processor_has, processor_way
 from rag.kernels.exponential import powers_16, tangents_16
 from rag.kernels.selective_attention import selective_attention, selective_attention_reference
 from rag.kernels.varlen_attention import varlen_attention, varlen_attention_reference
@@ -65,12 +65,16 @@ def test_the_ends_of_exponentials_and_tangents() -> None:
 @pytest.mark.parametrize("way", ["vectors", "widened", "torch"])
 @pytest.mark.parametrize("case", ATTENTION, ids=lambda case: case.name)
 def test_every_way_is_the_reference(case: Attention, way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag.kernels.choose.multiplies_bfloat16_tiles", lambda: False)
     usual = processor_way(case.dtype, case.key_dim).name
     if way != "torch" and usual == "torch":
         pytest.skip("no AVX2 here")
     if (case.dtype == torch.float32 and way == "widened") or (way == "vectors" and usual == "widened"):
         pytest.skip("not a way of this type here")
     monkeypatch.setattr("rag.kernels.attention_cpu.processor_way", lambda dtype, dim: Way(way, "test"))
+    monkeypatch.setattr(
+        "rag.kernels.attention_cpu.decoding_way", lambda dtype: Way("torch" if way == "torch" else "vectors", "test")
+    )
     _check(case)
 
 
@@ -142,7 +146,8 @@ def _check(case: Attention) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.right[:30])
-def test_a_planted_fault_is_seen(fault: Planted) -> None:
+def test_a_planted_fault_is_seen(fault: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag.kernels.choose.multiplies_bfloat16_tiles", lambda: False)
     (case,) = (case for case in ATTENTION if case.name == fault.case)
     if processor_way(case.dtype, case.key_dim).name != "vectors":
         pytest.skip("rows do not go in vectors here")
@@ -156,7 +161,9 @@ def test_a_planted_fault_is_seen(fault: Planted) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_less_exact_than_torch_s_attention(dtype: torch.dtype) -> None:
+def test_no_less_exact_than_torch_s_attention(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in vectors, wherever they can be computed; where torch's own products go first, the parts of a row are rounded once more."""
+    monkeypatch.setattr("rag.kernels.choose.multiplies_bfloat16_tiles", lambda: False)
     made = torch.Generator().manual_seed(2)
     queries = torch.randn(8, 200, 64, generator=made).to(dtype)
     keys, values = torch.randn(2, 2, 900, 64, generator=made).to(dtype)
@@ -209,3 +216,13 @@ def test_the_way_follows_the_processor(
     monkeypatch.setattr("rag.kernels.choose.multiplies_bfloat16_tiles", lambda: "amx" in features)
     way = processor_way(dtype, dim)
     assert way.name == name and ("processor" in way.why or "pairs" in way.why)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tiles", "name"),
+    [(torch.float32, False, "torch"), (torch.bfloat16, True, "torch"), (torch.bfloat16, False, "vectors")],
+)
+def test_the_way_of_a_single_token(dtype: torch.dtype, tiles: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag.kernels.choose.multiplies_bfloat16_tiles", lambda: tiles)
+    way = decoding_way(dtype)
+    assert way.name == name and ("torch's attention" in way.why or "processor" in way.why)
