@@ -13,7 +13,7 @@ from bench.gpu_anchors import compiled, flash_maxsim
 from bench.gpu_timing import DIM, KEY_HEADS, Bench, Case, relative
 from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
 from rag.kernels.deviation import kv_deviation, kv_deviation_reference
-from rag.kernels.maxsim import maxsim, maxsim_reference
+from rag.kernels.maxsim import Maxima, maxsim, maxsim_reference, maxsim_rows
 from rag.kernels.quantise import layer_of, quantise_kv, quantise_reference
 from rag.kernels.token_logprob import token_logprob, token_logprob_reference
 from rag.kernels.warp_score import (
@@ -121,6 +121,20 @@ def search_cases(bench: Bench, small: bool) -> Iterator[Case]:
         if factor is None:
             anchors["flash-maxsim"] = partial(flash_maxsim, queries, vectors, borders, 300)
         yield Case(f"maxsim {name}, {num_documents} documents", ours, error, 2e-3, size, flop, anchors)
+
+    def nearest() -> Maxima:
+        return maxsim_rows(queries, query_starts, vectors, borders)
+
+    def nearest_error() -> float:
+        """The scores of the rows that are named, beside the true ones: of nearly equal rows either may be named."""
+        found, some = nearest(), slice(0, int(starts[20]))
+        named = (vectors[found.rows[:, :20].T].double() * queries.double()).sum((1, 2))
+        return relative(named.float()[None], maxsim_reference(queries, query_starts, vectors[some], borders[:21]))
+
+    yield Case(
+        f"maxsim with rows, {num_documents} documents", nearest, nearest_error, 2e-3,
+        2 * vectors.numel() + 8 * 32 * num_documents, flop, {"torch": lambda: products, "torch.compile": lambda: compiled(products)},
+    )  # fmt: skip
     hidden, weight = bench.normal(rows, width), bench.normal(vocabulary, width) * width**-0.5
     targets = torch.randint(0, vocabulary, (rows,)).to(bench.device)
 
