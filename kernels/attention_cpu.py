@@ -37,14 +37,14 @@ def attention_cpu(
     in_rows = queries.stride(2) == keys.stride(2) == values.stride(2) == 1
     if num_tokens == 1 and in_rows and (found := _one_token(queries, keys, values, positions, num_keys, scale, window, softcap)):
         return with_sinks(*found, sinks)
-    way = processor_way(queries.dtype, key_dim).name
-    if way == "torch" or not in_rows:
+    way = processor_way(queries.dtype, key_dim)
+    if way.name == "torch" or not in_rows:
         return attention_torch_cpu(
             queries, keys, values, positions,
             num_keys=num_keys, scale=scale, window=window, softcap=softcap, sinks=sinks,
         )  # fmt: skip
     seeing = slice(*seeing_rows(positions, num_keys, window))
-    if way == "vectors" or seeing.start == seeing.stop:
+    if way.in_tiles or seeing.start == seeing.stop:
         out, lse = _in_vectors(queries, keys, values, positions, seeing, num_keys, scale, window, softcap)
     else:
         begin, _, end = seen_keys(positions[seeing], num_keys, window)

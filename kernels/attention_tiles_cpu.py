@@ -14,6 +14,18 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.kernels import choose
+from rag.kernels.attention_matrix import (
+    AS_MATRIX,
+    STEP_KEYS,
+    TILE,
+    add_values_16,
+    close_registers,
+    configuration,
+    open_registers,
+    score_16,
+    turn_pairs,
+)
 from rag.kernels.attention_vectors import LANES, MOST_VECTORS, TILE_KEYS, add_values, gather_16, scatter_16, score
 from rag.kernels.crew import each
 from rag.kernels.exponential import LOG2_E
@@ -84,11 +96,13 @@ def attend(jobs: Integers, queries: Tensor, values: Tensor, group: int, *, scale
 
     size, dim = queries.element_size(), values.shape[-1]
     words = queries.shape[-1] * size // 4
-    like = bits(values[:0]).dtype.type(0)
+    in_matrix = size == 2 and choose.processor_way(torch.bfloat16, queries.shape[-1]).name == "matrix"
+    like, step = (AS_MATRIX, TILE) if in_matrix else (bits(values[:0]).dtype.type(0), TILE_KEYS)
+    told = configuration()
     tiles = -(-int(jobs[:, TOKENS].max(initial=1)) * group // TILE_ROWS)
-    padded = -(-dim // TILE_KEYS) * TILE_KEYS
-    num_floats = TILE_ROWS * (tiles * (words + padded + 4) + 1 + BLOCK_KEYS) + BLOCK_KEYS * (words + dim) + LANES
-    sizes = (tiles, group, words, dim, padded)
+    padded = -(-dim // step) * step
+    num_floats = TILE_ROWS * (tiles * (words + padded + 4) + 1 + BLOCK_KEYS) + BLOCK_KEYS * (words + padded) + 2 * LANES
+    sizes = (tiles, group, words, dim, padded, in_matrix, told.ctypes.data)
     factor, limit = np.float32(scale * LOG2_E), np.float32(softcap or 0)
     num_parts = min(len(jobs), PARTS_PER_THREAD * torch.get_num_threads() if torch.get_num_threads() > 1 else 1)
 
@@ -102,14 +116,16 @@ def attend(jobs: Integers, queries: Tensor, values: Tensor, group: int, *, scale
 def _attend(
     jobs: Any, sizes: Any, like: Any, paired: bool, factor: Any, limit: Any, scratch: Any
 ) -> None:  # pragma: no cover - compiled
-    """``sizes``: tiles of the longest job, query heads of a key head, words of a key, dimensions of a value, the same in whole tiles."""
-    most_tiles, group, words, dim, padded = sizes
+    """``sizes``: tiles of the longest job, query heads of a key head, words of a key, dimensions of a value, the same in whole tiles; whether products go in matrix
+    registers, and where these are told of."""
+    most_tiles, group, words, dim, padded, in_matrix, told = sizes
     places = _layout(sizes, scratch)
     asked, sums, peaks, totals, lows, highs, _, scores, packed_keys, packed_values = places
     most_rows = most_tiles * TILE_ROWS
     low, high = array_at(pointer(lows, np.int32(0)), most_rows), array_at(pointer(highs, np.int32(0)), most_rows)
     peak, total = array_at(pointer(peaks, np.float32(0)), most_rows), array_at(pointer(totals, np.float32(0)), most_rows)
     size, addresses = (2 if paired else 4), np.empty(LANES, np.int64)
+    open_registers(like, told)
     for number in range(len(jobs)):
         job = jobs[number]
         rows, to_key, to_value = job[TOKENS] * group, job[TO_KEY], job[TO_VALUE]
@@ -126,9 +142,11 @@ def _attend(
             stop = min(first + BLOCK_KEYS, end)
             keys, across = job[KEYS] + first * to_key, to_key
             values, along = job[VALUES] + first * to_value, to_value
-            if to_key > 4 * words:
+            if to_key > 4 * words or (in_matrix and (stop - first) % TILE):
                 keys, across = _near(keys, to_key, stop - first, words, packed_keys), 4 * words
-            if paired:
+            if in_matrix:
+                values, along = _turned(like, values, to_value, stop - first, dim, padded, packed_values), 2 * BLOCK_KEYS
+            elif paired:
                 values, along = _in_pairs(values, to_value, stop - first, dim, packed_values), 4 * dim
             elif to_value > 4 * dim:
                 values, along = _near(values, to_value, stop - first, dim, packed_values), 4 * dim
@@ -136,23 +154,27 @@ def _attend(
                 row, last_row = tile * TILE_ROWS, min(rows, (tile + 1) * TILE_ROWS) - 1
                 begin, final = max(first, low[row]), min(stop, high[last_row] + 1)
                 if begin < final:
-                    if paired:
+                    if in_matrix:
+                        begin -= (begin - first) % STEP_KEYS
+                    elif paired:
                         begin -= (begin - first) % 2
                     masked = begin < low[last_row] or final > high[row] + 1
                     skipped, vectors = begin - first, (last_row - row) // LANES + 1
-                    some_keys, some_values = keys + skipped * across, values + (skipped // 2 if paired else skipped) * along
+                    some_keys = keys + skipped * across
+                    some_values = values + (2 * skipped if in_matrix else (skipped // 2 if paired else skipped) * along)
                     _over_block(
                         like, paired, sizes, factor, limit, places, tile, vectors, masked,
                         some_keys, across, some_values, along, begin, final - begin,
                     )  # fmt: skip
         _scatter(job, group, dim, size, like, rows, sums, padded, peak, total, addresses, scores)
+    close_registers(like)
 
 
 @compiled
 def _layout(sizes: Any, scratch: Any) -> Any:  # pragma: no cover - compiled
     """Addresses in scratch memory of what a job holds: queries, sums, the largest scores and totals of its rows, the first and the last key they see; and of what
     a tile holds: how far earlier sums fade, scores, keys and values of a block."""
-    most_tiles, _, words, _, padded = sizes
+    most_tiles, _, words, _, padded, _, _ = sizes
     vector = 4 * TILE_ROWS
     asked = (scratch.ctypes.data + 63) // 64 * 64
     sums = asked + most_tiles * words * vector
@@ -163,7 +185,8 @@ def _layout(sizes: Any, scratch: Any) -> Any:  # pragma: no cover - compiled
     fade = highs + most_tiles * vector
     scores = fade + vector
     packed_keys = scores + BLOCK_KEYS * vector
-    return asked, sums, peaks, totals, lows, highs, fade, scores, packed_keys, packed_keys + BLOCK_KEYS * words * 4
+    packed_values = (packed_keys + BLOCK_KEYS * words * 4 + 63) // 64 * 64
+    return asked, sums, peaks, totals, lows, highs, fade, scores, packed_keys, packed_values
 
 
 @compiled
@@ -173,11 +196,15 @@ def _over_block(
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     """One tile of rows over ``count`` keys from ``begin`` on: scores, weights, and their values added to the sums."""
     asked, sums, peaks, totals, lows, highs, fade, scores, _, _ = places
-    _, _, words, dim, padded = sizes
+    _, _, words, dim, padded, in_matrix, _ = sizes
     shift, wide = tile * 4 * TILE_ROWS, vectors * 4 * LANES
-    for key in range(0, count, TILE_KEYS):
-        last = min(TILE_KEYS, count - key) - 1
-        score(vectors, like, (asked + shift * words, words, keys + key * across, across, last, factor, scores + key * wide))
+    if in_matrix:
+        for key in range(0, count, TILE):
+            score_16(vectors, like, (asked + shift * words, words, keys + key * across, across, factor, scores + key * wide))
+    else:
+        for key in range(0, count, TILE_KEYS):
+            last = min(TILE_KEYS, count - key) - 1
+            score(vectors, like, (asked + shift * words, words, keys + key * across, across, last, factor, scores + key * wide))
     if limit > 0:
         cap(scores, count * vectors, limit)
     if masked:
@@ -188,6 +215,13 @@ def _over_block(
         if count % 2:
             array_at(pointer(scores + count * wide, np.float32(0)), vectors * LANES)[:] = -np.inf
     weigh(vectors, like, (scores, count, peaks + shift, totals + shift, fade))
+    if in_matrix:
+        spare = -steps % TILE
+        _clear(scores + steps * wide, spare * vectors * LANES)
+        for place in range(0, padded, TILE):
+            into = sums + shift * padded + place * wide
+            add_values_16(vectors, like, (scores, steps + spare, values + place * along, along, fade, into))
+        return
     for place in range(0, dim, TILE_KEYS):
         last, into = min(TILE_KEYS, dim - place) - 1, sums + shift * padded + place * wide
         add_values(vectors, like, (scores, steps, values + 4 * place, along, last, fade, into))
@@ -223,6 +257,27 @@ def _near(rows: int, step: int, count: int, words: int, packed: int) -> int:  # 
         to = array_at(pointer(packed + row * 4 * words, np.int32(0)), words)
         for word in range(words):
             to[word] = given[word]
+    return packed
+
+
+@compiled
+def _clear(place: int, num_words: int) -> None:  # pragma: no cover - compiled
+    array_at(pointer(place, np.float32(0)), num_words)[:] = 0
+
+
+@compiled
+def _turned(like: Any, rows: int, step: int, count: int, dim: int, padded: int, packed: int) -> int:  # pragma: no cover - compiled
+    """Values dimension by dimension, two keys of a block a word: what matrix registers take. Dimensions that are not there are 0."""
+    along, whole = 2 * BLOCK_KEYS, dim // TILE * TILE
+    for place in range(0, whole, TILE):
+        for key in range(0, count, STEP_KEYS):
+            turn_pairs(like, rows + 2 * place + key * step, step, count - key, packed + place * along + 2 * key, along)
+    for place in range(whole, padded):
+        to = array_at(pointer(packed + place * along, np.uint16(0)), BLOCK_KEYS)
+        to[:] = 0
+        if place < dim:
+            for key in range(count):
+                to[key] = array_at(pointer(rows + key * step + 2 * place, np.uint16(0)), 1)[0]
     return packed
 
 

@@ -86,7 +86,7 @@ def _tile(
     return [sums[number * vectors : (number + 1) * vectors] for number in range(TILE_KEYS)]
 
 
-def _turned(builder: Any, rows: list[Any]) -> list[Any]:
+def turned(builder: Any, rows: list[Any]) -> list[Any]:
     """Sixteen vectors of sixteen, columns for rows: each of four steps exchanges blocks of twice the size."""
     size = 1
     while size < LANES:
@@ -112,7 +112,7 @@ def _gather(typing_context: Any, places: Any, shift: Any, out: Any, step: Any) -
         for number in range(LANES):
             base = builder.load(at(builder, place_of(builder, listed, I64), whole(number)))
             rows.append(builder.load(place_of(builder, builder.add(base, shifted), FLOATS), align=2))
-        for number, column in enumerate(_turned(builder, rows)):
+        for number, column in enumerate(turned(builder, rows)):
             where = builder.add(target, builder.mul(apart, whole(number)))
             builder.store(column, place_of(builder, where, FLOATS), align=64)
         return context.get_dummy_value()
@@ -130,7 +130,7 @@ def _scatter(typing_context: Any, like: Any, given: Any, step: Any, shares: Any,
         for number in range(LANES):
             where = builder.add(source, builder.mul(apart, whole(number)))
             columns.append(builder.fmul(builder.load(place_of(builder, where, FLOATS), align=64), factor))
-        for number, row in enumerate(_turned(builder, columns)):
+        for number, row in enumerate(turned(builder, columns)):
             base = builder.load(at(builder, place_of(builder, listed, I64), whole(number)))
             write_sixteen(builder, like, builder.add(base, shifted), whole(0), row)
         return context.get_dummy_value()
@@ -161,6 +161,8 @@ def by_vectors(name: str, arguments: Sequence[Any], generate: Callable[[Any, Any
 
 
 def _score(builder: Any, like: Any, vectors: int, arguments: list[Any]) -> None:
+    if like == types.int16:  # see ``attention_matrix``
+        return
     rows, steps, keys, across, last, factor, out = arguments
     factors = spread(builder, factor, LANES)
     for number, line in enumerate(_tile(builder, like, vectors, rows, steps, keys, across, whole(4), last)):
@@ -169,6 +171,8 @@ def _score(builder: Any, like: Any, vectors: int, arguments: list[Any]) -> None:
 
 
 def _add_values(builder: Any, like: Any, vectors: int, arguments: list[Any]) -> None:
+    if like == types.int16:
+        return
     weights, steps, values, along, last, fade, out = arguments
     sums = _tile(builder, like, vectors, weights, steps, values, whole(4), along, last)
     fades = [load_vector(builder, fade, v) for v in range(vectors)]

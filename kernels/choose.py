@@ -56,16 +56,23 @@ def gpu_choice() -> Choice:
 
 @lru_cache(maxsize=1)
 def multiplies_bfloat16_tiles() -> bool:
-    """Whether this processor has matrix registers for bfloat16 (AMX). Elsewhere torch's attention is no slower in float32, and exacter."""
+    """Whether this processor has matrix registers for bfloat16 (AMX) and the system lets us use them, for which it is asked. Elsewhere torch's attention is no slower in
+    float32, and exacter."""
     from torch import cpu
 
-    return cpu._is_amx_tile_supported()
+    return cpu._is_amx_tile_supported() and cpu._init_amx()
 
 
 class Way(NamedTuple):
-    """How rows of attention go in memory: ``vectors`` of our own, the same ``widened`` to float32, or products of ``torch``; and why."""
+    """How rows of attention go in memory: in ``vectors`` of our own, with products in a ``matrix`` register, ``widened`` to float32, or by products of ``torch``; and why."""
 
-    name: Literal["vectors", "widened", "torch"]
+    name: Literal["vectors", "matrix", "widened", "torch"]
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether ``attention_tiles_cpu`` takes the numbers as they are."""
+        return self.name in ("vectors", "matrix")
+
     why: str
 
 
@@ -80,7 +87,9 @@ def processor_way(dtype: torch.dtype, key_dim: int) -> Way:
     if str(dtype) == "torch.float32":
         return Way("vectors", f"the processor has {wide}")
     if multiplies_bfloat16_tiles():
-        return Way("torch", "the processor has matrix registers for bfloat16 (AMX)")
+        if key_dim % 32 == 0 and processor_has("avx512f") and processor_has("amx-bf16"):
+            return Way("matrix", "the processor has matrix registers for bfloat16 (AMX)")
+        return Way("torch", "the processor has matrix registers for bfloat16 (AMX), which ours fill with 32 dimensions")
     if not (processor_has("avx512f") and processor_has("avx512bf16")):
         return Way("widened", f"the processor has {wide}, without products of bfloat16")
     if key_dim % 2:

@@ -1,6 +1,6 @@
 """Numbers as compiled loops see them: bfloat16 as its bits, arrays by their addresses. Knows types; no kernel.
 
-numba has no bfloat16: it travels as uint16, the upper half of a float32. ``wide`` and ``narrow`` are chosen by type when a loop is compiled.
+numba has no bfloat16: it travels as uint16, the upper half of a float32 (as int16 where it goes in matrix registers, see ``attention_matrix``). ``wide`` and ``narrow`` are chosen by type when a loop is compiled.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _narrow(number: Any, like: Any) -> Any:
     def as_it_is(number: Any, like: Any) -> Any:
         return number
 
-    return to_bits if like == types.uint16 else as_it_is
+    return to_bits if like in (types.uint16, types.int16) else as_it_is
 
 
 @numba.njit

@@ -74,7 +74,7 @@ def selective_batch_cpu(
     from rag.kernels.visibility import seeing_rows
 
     num_heads, num_rows, key_dim = queries.shape
-    in_vectors = processor_way(queries.dtype, key_dim).name == "vectors" and queries.stride(2) == 1
+    in_vectors = processor_way(queries.dtype, key_dim).in_tiles and queries.stride(2) == 1
     out = queries.new_zeros(num_rows, num_heads, values[0].shape[2] if values else 0)
     lse = torch.full((num_heads, num_rows), float("-inf"))
     jobs: list[NDArray[np.int64]] = []

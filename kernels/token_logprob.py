@@ -91,7 +91,7 @@ def _fits_vectors(hidden: Tensor, weight: Tensor) -> bool:
         return False
     if hidden.dtype not in (torch.float32, torch.bfloat16) or (hidden.dtype == torch.float32 and len(hidden) < FEW_ROWS):
         return False
-    return processor_way(hidden.dtype, hidden.shape[1]).name == "vectors"
+    return processor_way(hidden.dtype, hidden.shape[1]).in_tiles
 
 
 def _in_rows(totals: Tensor, rows: Tensor | None) -> Tensor:

@@ -29,7 +29,7 @@ def varlen_attention_cpu(
     out = queries.new_empty(queries.shape[1], len(queries), values.shape[2])
     in_rows = queries.stride(2) == keys.stride(2) == values.stride(2) == 1
     below = longest + 1
-    if longest >= LONG_TOKENS and in_rows and processor_way(queries.dtype, queries.shape[2]).name == "vectors":
+    if longest >= LONG_TOKENS and in_rows and processor_way(queries.dtype, queries.shape[2]).in_tiles:
         below = LONG_TOKENS
         _in_vectors(queries, keys, values, starts, out, longest, scale, causal, window)
     _in_products(queries, keys, values, starts, out, below, scale, causal, window)

@@ -65,6 +65,7 @@ def test_the_ends_of_exponentials_and_tangents() -> None:
 @pytest.mark.parametrize("way", ["vectors", "widened", "torch"])
 @pytest.mark.parametrize("case", ATTENTION, ids=lambda case: case.name)
 def test_every_way_is_the_reference(case: Attention, way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for matrix registers, which ``test_attention_matrix`` looks at."""
     monkeypatch.setattr("rag.kernels.choose.multiplies_bfloat16_tiles", lambda: False)
     usual = processor_way(case.dtype, case.key_dim).name
     if way != "torch" and usual == "torch":
@@ -205,6 +206,8 @@ def test_threads_share_the_rows_and_change_nothing() -> None:
         ("avx512f", torch.bfloat16, 64, "widened"),
         ("avx512f avx512bf16", torch.bfloat16, 64, "vectors"),
         ("avx512f avx512bf16", torch.bfloat16, 33, "widened"),
+        ("avx512f avx512bf16 amx-bf16", torch.bfloat16, 64, "matrix"),
+        ("avx512f avx512bf16 amx-bf16", torch.bfloat16, 80, "torch"),
         ("avx512f avx512bf16 amx", torch.bfloat16, 64, "torch"),
         ("avx512f avx512bf16 amx", torch.float32, 64, "vectors"),
     ],
