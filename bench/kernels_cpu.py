@@ -345,7 +345,7 @@ PARTS = {"layers": ("kernels_cpu", layers), "requests": ("kernels_cpu_requests",
 
 
 def main() -> None:
-    """Prints and records the figures, a file a part."""
+    """Prints and records the figures, a file a part; processors with matrix registers have files of their own (``_amx``)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, help="only one of them")
     options = parser.parse_args()
@@ -363,6 +363,8 @@ def main() -> None:
         for title, figures in cases.items():
             ratios = figures["peer_over_ours"], figures["peer_over_ours_by_processor"]
             print("{:6.2f} x wall {:6.2f} x processor ".format(*ratios), title, figures["milliseconds"], flush=True)
+        if processor_way(torch.bfloat16, DIM).name == "matrix":
+            name += "_amx"
         loads = {"before": load_before, "after": os.getloadavg()}
         write_result(name, {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "ways": ways, "cases": cases})
 
