@@ -7,8 +7,8 @@ No trained SPLADE model can be had offline, so speed is measured on made-up vect
 states: chunks of one document stand together and share four of 2000 topics; a chunk has some heavy terms of its own and more light ones
 of its topics, as SPLADE expands; a query has ten heavy terms of one chunk and light ones of the same topics. Engines take turns query
 by query on one thread; a query's time is the median of its rounds, from weighted terms to hits. Recall is the share of the exact
-float32 top 10 that is found. pyseismic-lsr takes part where it is installed; its build of 100,000 such chunks on one thread was given up
-after 175 seconds of processor time, so its numbers are of 10,000. UHD codes are measured on real questions with judged documents.
+float32 top 10 that is found. pyseismic-lsr takes part where it is installed, with the settings of its own that are named. UHD codes are
+measured on real questions with judged documents.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.record import write_result
+from bench.record import machine, write_result
 from bench.sparse import BEIR, bytes_below, lines, milliseconds, ndcg_at_10, shown, timed
 from rag.core import Chunk, Index, Span, SparseVectors
 from rag.retrievers.bm25 import BM25Index
@@ -337,7 +337,7 @@ def main() -> None:
             measured = speed(arguments.chunks, arguments.queries, arguments.rounds, scratch)
         finally:
             shutil.rmtree(scratch)
-        result[f"speed_{arguments.chunks}"] = measured | {"date": datetime.date.today().isoformat()}
+        result[f"speed_{arguments.chunks}"] = measured | {"date": datetime.date.today().isoformat(), "cpu": machine()["cpu"]}
         print(json.dumps(measured, indent=1), flush=True)
     folders = {name: arguments.data / folder for name, folder in BEIR.items() if (arguments.data / folder).exists()}
     if "quality" in arguments.parts and not folders:
