@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.record import write_result
+from bench.record import of_processor, write_result
 from rag.embedded import resolve
 from rag.quiet import quiet_loading
 from rag.retrievers.colbert import ColBERTEncoder
@@ -237,7 +237,7 @@ def main() -> None:
             "layers_of_random_models": LAYERS,
             "cases": cases,
         }
-        write_result("encode", report)  # after every case: a run that is cut short keeps what it has
+        write_result(of_processor("encode"), report)  # after every case: a run that is cut short keeps what it has
         for variant, some in cases[name]["variants"].items():
             times = f"{some['times_faster_by_wall']:.2f} x wall, {some['times_faster_by_processor']:.2f} x processor"
             print(f"{name:22s} {variant:36s} {some['wall_seconds']:7.2f} s, {times}, cosine {some['min_cosine']:.6f}", flush=True)

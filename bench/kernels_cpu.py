@@ -28,7 +28,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.record import write_result
+from bench.record import of_processor, write_result
 from rag.kernels.assemble import LayerKV, assemble_layers, assemble_reference
 from rag.kernels.cascade_decode import cascade_decode
 from rag.kernels.choose import processor_way
@@ -363,10 +363,11 @@ def main() -> None:
         for title, figures in cases.items():
             ratios = figures["peer_over_ours"], figures["peer_over_ours_by_processor"]
             print("{:6.2f} x wall {:6.2f} x processor ".format(*ratios), title, figures["milliseconds"], flush=True)
-        if processor_way(torch.bfloat16, DIM).name == "matrix":
-            name += "_amx"
         loads = {"before": load_before, "after": os.getloadavg()}
-        write_result(name, {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "ways": ways, "cases": cases})
+        write_result(
+            of_processor(name),
+            {"rounds": ROUNDS, "shapes": shapes, "load_average": loads, "note": note, "ways": ways, "cases": cases},
+        )
 
 
 if __name__ == "__main__":

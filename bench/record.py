@@ -40,6 +40,13 @@ def versions(*more: str) -> dict[str, str]:
     return found
 
 
+def of_processor(name: str) -> str:
+    """The name of a result that depends on what a processor multiplies bfloat16 with: those with matrix registers (AMX) have a file of their own."""
+    from rag.kernels.choose import multiplies_bfloat16_tiles
+
+    return f"{name}_amx" if multiplies_bfloat16_tiles() else name
+
+
 def write_result(name: str, result: Mapping[str, Any], packages: Sequence[str] = ()) -> Path:
     """Writes ``bench/results/<name>.json``."""
     path = RESULTS / f"{name}.json"
