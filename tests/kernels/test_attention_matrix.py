@@ -1,4 +1,4 @@
-"""Attention in matrix registers, where the processor has them: the reference, at every edge of a register; every fault planted into it; threads."""
+"""Attention in matrix registers, where the processor has them: the reference, at every edge of a register; every fault planted into it."""
 
 from __future__ import annotations
 
@@ -93,21 +93,6 @@ def test_words_are_keys_without_values() -> None:
     torch.testing.assert_close(
         token_logprob(hidden, weight, targets), token_logprob_reference(hidden, weight, targets), atol=2e-3, rtol=1e-4
     )
-
-
-def test_threads_share_the_rows_and_change_nothing() -> None:
-    queries, keys, values, positions, _ = problem(
-        Attention("threads", heads=8, num_keys=700, num_rows=400, key_dim=64, value_dim=64, dtype=torch.bfloat16)
-    )
-    found = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            found.append(selective_attention(queries, keys, values, positions, num_keys=700, scale=0.3, return_lse=True))
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.right[:30])

@@ -180,9 +180,10 @@ def test_no_less_exact_than_torch_s_attention(dtype: torch.dtype, monkeypatch: p
     assert rel(ours, expected) < 1.05 * rel(torchs(queries, keys, values), expected)
 
 
-def test_threads_share_the_rows_and_change_nothing() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_share_the_rows_and_change_nothing(dtype: torch.dtype) -> None:
     queries, keys, values, positions, _ = problem(
-        Attention("threads", heads=8, num_keys=700, num_rows=400, key_dim=64, value_dim=64)
+        Attention("threads", heads=8, num_keys=700, num_rows=400, key_dim=64, value_dim=64, dtype=dtype)
     )
     found = []
     before = torch.get_num_threads()
