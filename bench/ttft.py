@@ -27,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.record import write_result
+from bench.record import of_processor, write_result
 from rag.kvcache.engine import KVEngine
 from rag.kvcache.methods import METHODS, method
 from rag.kvcache.prefill import Decoder, Prefilled
@@ -189,7 +189,7 @@ def growth(decoder: Decoder, dtype: str, threads: int) -> None:
         lengths[len(case.prompt)] = {name: row["seconds"] for name, row in rows.items()}
         print(len(case.prompt), lengths[len(case.prompt)], flush=True)
         result = {"dtype": dtype, "threads": threads, "share": SHARE, "rounds": list(GROWTH.values()), "seconds": lengths}
-        path = write_result(f"ttft_growth_{dtype}", result)  # after every length: the longest takes as long as all others
+        path = write_result(of_processor(f"ttft_growth_{dtype}"), result)  # after every length: the longest takes as long as all others
     print(path)
 
 
@@ -220,7 +220,7 @@ def main() -> None:
     for name, row in result["methods"].items():
         print(f"{name:18} {row['seconds']:8.3f} s  {row['times_faster_than_full']:6.2f} x  {row['phases']}")
     print(result["flop_bounds"])
-    print(write_result(f"ttft_{options.dtype}", result))
+    print(write_result(of_processor(f"ttft_{options.dtype}"), result))
 
 
 if __name__ == "__main__":
