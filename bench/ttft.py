@@ -189,7 +189,9 @@ def growth(decoder: Decoder, dtype: str, threads: int) -> None:
         lengths[len(case.prompt)] = {name: row["seconds"] for name, row in rows.items()}
         print(len(case.prompt), lengths[len(case.prompt)], flush=True)
         result = {"dtype": dtype, "threads": threads, "share": SHARE, "rounds": list(GROWTH.values()), "seconds": lengths}
-        path = write_result(of_processor(f"ttft_growth_{dtype}"), result)  # after every length: the longest takes as long as all others
+        path = write_result(
+            of_processor(f"ttft_growth_{dtype}"), result
+        )  # after every length: the longest takes as long as all others
     print(path)
 
 

@@ -13,10 +13,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import TypeVar
 from weakref import WeakSet
+
+from rag.kernels.openmp import together
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,12 +27,11 @@ _EVERY: WeakSet[Crew] = WeakSet()
 
 
 class Crew:
-    """``num_threads`` threads, the caller's included; the others start when they are first needed, and once ``initializer`` has run in each. Safe to use from
-    several threads; a forked child has threads of its own."""
+    """``num_threads`` threads, the caller's included: those that torch has woken, where there are any (``openmp``), else threads of its own, which start when they are
+    first needed. Safe to use from several threads; a forked child has threads of its own."""
 
-    def __init__(self, num_threads: int, initializer: Callable[[], object] | None = None) -> None:
+    def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
-        self._initializer = initializer
         self.forget()
         _EVERY.add(self)
 
@@ -54,7 +55,10 @@ class Crew:
                 for item in left:
                     work(item)
 
-        others = [self._threads().submit(take) for _ in range(min(self.num_threads, len(listed)) - 1)]
+        wanted = min(self.num_threads, len(listed))
+        if wanted > 1 and together(wanted, take):
+            return
+        others = [self._threads().submit(take) for _ in range(wanted - 1)]
         try:
             take()
         finally:
@@ -66,10 +70,7 @@ class Crew:
         """``work(first, last)`` over ranges that cover ``num_items``, one for every thread, none shorter than ``least`` unless it is all there is."""
         num_parts = max(1, min(self.num_threads, num_items // max(least, 1)))
         borders = [num_items * part // num_parts for part in range(num_parts + 1)]
-        others = [self._threads().submit(work, first, last) for first, last in itertools.pairwise(borders[1:])]
-        work(0, borders[1])
-        for other in others:
-            other.result()
+        self.each(itertools.pairwise(borders), lambda ends: work(*ends))
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """``work(item)`` of each, in order; at most one item per thread is in work or waiting to be taken."""
@@ -80,13 +81,22 @@ class Crew:
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.num_threads, "rag-crew", initializer=self._initializer)
+                self._pool = ThreadPoolExecutor(self.num_threads, "rag-crew")
             return self._pool
 
 
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    import torch
+
+    torch.set_num_threads(1)  # of this thread only
+    with torch.inference_mode():
+        yield
 
 
 def each(items: Iterable[Item], work: Callable[[Item], object]) -> None:
@@ -99,9 +109,8 @@ def each(items: Iterable[Item], work: Callable[[Item], object]) -> None:
             for item in items:
                 work(item)
         return
-    torch.set_num_threads(1)  # of this thread only, like the others'
     try:
-        _torchs(num_threads).each(items, work, torch.inference_mode)
+        _torchs(num_threads).each(items, work, _alone)
     finally:
         torch.set_num_threads(num_threads)
 
@@ -117,9 +126,7 @@ def split(num_items: int, work: Callable[[int, int], None]) -> None:
 
 @lru_cache(maxsize=1)
 def _torchs(num_threads: int) -> Crew:
-    import torch
-
-    return Crew(num_threads, lambda: torch.set_num_threads(1))
+    return Crew(num_threads)
 
 
 def _forget_all() -> None:

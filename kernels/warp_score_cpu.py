@@ -55,10 +55,11 @@ def centroid_scores_cpu(lanes: Lanes, levels: Tensor, steps: Tensor, span: float
     out, largest = scores.numpy(), list[Any]()
     packed, units, given, given_steps = lanes.packed.numpy(), lanes.units.numpy(), levels.numpy(), steps.numpy()
     offsets = (lanes.numbers.numpy().sum(1, dtype=np.int64) * -128).astype(np.float32)
+    nothing = np.zeros(width, np.float32)
 
     def score(first: int, last: int) -> None:
         own = np.full(width, -np.inf, np.float32)
-        _score_centroids(given, given_steps, packed, units, offsets, first, last, out, own)
+        _score_centroids(given, given_steps, packed, units, offsets, nothing, first, last, out, own)
         largest.append(own)
 
     split(num_centroids, 4096, score)
@@ -106,11 +107,10 @@ def top_rows_cpu(values: Tensor, k: int, largest: int) -> Tensor:
 
 @numba.njit(nogil=True, cache=True)
 def _score_centroids(
-    levels: Any, steps: Any, packed: Any, units: Any, offsets: Any, first: int, last: int, scores: Any, largest: Any
+    levels: Any, steps: Any, packed: Any, units: Any, offsets: Any, nothing: Any, first: int, last: int, scores: Any, largest: Any
 ) -> None:  # pragma: no cover - compiled
-    """Fills ``scores[first:last]`` and keeps each lane's largest score in ``largest``."""
+    """Fills ``scores[first:last]`` and keeps each lane's largest score in ``largest``. ``nothing``: zeros, what a centroid stands on."""
     dim, width = levels.shape[1], scores.shape[1]
-    nothing = np.zeros(width, np.float32)
     table, offset, unit, base = packed.ctypes.data, offsets.ctypes.data, units.ctypes.data, nothing.ctypes.data
     for centroid in range(first, last):
         row, out = levels.ctypes.data + centroid * dim, scores.ctypes.data + centroid * width * 4
@@ -217,10 +217,11 @@ def _score_documents(
     packed: Any, units: Any, offsets: Any, num_tokens: int, bits: int, num_fine: int, out: Any,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     width, dim = scores.shape[1], packed.size // scores.shape[1]
-    best, unused = np.empty(width, np.float32), np.empty(width, np.float32)
+    # scores of a token go behind the best ones, in one block of memory: an array of which only the address is used would be given back at once
+    best = np.empty((2, width), np.float32)[0]
     table, unit, offset = packed.ctypes.data, units.ctypes.data, offsets.ctypes.data
-    scratch, maxima, row_bytes = unused.ctypes.data, best.ctypes.data, codes.shape[1]
-    base_bytes = width * 4
+    maxima, row_bytes, base_bytes = best.ctypes.data, codes.shape[1], width * 4
+    scratch = maxima + base_bytes
     for place in range(first, last):
         row = rows[place]
         if place + 1 < last:
