@@ -24,6 +24,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 PARTS_PER_THREAD = 4
 _EVERY: WeakSet[Crew] = WeakSet()
+_COUNTING, _AT_WORK = threading.Lock(), [0]
+"""Threads that all crews together have at work: more than there are cores would only wait for each other."""
 
 
 class Crew:
@@ -55,9 +57,12 @@ class Crew:
                 for item in left:
                     work(item)
 
-        wanted = min(self.num_threads, len(listed))
-        if wanted > 1 and together(wanted, take):
-            return
+        with _room(min(self.num_threads, len(listed))) as wanted:
+            if wanted > 1 and together(wanted, take):
+                return
+            self._each_in_pool(wanted, take)
+
+    def _each_in_pool(self, wanted: int, take: Callable[[], None]) -> None:
         others = [self._threads().submit(take) for _ in range(wanted - 1)]
         try:
             take()
@@ -83,6 +88,19 @@ class Crew:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.num_threads, "rag-crew")
             return self._pool
+
+
+@contextmanager
+def _room(wanted: int) -> Iterator[int]:
+    """How many of so many threads have a core beside those of other calls that are at work now; one at least, the caller's."""
+    with _COUNTING:
+        given = max(1, min(wanted, num_cores() - _AT_WORK[0])) if _AT_WORK[0] else wanted
+        _AT_WORK[0] += given
+    try:
+        yield given
+    finally:
+        with _COUNTING:
+            _AT_WORK[0] -= given
 
 
 def num_cores() -> int:
@@ -130,6 +148,8 @@ def _torchs(num_threads: int) -> Crew:
 
 
 def _forget_all() -> None:
+    global _COUNTING  # another thread may have held it when the process forked
+    _COUNTING, _AT_WORK[0] = threading.Lock(), 0
     for crew in list(_EVERY):
         crew.forget()
 

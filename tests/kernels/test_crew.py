@@ -90,3 +90,21 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     finally:
         torch.set_num_threads(before)
+
+
+def test_calls_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call, while the first has all cores at work, is done by its caller alone."""
+    monkeypatch.setattr("rag.kernels.crew.num_cores", lambda: 2)
+    started, done, threads = threading.Barrier(3), threading.Event(), set[int]()
+
+    def hold(_: int) -> None:
+        started.wait(20)
+        done.wait(20)
+
+    first = threading.Thread(target=lambda: Crew(2).each(range(2), hold))
+    first.start()
+    started.wait(20)
+    Crew(2).each(range(20), lambda _: threads.add(threading.get_ident()))
+    done.set()
+    first.join()
+    assert threads == {threading.get_ident()}
