@@ -49,7 +49,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         except sqlite3.OperationalError:  # locked, full, read-only: the file itself is no worse for it
             connection.close()
             raise
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter where the message would quote what is damaged
             connection.close()
             path.replace(path.with_suffix(".damaged"))
             for suffix in ("-wal", "-shm"):

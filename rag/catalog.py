@@ -92,7 +92,7 @@ class Catalog:
                 connection.execute("PRAGMA secure_delete = ON")
                 connection.execute("PRAGMA cell_size_check = ON")
                 connection.execute("PRAGMA trusted_schema = OFF")
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 connection.close()
                 raise DamagedIndex(self.path, str(error)) from None
             self._local.connection = connection

@@ -134,7 +134,7 @@ class AnswerStore:
                 if self._opened is None or self._opened[0] != os.getpid():  # a forked child opens the file anew
                     self._opened = (os.getpid(), self._open())
                 yield self._opened[1]
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where the message would quote what is damaged
                 raise ModelError(f"{self.path} is damaged or cannot be used as a cache of answers ({error}): {REMEDY}") from error
 
     def _open(self) -> sqlite3.Connection:
@@ -154,7 +154,7 @@ class AnswerStore:
             db.execute("PRAGMA journal_size_limit = 16777216")
             if owner != APPLICATION_ID or tables < len(_TABLES):
                 db.executescript(_SCHEMA)
-        except (sqlite3.Error, ModelError):
+        except (sqlite3.Error, UnicodeDecodeError, ModelError):
             db.close()
             raise
         return db

@@ -12,7 +12,7 @@ from bench.gpu_timing import Bench, Case, figures
 
 ROOT = Path(__file__).parents[2]
 INSIDE = {"assemble", "choose", "conftest", "crew", "rotate", "tiles", "visibility", "llvm_vectors", "row_vectors", "numbers_cpu"}
-INSIDE |= {"attention_matrix", "attention_vectors", "softmax_vectors", "exponential", "memory_hints", "paged"}
+INSIDE |= {"openmp", "attention_matrix", "attention_vectors", "softmax_vectors", "exponential", "memory_hints", "paged"}
 """Modules that are no kernel of their own; one piece of ``assemble`` and ``rotate`` are parts of others' launches."""
 
 
