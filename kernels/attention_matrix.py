@@ -30,13 +30,11 @@ _NONE = ir.VoidType()
 _LEFT, _RIGHT = 3, 4  # registers 0, 1 and 2 are sums, one for every vector of rows
 
 
-def configuration() -> NDArray[np.uint8]:
-    """What a thread tells its processor first: all eight registers are whole."""
-    told = np.zeros(64, np.uint8)
-    told[0] = 1
-    told[16:32:2] = 64
-    told[48:56] = TILE
-    return told
+CONFIGURATION: NDArray[np.uint8] = np.zeros(64, np.uint8)
+"""What a thread tells its processor first: all eight registers are whole."""
+CONFIGURATION[0] = 1
+CONFIGURATION[16:32:2] = 64
+CONFIGURATION[48:56] = TILE
 
 
 def _register(number: int) -> Any:

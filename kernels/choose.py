@@ -67,13 +67,12 @@ class Way(NamedTuple):
     """How rows of attention go in memory: in ``vectors`` of our own, with products in a ``matrix`` register, ``widened`` to float32, or by products of ``torch``; and why."""
 
     name: Literal["vectors", "matrix", "widened", "torch"]
+    why: str
 
     @property
     def in_tiles(self) -> bool:
         """Whether ``attention_tiles_cpu`` takes the numbers as they are."""
         return self.name in ("vectors", "matrix")
-
-    why: str
 
 
 def processor_way(dtype: torch.dtype, key_dim: int) -> Way:

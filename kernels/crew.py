@@ -2,7 +2,7 @@
 
 Work goes to threads as a whole, and torch runs each operation in one of them: there is no barrier between operations. On a machine with
 other work a barrier costs a time slice of the scheduler (some milliseconds) whenever one thread has to wait for its core. The caller
-works too, and waits for no thread that has not begun.
+works too. With threads of its own a crew waits for none that has not begun; torch's (``openmp``) begin all, and all are waited for once.
 numba's own parallel loops are not used: their OpenMP ends a process that forks, their work queue one that uses it from two threads.
 """
 
