@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -101,10 +102,14 @@ def test_calls_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         started.wait(20)
         done.wait(20)
 
+    def note(_: int) -> None:
+        threads.add(threading.get_ident())
+        time.sleep(0.01)  # long enough for a second thread to take the next one
+
     first = threading.Thread(target=lambda: Crew(2).each(range(2), hold))
     first.start()
     started.wait(20)
-    Crew(2).each(range(20), lambda _: threads.add(threading.get_ident()))
+    Crew(2).each(range(20), note)
     done.set()
     first.join()
     assert threads == {threading.get_ident()}
