@@ -36,6 +36,15 @@ def spread(builder: Any, value: Any, width: int) -> Any:
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), splat(I32, width, 0))
 
 
+def joined(builder: Any, vectors: list[Any]) -> Any:
+    """One vector of the elements of 1, 2, 4 ... vectors of one kind."""
+    while len(vectors) > 1:
+        size = 2 * vectors[0].type.count
+        order = ir.Constant(ir.VectorType(I32, size), list(range(size)))
+        vectors = [builder.shuffle_vector(one, other, order) for one, other in zip(vectors[::2], vectors[1::2], strict=True)]
+    return vectors[0]
+
+
 def at(builder: Any, base: Any, place: Any) -> Any:
     """The element ``place`` behind an address."""
     return builder.gep(base, [place])

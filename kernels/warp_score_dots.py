@@ -1,8 +1,10 @@
 """Dot products of coded token vectors with 16 or 32 query tokens on a processor, levels unpacked in registers. Knows addresses; no document.
 
 Sixteen levels at a time are taken out of their codes. With AVX-512 VNNI they are repeated four times over a register and multiplied with the
-same sixteen places of four lanes, four products of bytes being added to a 32-bit sum by one instruction; anywhere else one place is
-multiplied with all lanes at a time, in 16 bits. The same integers come out of both: ``warp_score_lanes.reference_dots``.
+same sixteen places of four lanes, four products of bytes being added to a 32-bit sum by one instruction. With AVX2 four of them are repeated
+eight times and multiplied with the same four places of eight lanes, two products being added in 16 bits, which hold eight products of at
+most 5 and 7 bits; levels of 8 bits go as two halves. Anywhere else one place is multiplied with all lanes at a time, in 16 bits. The same
+integers come out of all three: ``warp_score_lanes.reference_dots``.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from rag.kernels.llvm_vectors import I8, I16, I32, at, called, loop, place_of, splat, spread, whole
-from rag.kernels.warp_score_lanes import ROW_BYTES, WIDTHS, has_vnni
+from rag.kernels.llvm_vectors import I8, I16, I32, at, called, joined, loop, place_of, splat, spread, whole
+from rag.kernels.warp_score_lanes import ROW_BYTES, WIDTHS, Way, product_way
 
 SUMS = 16
-"""32-bit sums in a register: four of each of four lanes."""
+"""32-bit sums in a register of AVX-512: four of each of four lanes."""
+PAIR_SUMS = 8
+"""32-bit sums in a register of AVX2, one of each of eight lanes."""
 
 
-def dots(builder: Any, width: int, row: Any, table: Any, dim: Any, vnni: bool, bits: int = 8, num_fine: Any = None) -> Any:
+def dots(builder: Any, width: int, row: Any, table: Any, dim: Any, way: Way, bits: int = 8, num_fine: Any = None) -> Any:
     """Code for the dot products of ``dim`` levels coded at ``row`` with ``packed_lanes`` at ``table``: ``width`` 32-bit sums.
 
     Codes as ``warp_score_codes.unpacked`` has them, whole rows of 16 bytes; ``num_fine`` is read with 5 bits only.
@@ -28,8 +32,8 @@ def dots(builder: Any, width: int, row: Any, table: Any, dim: Any, vnni: bool, b
     plain = 4 if bits == 5 else bits
     num_steps = builder.sdiv(builder.mul(dim, whole(plain)), whole(8 * ROW_BYTES))
     codes = place_of(builder, row, ir.VectorType(I8, ROW_BYTES))
-    sums = [splat(I32, SUMS, 0)] * (width // 4) if vnni else [splat(I32, width, 0)]
-    add = _add_vnni if vnni else _add_plain
+    size, add = {"vnni": (SUMS, _add_vnni), "pairs": (PAIR_SUMS, _add_pairs), "plain": (width, _add_plain)}[way]
+    num_sums = width // 4 if way == "vnni" else width // size
 
     def body(step: Any, state: list[Any]) -> list[Any]:
         given = builder.load(at(builder, codes, step), align=1)
@@ -38,11 +42,11 @@ def dots(builder: Any, width: int, row: Any, table: Any, dim: Any, vnni: bool, b
             levels = _part(builder, given, part, plain)
             if bits == 5:
                 levels = _with_flags(builder, levels, row, dim, num_fine, chunk, always=not part)
-            state = add(builder, width, levels, table, chunk, state)
+            state = add(builder, width, levels, bits, table, chunk, state)
         return state
 
-    sums = loop(builder, whole(0), num_steps, sums, body)
-    return _in_lanes(builder, width, sums) if vnni else sums[0]
+    sums = loop(builder, whole(0), num_steps, [splat(I32, size, 0)] * num_sums, body)
+    return _in_lanes(builder, width, sums) if way == "vnni" else joined(builder, sums)
 
 
 def _part(builder: Any, given: Any, part: int, bits: int) -> Any:
@@ -68,7 +72,7 @@ def _with_flags(builder: Any, levels: Any, row: Any, dim: Any, num_fine: Any, ch
     return builder.or_(builder.add(levels, levels), ones)
 
 
-def _add_vnni(builder: Any, width: int, levels: Any, table: Any, chunk: Any, state: list[Any]) -> list[Any]:
+def _add_vnni(builder: Any, width: int, levels: Any, bits: int, table: Any, chunk: Any, state: list[Any]) -> list[Any]:
     kind = ir.VectorType(I32, SUMS)
     four = builder.bitcast(levels, ir.VectorType(I32, 4))
     repeated = ir.Constant(ir.VectorType(I32, SUMS), [0, 1, 2, 3] * 4)
@@ -101,12 +105,35 @@ def _in_lanes(builder: Any, width: int, sums: list[Any]) -> Any:
     for start in range(0, len(sums), 4):
         first, second = paired(sums[start], sums[start + 1], 1), paired(sums[start + 2], sums[start + 3], 1)
         halves.append(paired(first, second, 2))
-    if len(halves) == 1:
-        return halves[0]
-    return builder.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, width), list(range(width))))
+    return joined(builder, halves)
 
 
-def _add_plain(builder: Any, width: int, levels: Any, table: Any, chunk: Any, state: list[Any]) -> list[Any]:
+def _add_pairs(builder: Any, width: int, levels: Any, bits: int, table: Any, chunk: Any, state: list[Any]) -> list[Any]:
+    """Two products of levels below 32 with 7 bits fill 13 of 16 bits, those of four groups 15; a level of 8 bits is one below 16 and 16 times another."""
+    pairs, sums, factors_kind = (ir.VectorType(kind, n) for kind, n in ((I16, 16), (I32, PAIR_SUMS), (I8, 32)))
+    parts = [(levels, 1)]
+    if bits == 8:
+        parts = [(_part(builder, levels, 0, 4), 1), (_part(builder, levels, 1, 4), 16)]
+    factors = at(builder, place_of(builder, table, factors_kind), builder.mul(chunk, whole(4 * len(state))))
+    new = list(state)
+    for part, weight in parts:
+        four = builder.bitcast(part, ir.VectorType(I32, 4))
+        undefined = ir.Constant(four.type, ir.Undefined)
+        repeated = [
+            builder.bitcast(builder.shuffle_vector(four, undefined, splat(I32, PAIR_SUMS, group)), factors_kind)
+            for group in range(4)
+        ]
+        for number in range(len(state)):
+            total = ir.Constant(pairs, [0] * 16)
+            for group in range(4):
+                factor = builder.load(at(builder, factors, whole(group * len(state) + number)), align=1)
+                total = builder.add(total, called(builder, "llvm.x86.avx2.pmadd.ub.sw", pairs, [repeated[group], factor]))
+            whole_sums = called(builder, "llvm.x86.avx2.pmadd.wd", sums, [total, splat(I16, 16, weight)])
+            new[number] = builder.add(new[number], whole_sums)
+    return new
+
+
+def _add_plain(builder: Any, width: int, levels: Any, bits: int, table: Any, chunk: Any, state: list[Any]) -> list[Any]:
     """A product of 8 and 7 bits fills 16, so every product is widened before it is added."""
     words, sums = ir.VectorType(I16, width), ir.VectorType(I32, width)
     factors = at(builder, place_of(builder, table, words), builder.mul(chunk, whole(ROW_BYTES)))
@@ -118,8 +145,8 @@ def _add_plain(builder: Any, width: int, levels: Any, table: Any, chunk: Any, st
     return [total]
 
 
-def scores_of(bits: int, width: int, wants_vnni: bool | None = None) -> Any:
-    """An intrinsic of numba for codes of ``bits`` and ``width`` lanes; ``wants_vnni``: ``None`` is what this processor has."""
+def scores_of(bits: int, width: int, wanted: Way | None = None) -> Any:
+    """An intrinsic of numba for codes of ``bits`` and ``width`` lanes; ``wanted``: ``None`` is this processor's way."""
 
     def scores(
         typing_context: Any,
@@ -141,8 +168,7 @@ def scores_of(bits: int, width: int, wants_vnni: bool | None = None) -> Any:
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             given, size, fine, table, offset, unit, multiplier, base_of, target, best_of = arguments
-            vnni = has_vnni() if wants_vnni is None else wants_vnni
-            products = dots(builder, width, given, table, size, vnni, bits, fine)
+            products = dots(builder, width, given, table, size, wanted or product_way(), bits, fine)
             floats = ir.VectorType(ir.FloatType(), width)
             loaded = [builder.load(place_of(builder, where, floats), align=4) for where in (offset, unit, base_of, best_of)]
             scaled = builder.fmul(loaded[1], spread(builder, multiplier, width))

@@ -1,11 +1,11 @@
 """16 or 32 query tokens side by side on a processor: how they are packed, the largest byte of each. Knows addresses; no code and no score.
 
-Their products take one of two ways (``warp_score_dots``), chosen when a function is compiled, and each has its own order of numbers.
+Their products take one of three ways (``warp_score_dots``), chosen when a function is compiled, and each has its own order of numbers.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from llvmlite import ir
@@ -22,37 +22,50 @@ ROW_BYTES = 16
 """Rows of levels and of codes are a multiple of this many bytes."""
 
 
-def has_vnni() -> bool:
-    """Whether this processor has the instruction that adds four products of bytes to a 32-bit lane."""
-    return processor_has("avx512vnni")
+Way = Literal["vnni", "pairs", "plain"]
+GROUPS: dict[Way, int] = {"vnni": 16, "pairs": 4, "plain": 1}
+"""By way: how many dimensions of a lane lie side by side among packed numbers."""
+
+
+def product_way() -> Way:
+    """Which instructions multiply bytes: one that adds four products to a 32-bit lane, those that add two to a 16-bit one, or any."""
+    if processor_has("avx512vnni"):
+        return "vnni"
+    return "pairs" if processor_has("avx2") else "plain"
 
 
 def explain() -> str:
     """Which way dot products go on this machine, and why. For people."""
-    return "vnni: the processor has AVX-512 VNNI" if has_vnni() else "plain: the processor has no AVX-512 VNNI"
+    reasons: dict[Way, str] = {
+        "vnni": "the processor has AVX-512 VNNI",
+        "pairs": "the processor has AVX2 but no AVX-512 VNNI",
+        "plain": "the processor has neither AVX-512 VNNI nor AVX2",
+    }
+    return f"{product_way()}: {reasons[product_way()]}"
 
 
-def packed_lanes(numbers: NDArray[np.int8], vnni: bool | None = None) -> NDArray[Any]:
-    """``numbers`` ``(width, dim)`` as products read them: int8 ``(dim / 16, width, 16)`` with VNNI, lanes by ``lane_place``, else int16 ``(dim, width)``."""
-    if has_vnni() if vnni is None else vnni:
-        chunks = numbers.reshape(len(numbers), -1, ROW_BYTES).transpose(1, 0, 2)
-        return np.ascontiguousarray(chunks[:, lane_place(np.arange(len(numbers)))])  # a place's lane is the lane's place
-    return np.ascontiguousarray(numbers.T.astype(np.int16))
+def packed_lanes(numbers: NDArray[np.int8], way: Way | None = None) -> NDArray[Any]:
+    """``numbers`` ``(width, dim)`` as products read them: ``(dim / group, width, group)``, int8 or on the plain way int16, lanes by ``lane_places``."""
+    way = way or product_way()
+    groups = numbers.reshape(len(numbers), -1, GROUPS[way]).transpose(1, 0, 2)
+    placed = groups[:, lane_places(len(numbers), way)]  # a place's lane is the lane's place
+    return np.ascontiguousarray(placed, np.int16 if way == "plain" else np.int8)
 
 
-def lane_place(lane: Any) -> Any:
-    """Where a lane stands among the packed ones.
+def lane_places(width: int, way: Way) -> NDArray[np.int64]:
+    """Where each lane stands among the packed ones.
 
-    Its four sums lie side by side in a register; added up as four registers are transposed, they come out in the order of lanes.
+    With VNNI a lane's four sums lie side by side in a register; added up as four registers are transposed, they come out in the order of lanes.
     """
-    return (lane & 16) | (lane & 3) << 2 | (lane >> 2 & 3)
+    lanes = np.arange(width)
+    return (lanes & 16) | (lanes & 3) << 2 | (lanes >> 2 & 3) if way == "vnni" else lanes
 
 
 def reference_dots(rows: NDArray[np.uint8], packed: NDArray[Any]) -> NDArray[np.int64]:
     """``(n, width)``: dot products of rows of unsigned numbers ``(n, dim)`` with every lane."""
-    numbers = packed.astype(np.int64)
-    if numbers.ndim == 3:
-        numbers = numbers[:, lane_place(np.arange(numbers.shape[1]))].transpose(0, 2, 1).reshape(-1, numbers.shape[1])
+    _, width, group = packed.shape
+    way = next(way for way, size in GROUPS.items() if size == group)
+    numbers = packed.astype(np.int64)[:, lane_places(width, way)].transpose(0, 2, 1).reshape(-1, width)
     found: NDArray[np.int64] = rows.astype(np.int64) @ numbers
     return found
 
@@ -97,7 +110,7 @@ def _lane_bytes(width: int) -> Any:
             for border, order in ((0.0, ">"), (255.0, "<")):
                 limit = splat(ir.FloatType(), width, border)
                 value = builder.select(builder.fcmp_ordered(order, value, limit), value, limit)
-            whole_numbers = builder.fptoui(value, ir.VectorType(I32, width))
+            whole_numbers = builder.fptosi(value, ir.VectorType(I32, width))  # AVX2 has no instruction for unsigned ones
             kind = ir.VectorType(I8, width)
             builder.store(builder.trunc(whole_numbers, kind), place_of(builder, arguments[3], kind), align=1)
             return context.get_dummy_value()

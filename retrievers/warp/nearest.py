@@ -1,6 +1,6 @@
 """The nearest centroid of each of many vectors, 32 vectors at a time. Knows bytes and floats; knows no cell and no training.
 
-Vectors take the place that query tokens have in a search: rounded to 8 bits (of their own scale), so that a processor with VNNI
+Vectors take the place that query tokens have in a search: rounded to 8 bits (of their own scale), so that a processor with AVX-512 VNNI
 compares one of them with a centroid of 128 dimensions in less than a nanosecond, where a float32 matrix product needs ten. The nearest by
 Euclid has the largest ``x . c - |c|^2 / 2``.
 """
@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from rag.kernels.llvm_vectors import I32, at, place_of, spread
 from rag.kernels.warp_score_dots import dots
-from rag.kernels.warp_score_lanes import WIDTHS, has_vnni, lane_place
+from rag.kernels.warp_score_lanes import GROUPS, WIDTHS, lane_places, product_way
 
 _LANES = WIDTHS[-1]
-_PLACES = lane_place(np.arange(_LANES))
 
 
 def _nearer(
@@ -41,7 +40,7 @@ def _nearer(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given, size, table, offset, unit, multiplier, less, number, best_of, found_of = arguments
-        products = dots(builder, _LANES, given, table, size, has_vnni())
+        products = dots(builder, _LANES, given, table, size, product_way())
         floats, whole_numbers = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(I32, _LANES)
         offset, unit, known = (builder.load(place_of(builder, where, floats), align=4) for where in (offset, unit, best_of))
         names = builder.load(place_of(builder, found_of, whole_numbers), align=4)
@@ -67,9 +66,9 @@ _keep_nearer: Any = intrinsic(_nearer)
 
 @numba.njit(nogil=True, cache=True)
 def _fill_lanes(
-    vectors: Any, rows: Any, first: int, last: int, vnni: bool, places: Any, narrow: Any, wide: Any, units: Any, offsets: Any
+    vectors: Any, rows: Any, first: int, last: int, places: Any, group: int, packed: Any, units: Any, offsets: Any
 ) -> None:  # pragma: no cover - compiled
-    """Rounds up to 32 vectors into ``narrow`` or ``wide``: ``warp_score_lanes.packed_lanes`` with and without VNNI."""
+    """Rounds up to 32 vectors into ``packed``: ``warp_score_lanes.packed_lanes``, flat."""
     dim = vectors.shape[1]
     for lane in range(last - first):
         row, own = rows[first + lane], places[lane]
@@ -80,32 +79,28 @@ def _fill_lanes(
         for place in range(dim):
             number = np.rint(vectors[row, place] * inverse)
             total += number
-            if vnni:
-                narrow[place // 16, own, place % 16] = np.int8(np.int32(number))
-            else:
-                wide[place, lane] = np.int16(np.int32(number))
+            packed[(place // group * 32 + own) * group + place % group] = np.int32(number)
         units[lane] = largest / np.float32(127)
         offsets[lane] = np.float32(-128) * total
 
 
 @numba.njit(nogil=True, cache=True)
 def _nearest(
-    vectors: Any, rows: Any, levels: Any, steps: Any, halves: Any, first: int, last: int, vnni: bool, best: Any, found: Any
-) -> None:  # pragma: no cover - compiled
+    vectors: Any, rows: Any, levels: Any, steps: Any, halves: Any, first: int, last: int,
+    places: Any, group: int, packed: Any, best: Any, found: Any,
+) -> None:  # fmt: skip  # pragma: no cover - compiled
     dim = vectors.shape[1]
-    narrow, wide = np.zeros((dim // 16, 32, 16), np.int8), np.zeros((dim, 32), np.int16)
     units, offsets = np.zeros(32, np.float32), np.zeros(32, np.float32)
     scores, names = np.empty(32, np.float32), np.empty(32, np.int32)
-    table = narrow.ctypes.data if vnni else wide.ctypes.data
     for start in range(0, len(rows), 32):
         stop = min(start + 32, len(rows))
-        _fill_lanes(vectors, rows, start, stop, vnni, _PLACES, narrow, wide, units, offsets)
+        _fill_lanes(vectors, rows, start, stop, places, group, packed, units, offsets)
         for lane in range(stop - start):
             scores[lane] = best[rows[start + lane]]
             names[lane] = found[rows[start + lane]]
         for centroid in range(first, last):
             _keep_nearer(
-                levels.ctypes.data + centroid * dim, dim, table, offsets.ctypes.data, units.ctypes.data, steps[centroid],
+                levels.ctypes.data + centroid * dim, dim, packed.ctypes.data, offsets.ctypes.data, units.ctypes.data, steps[centroid],
                 halves[centroid], np.int32(centroid), scores.ctypes.data, names.ctypes.data,
             )  # fmt: skip
         for lane in range(stop - start):
@@ -129,7 +124,9 @@ def keep_nearest(
     Where one is nearer than what ``best`` and ``found`` (of all vectors) know, its score and number are written there. ``halves``: half of
     the squared length of each centroid. ``dim`` is a multiple of 16.
     """
-    _nearest(vectors, rows, levels, steps, halves, first, last, has_vnni(), best, found)
+    way = product_way()
+    packed = np.zeros(_LANES * vectors.shape[1], np.int16 if way == "plain" else np.int8)
+    _nearest(vectors, rows, levels, steps, halves, first, last, lane_places(_LANES, way), GROUPS[way], packed, best, found)
 
 
 def reference_nearest(

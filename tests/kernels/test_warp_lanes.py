@@ -1,4 +1,4 @@
-"""Both ways of the lane functions give the integers of their references, for every width."""
+"""All ways of the lane functions give the integers of their references, for every width."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import numba
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from rag.kernels import warp_score_lanes as lanes
+from rag.kernels.choose import processor_has
 from rag.kernels.warp_score_codes import num_fine, row_bytes, unpacked
 from rag.kernels.warp_score_dots import scores_of
 from rag.kernels.warp_score_lanes import packed_lanes, reference_dots
 
-WAYS = [False] + ([True] if lanes.has_vnni() else [])
+WAYS: list[lanes.Way] = ["plain"]
+WAYS += ["pairs"] if processor_has("avx2") else []
+WAYS += ["vnni"] if processor_has("avx512vnni") else []
 
 
 def compiled(scores: Any, dim: int, fine: int) -> Any:
@@ -29,13 +33,20 @@ def compiled(scores: Any, dim: int, fine: int) -> Any:
     return run
 
 
-@pytest.mark.parametrize("vnni", WAYS)
+def some_lanes(rng: np.random.Generator, width: int, dim: int) -> NDArray[np.int8]:
+    """Two of them as far from 0 as there are."""
+    numbers = rng.integers(-127, 128, (width, dim), dtype=np.int8)
+    numbers[0], numbers[1] = 127, -127
+    return numbers
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("width", lanes.WIDTHS)
-def test_scores_are_those_of_the_reference(width: int, vnni: bool) -> None:
+def test_scores_are_those_of_the_reference(width: int, way: lanes.Way) -> None:
     rng = np.random.default_rng(width)
     for dim in (16, 128, 80):
-        run = compiled(scores_of(8, width, vnni), dim, dim)
-        packed = packed_lanes(rng.integers(-127, 128, (width, dim), dtype=np.int8), vnni)
+        run = compiled(scores_of(8, width, way), dim, dim)
+        packed = packed_lanes(some_lanes(rng, width, dim), way)
         rows = rng.integers(0, 256, (7, dim), dtype=np.uint8)
         rows[0], rows[1] = 255, 0  # the largest sums there are
         offsets, base = (rng.standard_normal(width).astype(np.float32) for _ in range(2))
@@ -47,31 +58,31 @@ def test_scores_are_those_of_the_reference(width: int, vnni: bool) -> None:
         np.testing.assert_array_equal(best, np.maximum(out.max(0), np.float32(-0.5)))
 
 
-@pytest.mark.parametrize("vnni", WAYS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("width", lanes.WIDTHS)
 @pytest.mark.parametrize("bits", [2, 4, 5])
-def test_scores_of_codes_are_those_of_their_levels(bits: int, width: int, vnni: bool) -> None:
+def test_scores_of_codes_are_those_of_their_levels(bits: int, width: int, way: lanes.Way) -> None:
     """All bytes and planes, in rows that end where the memory of the last one does."""
     rng = np.random.default_rng(width)
     for dim in (64, 128, 192):
-        numbers = rng.integers(-127, 128, (width, dim), dtype=np.int8)
+        numbers = some_lanes(rng, width, dim)
         codes = rng.integers(0, 256, (7, row_bytes(dim, bits)), dtype=np.uint8)
         codes[0], codes[1] = 255, 0
         nothing, units = np.zeros(width, np.float32), np.ones(width, np.float32)
         out, best = np.empty((7, width), np.float32), np.full(width, -np.inf, np.float32)
-        packed = packed_lanes(numbers, vnni)
-        compiled(scores_of(bits, width, vnni), dim, num_fine(dim, bits))(
+        packed = packed_lanes(numbers, way)
+        compiled(scores_of(bits, width, way), dim, num_fine(dim, bits))(
             codes, packed, nothing, units, np.float32(1), nothing, out, best
         )
         levels = unpacked(torch.from_numpy(codes), dim, bits).numpy()
         np.testing.assert_array_equal(out, reference_dots(levels, packed))
 
 
-@pytest.mark.parametrize("vnni", WAYS)
-def test_the_order_of_packed_lanes_does_not_change_products(vnni: bool) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_order_of_packed_lanes_does_not_change_products(way: lanes.Way) -> None:
     rng = np.random.default_rng(0)
     numbers, rows = rng.integers(-127, 128, (32, 48), dtype=np.int8), rng.integers(0, 256, (5, 48), dtype=np.uint8)
-    np.testing.assert_array_equal(reference_dots(rows, packed_lanes(numbers, vnni)), rows.astype(int) @ numbers.T.astype(int))
+    np.testing.assert_array_equal(reference_dots(rows, packed_lanes(numbers, way)), rows.astype(int) @ numbers.T.astype(int))
 
 
 @pytest.mark.parametrize("width", lanes.WIDTHS)
@@ -112,4 +123,4 @@ def test_lanes_at_least_sets_one_bit_per_lane(width: int) -> None:
 
 
 def test_the_way_is_explained() -> None:
-    assert lanes.explain().startswith("vnni" if lanes.has_vnni() else "plain")
+    assert lanes.explain().startswith(f"{WAYS[-1]}: the processor has ")

@@ -1,4 +1,4 @@
-"""A processor without VNNI takes the other way through the same compiled functions and finds the same."""
+"""A processor without VNNI, or without AVX2, takes another way through the same compiled functions and finds the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag.kernels import warp_score_lanes as lanes
+from rag.kernels.choose import processor_has
 
 SCRIPT = """
     import json
@@ -22,8 +22,7 @@ SCRIPT = """
 
     from rag.kernels import warp_score_lanes as lanes
 
-    if sys.argv[1] == "plain":
-        lanes.has_vnni = lambda: False  # before anything is compiled, or imports it by name
+    lanes.product_way = lambda: sys.argv[1]  # before anything is compiled, or imports it by name
 
     from rag.retrievers.warp.index import WarpIndex
     from tests.retrievers.warp.made import documents
@@ -42,17 +41,21 @@ SCRIPT = """
 """
 
 
-@pytest.mark.skipif(not lanes.has_vnni(), reason="there is only one way on this processor, and the other tests take it")
-def test_both_ways_give_the_same_results(tmp_path: Path) -> None:
+WAYS = ["plain"] + [way for way, feature in (("pairs", "avx2"), ("vnni", "avx512vnni")) if processor_has(feature)]
+
+
+@pytest.mark.skipif(len(WAYS) == 1, reason="there is only one way on this processor, and the other tests take it")
+def test_all_ways_give_the_same_results(tmp_path: Path) -> None:
     root = str(Path(__file__).parents[3])
     answers = []
-    for way in ("vnni", "plain"):
+    for way in WAYS:
         # Compiled functions are cached by processor, not by a name that was replaced: each way needs a cache of its own.
         environment = os.environ | {"PYTHONPATH": root, "NUMBA_CACHE_DIR": str(tmp_path / way)}
         command = [sys.executable, "-c", textwrap.dedent(SCRIPT), way]
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         answers.append(json.loads(done.stdout))
-    for (keys, scores), (wanted_keys, wanted) in zip(*answers, strict=True):
-        assert keys == wanted_keys
-        np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+    for answer in answers[1:]:
+        for (keys, scores), (wanted_keys, wanted) in zip(answer, answers[0], strict=True):
+            assert keys == wanted_keys
+            np.testing.assert_allclose(scores, wanted, rtol=1e-5)
