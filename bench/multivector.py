@@ -6,8 +6,8 @@
 
 The same vectors, two threads, and queries by turns: every engine answers a query before the next one is asked, ours with 4, 5 and 8 bits. The
 peers run in processes of their own (bench/multivector_peers.py, with their build beside it as PEER.SET.json) and report the seconds of
-their search call. Exact is torch's float32 product with all tokens. A build runs alone in a process and reads the vectors from a mapped
-file; its peak memory is told with the pages of that file (which the system may take back) and without.
+their search call. Exact is torch's float32 product with all tokens, which are in memory. A build runs alone in a process and reads the
+vectors from a mapped file; its peak memory is told with the pages of that file (which the system may take back) and without.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
 import subprocess
 import sys
@@ -43,6 +42,8 @@ from rag.retrievers.warp.segment import WarpSegment
 NUM_THREADS = 2
 PROBES = (64, 128, 256)
 OUR_BITS = (4, 5, 8)
+BLOCK = 1000
+"""Documents that exact search scores at a time: their products stay in the caches."""
 LITTLE = 0.0
 """A ``confidence`` that finds less, sooner, over the index of the first of ``OUR_BITS``."""
 PEERS = {"fast-plaid": (None, 32), "xtr-warp": (None, 32, 128, 512)}
@@ -141,32 +142,42 @@ def built(path: str, folder: Path, bits: int) -> dict[str, Any]:
     return answer
 
 
-def exact(given: TokenSet) -> tuple[NDArray[np.float32], Callable[[int], float]]:
-    """Scores ``(documents, queries)``, and a function that times one query against float32 vectors in memory."""
+def exact(given: TokenSet) -> NDArray[np.float32]:
+    """Scores ``(documents, queries)``; tokens are read in blocks."""
     import torch
 
-    torch.set_num_threads(NUM_THREADS)
     starts = np.concatenate([[0], np.cumsum(given.lengths)])
     scores = np.empty((len(given.lengths), len(given.queries)), np.float32)
     joined = torch.from_numpy(np.concatenate(given.queries)).T
     borders = np.concatenate([[0], np.cumsum([len(query) for query in given.queries])])
-    for first in range(0, len(given.lengths), 1000):
-        last = min(first + 1000, len(given.lengths))
-        some = torch.from_numpy(given.tokens[starts[first] : starts[last]].astype(np.float32))
-        offsets = torch.from_numpy(starts[first : last + 1] - starts[first])
-        best = torch.segment_reduce(some @ joined, "max", offsets=offsets, axis=0).numpy()
-        scores[first:last] = np.add.reduceat(best, borders[:-1], axis=1)
-    if len(given.lengths) > 20_000:
-        return scores, lambda number: math.nan
-    whole, offsets = torch.from_numpy(given.tokens.astype(np.float32)), torch.from_numpy(starts)
+    for first in range(0, len(given.lengths), BLOCK):
+        some = starts[first : first + BLOCK + 1]
+        tokens = torch.from_numpy(given.tokens[some[0] : some[-1]].astype(np.float32))
+        best = torch.segment_reduce(tokens @ joined, "max", offsets=torch.from_numpy(some - some[0]), axis=0).numpy()
+        scores[first : first + BLOCK] = np.add.reduceat(best, borders[:-1], axis=1)
+    return scores
 
-    def timed(number: int) -> float:
-        query = torch.from_numpy(given.queries[number])
+
+def exact_search(given: TokenSet) -> Ask:
+    """The same for one query, against float32 vectors that are in memory."""
+    import torch
+
+    torch.set_num_threads(NUM_THREADS)
+    starts = np.concatenate([[0], np.cumsum(given.lengths)])
+    blocks = []
+    for first in range(0, len(given.lengths), BLOCK):
+        some = starts[first : first + BLOCK + 1]
+        tokens = torch.from_numpy(given.tokens[some[0] : some[-1]].astype(np.float32))
+        blocks.append((tokens, torch.from_numpy(some - some[0])))
+
+    def ask(number: int, k: int) -> tuple[float, list[int]]:
+        query = torch.from_numpy(given.queries[number]).T
         started = time.perf_counter()
-        torch.segment_reduce(whole @ query.T, "max", offsets=offsets, axis=0).sum(1).topk(10)
-        return time.perf_counter() - started
+        scores = [torch.segment_reduce(tokens @ query, "max", offsets=offsets, axis=0).sum(1) for tokens, offsets in blocks]
+        rows = torch.cat(scores).topk(k).indices
+        return time.perf_counter() - started, rows.tolist()
 
-    return scores, timed
+    return ask
 
 
 def alone(folder: Path, bits: int, given: TokenSet, rounds: int) -> float:
@@ -308,17 +319,15 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
         askers[f"rag, {bits} bits"] = ours(reader, given.queries)
     reader, _ = opened(options.work / f"{name}.{OUR_BITS[0]}", OUR_BITS[0], len(given.lengths), LITTLE)
     askers[f"rag, {OUR_BITS[0]} bits, confidence {LITTLE:g}"] = ours(reader, given.queries)
-    scores, timed = exact(given)
-    truth = np.argsort(-scores, axis=0, kind="stable")[:100].T
-    if not math.isnan(timed(0)):
-        askers["exact"] = lambda number, k: (timed(number), truth[number, :k].tolist())
+    truth = np.argsort(-exact(given), axis=0, kind="stable")[:100].T
+    askers["exact"] = exact_search(given)
     running = ExitStack()
     for peer_name in PEERS if options.peers else ():
         told = options.peer_indexes / f"{peer_name}.{name}.json"
         if not told.is_file() or not told.stat().st_size:
             continue
         known = json.loads(told.read_text(encoding="utf-8"))
-        known.pop("build_seconds")  # a build of minutes shares the machine with other work: only processor seconds compare
+        known.pop("build_seconds", None)  # a build of minutes shares the machine with other work: only processor seconds compare
         result["engines"][peer_name] = known
         askers |= running.enter_context(peer(options.peers, peer_name, path, options.peer_indexes / f"{peer_name}.{name}"))
     for k in (10, 100):
@@ -340,7 +349,7 @@ def growth(options: argparse.Namespace, name: str) -> dict[str, Any]:
     told = built(path, folder, options.bits)
     known = options.work / f"{name}.truth{options.queries}.npy"  # the same for all bits
     if not known.is_file():
-        np.save(known, np.argsort(-exact(given)[0], axis=0, kind="stable")[:100].T)
+        np.save(known, np.argsort(-exact(given), axis=0, kind="stable")[:100].T)
     truth = np.load(known)
     reader, segment = opened(folder, options.bits, len(given.lengths))
     told |= {
