@@ -330,6 +330,7 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
         known.pop("build_seconds", None)  # a build of minutes shares the machine with other work: only processor seconds compare
         result["engines"][peer_name] = known
         askers |= running.enter_context(peer(options.peers, peer_name, path, options.peer_indexes / f"{peer_name}.{name}"))
+    askers = {engine: ask for engine, ask in askers.items() if engine not in options.without}
     for k in (10, 100):
         for engine, numbers in measured(askers, truth, k, options.rounds).items():
             result["engines"].setdefault(engine, {}).update(
@@ -432,6 +433,7 @@ def main() -> None:
     parser.add_argument(
         "--peer-indexes", type=Path, help="PEER.SET folders that bench/multivector_peers.py built, and its output PEER.SET.json"
     )
+    parser.add_argument("--without", nargs="*", default=[], help="engines that are not asked, as the result names them")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
