@@ -1,7 +1,8 @@
 """The steps of a multi-vector search on a processor: compiled loops over lanes of bytes. Knows tensors; checks no shape. See ``warp_score``.
 
 A table of bytes, one per lane and centroid, stands in the cache (512 KB for 16,384 centroids and 32 lanes) while a document reads two
-bytes of index per distinct centroid. Residual codes are multiplied as bytes, which are unpacked in registers (``warp_score_dots``).
+bytes of index per distinct centroid. Residual codes are multiplied as bytes, which are unpacked in registers, by the
+instructions that the processor has (``warp_score_dots``).
 """
 
 from __future__ import annotations
