@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,7 +30,10 @@ def choose_linear(dtype: str, cpuinfo: str | None = None) -> Choice:
     in which nothing averages out, turn by up to .9997: every product of every layer has its share, none stands out.
     """
     if dtype == "bfloat16":
-        return Choice("bfloat16", "asked for")
+        return Choice(
+            "bfloat16",
+            "asked for" if multiplies_bfloat16() else "asked for; this processor multiplies the rounded numbers as float32",
+        )
     text = _cpuinfo() if cpuinfo is None else cpuinfo
     native = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in text]
     if dtype == "auto" and native:
@@ -42,30 +46,36 @@ def choose_linear(dtype: str, cpuinfo: str | None = None) -> Choice:
 class Linear:
     """``x -> x W^T + b``: ``(tokens, in)`` -> ``(tokens, out)``. The weights are laid out once, at construction.
 
-    The result of ``bfloat16`` is in bfloat16. Laying its weights out for oneDNN is worth 2 to 10 % on a Zen 4.
+    The result of ``bfloat16`` is in bfloat16. Laying its weights out for oneDNN is worth 2 to 10 % on a Zen 4. Where oneDNN has no products of
+    bfloat16 (AVX2 alone), torch's own take 8 to 45 times as long as float32: rounded numbers are widened there, which is what hardware for them does.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, kind: Kind) -> None:
         self.kind = kind
         self.num_outputs = weight.shape[0]
-        dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-        self.bias = bias.detach().to(dtype) if bias is not None else None
-        weight = weight.detach().to(dtype)
-        self._laid_out = kind == "onednn" or (kind == "bfloat16" and _has_onednn())
+        self._widened = kind == "bfloat16" and not multiplies_bfloat16()
+        self._laid_out = kind != "torch" and not self._widened
+        self._dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32  # of what goes in and comes out
+        resident = torch.float32 if self._widened else self._dtype
+        self.bias = bias.detach().to(self._dtype).to(resident) if bias is not None else None
+        weight = weight.detach().to(self._dtype).to(resident)
         # The transpose is a view: MKL packs either layout equally fast.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._laid_out else weight.t()
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """``out`` ``(tokens, out)`` is used where the kind can write into it; read the result, not ``out``."""
-        x = x.to(self.weight.dtype)
+        x = x.to(self._dtype)
         if self._laid_out:
             product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
             return product
+        x = x.to(self.weight.dtype)
         if self.bias is None:
-            return x @ self.weight
-        if out is None or out.dtype != x.dtype:
-            return torch.addmm(self.bias, x, self.weight)
-        return torch.addmm(self.bias, x, self.weight, out=out)
+            product = x @ self.weight
+        elif out is None or out.dtype != x.dtype:
+            product = torch.addmm(self.bias, x, self.weight)
+        else:
+            product = torch.addmm(self.bias, x, self.weight, out=out)
+        return product.to(self._dtype)
 
 
 class SwappedLinear(torch.nn.Module):
@@ -101,6 +111,12 @@ def swapped_linears(network: torch.nn.Module, kind: Kind) -> Callable[[], None]:
             setattr(parent, name, child)
 
     return undo
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN has products of bfloat16 for this processor, for which it wants AVX-512 or AVX-NE-CONVERT."""
+    return _has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _has_onednn() -> bool:

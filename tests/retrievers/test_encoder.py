@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from rag.core import Encoder
 from rag.errors import ConfigError, ModelError
-from rag.retrievers import encoder_packed
+from rag.retrievers import encoder_linear, encoder_packed
 from rag.retrievers.encoder import SentenceTransformersEncoder
 from rag.retrievers.encoder_linear import Linear, choose_linear
 from rag.retrievers.encoder_packed import plan
@@ -209,7 +209,21 @@ def test_the_choice_of_product_says_why() -> None:
     assert choose_linear("auto", epyc3).kind == choose_linear("float32", intel).kind == "torch"
     assert choose_linear("auto", epyc5) == ("bfloat16", "this processor has avx512_bf16")
     assert choose_linear("float32", epyc5).kind == ("onednn" if hasattr(torch.ops.mkldnn, "_linear_pointwise") else "torch")
-    assert choose_linear("bfloat16", "") == ("bfloat16", "asked for")
+    assert choose_linear("bfloat16", "").kind == "bfloat16" and choose_linear("bfloat16", "").why.startswith("asked for")
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_rounded_numbers_are_multiplied_without_instructions_for_them(monkeypatch: pytest.MonkeyPatch, biased: bool) -> None:
+    monkeypatch.setattr(encoder_linear, "multiplies_bfloat16", lambda: False)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 80, bias=biased)
+    x = torch.randn(33, 48)
+    with torch.inference_mode():
+        found = Linear(layer.weight, layer.bias, "bfloat16")(x, torch.empty(33, 80))
+        exact = x.bfloat16().double() @ layer.weight.bfloat16().double().t() + (layer.bias.bfloat16().double() if biased else 0)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)  # half of bfloat16's last place
+    assert choose_linear("bfloat16").why == "asked for; this processor multiplies the rounded numbers as float32"
 
 
 def test_bfloat16_stays_near(saved: Callable[[str], str]) -> None:
