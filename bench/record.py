@@ -41,10 +41,16 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def of_processor(name: str) -> str:
-    """The name of a result that depends on what a processor multiplies bfloat16 with: those with matrix registers (AMX) have a file of their own."""
-    from rag.kernels.choose import multiplies_bfloat16_tiles
+    """The name of a result that depends on what a processor multiplies bfloat16 with: those with matrix registers (AMX) and those with nothing for it
+    (AVX2 alone) have files of their own."""
+    import torch
 
-    return f"{name}_amx" if multiplies_bfloat16_tiles() else name
+    from rag.kernels.choose import multiplies_bfloat16_tiles
+    from rag.narrow_linear import multiplies
+
+    if multiplies_bfloat16_tiles():
+        return f"{name}_amx"
+    return name if multiplies(torch.bfloat16) else f"{name}_avx2"
 
 
 def write_result(name: str, result: Mapping[str, Any], packages: Sequence[str] = ()) -> Path:

@@ -33,6 +33,7 @@ from rag.kvcache.methods import METHODS, method
 from rag.kvcache.prefill import Decoder, Prefilled
 from rag.kvcache.prompt import Prompt
 from rag.kvcache.store import KVStore
+from rag.narrow_linear import widen_products
 
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER, VOCABULARY = 16, 1024, 16, 4, 2816, 32000
 CHUNK, PREFIX, QUESTION = 512, 64, 32
@@ -84,10 +85,10 @@ def flop_bound(num_tokens: int, word: str) -> float:
 
 
 class Case:
-    """One prompt length: the model, the prompt, warm stores in memory and on disk."""
+    """One prompt length: the model, as ``theirs`` and as we open it, the prompt, warm stores in memory and on disk."""
 
-    def __init__(self, decoder: Decoder, num_chunks: int, folder: Path) -> None:
-        self.decoder, self.prompt, self.folder = decoder, prompt_of(num_chunks), folder
+    def __init__(self, decoder: Decoder, theirs: Any, num_chunks: int, folder: Path) -> None:
+        self.decoder, self.theirs, self.prompt, self.folder = decoder, theirs, prompt_of(num_chunks), folder
         num_bytes = 2 * (len(self.prompt) + 1024) * decoder.traits.geometry.bytes_per_token + (64 << 20)
         self.num_bytes = num_bytes
         self.hot = KVStore(folder, ram_bytes=num_bytes, disk_bytes=2 * num_bytes)
@@ -103,7 +104,7 @@ class Case:
     def stock(self) -> None:
         """transformers' own prefill."""
         with torch.inference_mode():
-            self.decoder.network(input_ids=torch.tensor([self.prompt.ids]), use_cache=True, logits_to_keep=1)
+            self.theirs(input_ids=torch.tensor([self.prompt.ids]), use_cache=True, logits_to_keep=1)
 
     def run(self, word: str, store: KVStore) -> Prefilled:
         """One prefill; the first token is chosen from its logits."""
@@ -128,10 +129,10 @@ class Case:
             store.close()
 
 
-def warm_up(decoder: Decoder, words: tuple[str, ...]) -> None:
+def warm_up(decoder: Decoder, theirs: Any, words: tuple[str, ...]) -> None:
     """Everything once over two short chunks: what is compiled or allocated at first use is not what is measured."""
     with tempfile.TemporaryDirectory() as folder:
-        case = Case(decoder, 2, Path(folder))
+        case = Case(decoder, theirs, 2, Path(folder))
         case.stock()
         for word in words:
             case.run(word, case.hot)
@@ -177,14 +178,14 @@ def measured(case: Case, words: tuple[str, ...], rounds: int, everything: bool) 
     return rows
 
 
-def growth(decoder: Decoder, dtype: str, threads: int) -> None:
+def growth(decoder: Decoder, theirs: Any, dtype: str, threads: int) -> None:
     """The full prefill, ``combined`` and ``block`` over prompts that get longer, the longest once."""
     words = ("full", "block", "combined")
-    warm_up(decoder, words)
+    warm_up(decoder, theirs, words)
     lengths: dict[int, Any] = {}
     for num_chunks, rounds in GROWTH.items():
         with tempfile.TemporaryDirectory() as folder:
-            case = Case(decoder, num_chunks, Path(folder))
+            case = Case(decoder, theirs, num_chunks, Path(folder))
             rows = measured(case, words, rounds, everything=False)
         lengths[len(case.prompt)] = {name: row["seconds"] for name, row in rows.items()}
         print(len(case.prompt), lengths[len(case.prompt)], flush=True)
@@ -205,15 +206,18 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true", help="prompts of 1K to 16K tokens instead, fewer rounds")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    decoder = Decoder.of(network(options.dtype, 20480))
+    theirs, ours = network(options.dtype, 20480), network(options.dtype, 20480)
+    num_widened = widen_products(ours)
+    decoder = Decoder.of(ours)
     if options.growth:
-        growth(decoder, options.dtype, options.threads)
+        growth(decoder, theirs, options.dtype, options.threads)
         return
-    result: dict[str, Any] = {"dtype": options.dtype, "threads": options.threads, "rounds": options.rounds, "share": SHARE}
+    result: dict[str, Any] = {"dtype": options.dtype, "threads": options.threads, "rounds": options.rounds, "share": SHARE,
+                              "widened_layers": num_widened}  # fmt: skip
     words = tuple(method(word).name for word in dict.fromkeys(["full", *options.methods.split(",")]))
-    warm_up(decoder, words)
+    warm_up(decoder, theirs, words)
     with tempfile.TemporaryDirectory() as folder:
-        case = Case(decoder, 8, Path(folder))
+        case = Case(decoder, theirs, 8, Path(folder))
         result["num_tokens"] = len(case.prompt)
         result["flop_bounds"] = {
             word: round(flop_bound(len(case.prompt), word), 2) for word in words if METHODS[word].reads == "chunks"

@@ -129,6 +129,8 @@ class TransformersLM:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from rag.narrow_linear import widen_products
+
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
         try:
@@ -138,7 +140,9 @@ class TransformersLM:
                 )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ModelError(f"cannot load the model {self.model!r}: {error}") from error
-        return network.to(device).eval()
+        network = network.to(device).eval()
+        widen_products(network)
+        return network
 
     @cached_property
     def context_tokens(self) -> int | None:

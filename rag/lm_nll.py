@@ -181,10 +181,12 @@ def plain_head(network: Any) -> tuple[torch.Tensor, torch.Tensor | None] | None:
     """
     import torch
 
+    from rag.narrow_linear import WidenedLinear
+
     head = network.get_output_embeddings()
     config = network.config.get_text_config()
     is_scaled = any(getattr(config, name, None) not in NEUTRAL for name in SCALINGS)
-    if type(head) is not torch.nn.Linear or is_scaled or network.base_model is network:
+    if type(head) not in (torch.nn.Linear, WidenedLinear) or is_scaled or network.base_model is network:
         return None
     probe = torch.arange(min(8, len(head.weight)), device=network.device)[None]
     with torch.inference_mode():

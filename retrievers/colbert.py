@@ -146,6 +146,8 @@ class ColBERTEncoder:
         import torch
         from sentence_transformers import MultiVectorEncoder
 
+        from rag.narrow_linear import widen_products
+
         wants_cpu = self.device == "cpu" or (self.device is None and not torch.cuda.is_available())
         if wants_cpu and self.dtype == "float16":
             raise ConfigError("dtype 'float16' is slower than float32 on a CPU; allowed there: auto, float32, bfloat16")
@@ -163,7 +165,7 @@ class ColBERTEncoder:
         if model.device.type != "cpu":
             model.to(getattr(torch, dtype))
         if not self._read_without_padding(model):
-            model.to(getattr(torch, dtype))
+            widen_products(model.to(getattr(torch, dtype)))
         return model
 
     def _read_without_padding(self, model: Any) -> bool:

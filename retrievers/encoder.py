@@ -220,6 +220,7 @@ class SentenceTransformersEncoder:
     def _read_model(self) -> _Loaded:
         import torch
 
+        from rag.narrow_linear import widen_products
         from rag.retrievers.encoder_linear import choose_linear
         from rag.retrievers.encoder_parts import objection as folder_objection
         from rag.retrievers.encoder_parts import read_parts
@@ -248,6 +249,7 @@ class SentenceTransformersEncoder:
             except Refusal as refused:
                 reason = str(refused)
         self._model = model.to(getattr(torch, self._resident_dtype(model)))
+        widen_products(model)
         return self._plain_path(model, reason)
 
     def _resident_dtype(self, model: Any) -> str:

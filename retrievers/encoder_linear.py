@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from rag.narrow_linear import has_onednn, multiplies
 
 Kind = Literal["torch", "onednn", "bfloat16"]
 
@@ -32,13 +33,13 @@ def choose_linear(dtype: str, cpuinfo: str | None = None) -> Choice:
     if dtype == "bfloat16":
         return Choice(
             "bfloat16",
-            "asked for" if multiplies_bfloat16() else "asked for; this processor multiplies the rounded numbers as float32",
+            "asked for" if multiplies(torch.bfloat16) else "asked for; this processor multiplies the rounded numbers as float32",
         )
     text = _cpuinfo() if cpuinfo is None else cpuinfo
     native = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in text]
     if dtype == "auto" and native:
         return Choice("bfloat16", f"this processor has {native[0]}")
-    if "AuthenticAMD" in text and "avx512f" in text and _has_onednn():
+    if "AuthenticAMD" in text and "avx512f" in text and has_onednn():
         return Choice("onednn", "MKL keeps to AVX2 on AMD, oneDNN uses its AVX-512")
     return Choice("torch", "oneDNN is no faster on this processor")
 
@@ -53,7 +54,7 @@ class Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None, kind: Kind) -> None:
         self.kind = kind
         self.num_outputs = weight.shape[0]
-        self._widened = kind == "bfloat16" and not multiplies_bfloat16()
+        self._widened = kind == "bfloat16" and not multiplies(torch.bfloat16)
         self._laid_out = kind != "torch" and not self._widened
         self._dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32  # of what goes in and comes out
         resident = torch.float32 if self._widened else self._dtype
@@ -111,16 +112,6 @@ def swapped_linears(network: torch.nn.Module, kind: Kind) -> Callable[[], None]:
             setattr(parent, name, child)
 
     return undo
-
-
-@cache
-def multiplies_bfloat16() -> bool:
-    """Whether oneDNN has products of bfloat16 for this processor, for which it wants AVX-512 or AVX-NE-CONVERT."""
-    return _has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 
 
 def _cpuinfo() -> str:
