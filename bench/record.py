@@ -46,7 +46,7 @@ def of_processor(name: str) -> str:
     import torch
 
     from rag.kernels.choose import multiplies_bfloat16_tiles
-    from rag.narrow_linear import multiplies
+    from rag.kernels.narrow_linear import multiplies
 
     if multiplies_bfloat16_tiles():
         return f"{name}_amx"

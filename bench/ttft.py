@@ -28,12 +28,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.record import of_processor, write_result
+from rag.kernels.narrow_linear import widen_products
 from rag.kvcache.engine import KVEngine
 from rag.kvcache.methods import METHODS, method
 from rag.kvcache.prefill import Decoder, Prefilled
 from rag.kvcache.prompt import Prompt
 from rag.kvcache.store import KVStore
-from rag.narrow_linear import widen_products
 
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER, VOCABULARY = 16, 1024, 16, 4, 2816, 32000
 CHUNK, PREFIX, QUESTION = 512, 64, 32

@@ -129,7 +129,7 @@ class TransformersLM:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from rag.narrow_linear import widen_products
+        from rag.kernels.narrow_linear import widen_products
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)

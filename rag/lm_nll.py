@@ -181,7 +181,7 @@ def plain_head(network: Any) -> tuple[torch.Tensor, torch.Tensor | None] | None:
     """
     import torch
 
-    from rag.narrow_linear import WidenedLinear
+    from rag.kernels.narrow_linear import WidenedLinear
 
     head = network.get_output_embeddings()
     config = network.config.get_text_config()

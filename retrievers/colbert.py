@@ -146,7 +146,7 @@ class ColBERTEncoder:
         import torch
         from sentence_transformers import MultiVectorEncoder
 
-        from rag.narrow_linear import widen_products
+        from rag.kernels.narrow_linear import widen_products
 
         wants_cpu = self.device == "cpu" or (self.device is None and not torch.cuda.is_available())
         if wants_cpu and self.dtype == "float16":

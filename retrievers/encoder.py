@@ -220,7 +220,7 @@ class SentenceTransformersEncoder:
     def _read_model(self) -> _Loaded:
         import torch
 
-        from rag.narrow_linear import widen_products
+        from rag.kernels.narrow_linear import widen_products
         from rag.retrievers.encoder_linear import choose_linear
         from rag.retrievers.encoder_parts import objection as folder_objection
         from rag.retrievers.encoder_parts import read_parts

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rag.narrow_linear import has_onednn, multiplies
+from rag.kernels.narrow_linear import has_onednn, multiplies
 
 Kind = Literal["torch", "onednn", "bfloat16"]
 

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from rag.pipeline import Rag
 from tests.fakes import ParagraphChunker, QuotingGenerator, WordIndex
+
+settings.register_profile("ragstone", deadline=None)  # a shared machine stalls
+settings.load_profile("ragstone")
 
 LIGHT = {"indexes": {"words": {"use": "bm25"}}, "chunker": {"use": "fixed"}}
 

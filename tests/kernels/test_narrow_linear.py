@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rag import narrow_linear
+from rag.kernels import narrow_linear
+from rag.kernels.narrow_linear import FEW_ROWS, NARROW, WidenedLinear, multiplies, widen_products
 from rag.lm import TransformersLM
 from rag.lm_nll import plain_head
-from rag.narrow_linear import FEW_ROWS, NARROW, WidenedLinear, multiplies, widen_products
 from tests.tiny_models import save_llama
 
 
