@@ -12,8 +12,17 @@ from bench.gpu_timing import Bench, Case, figures
 
 ROOT = Path(__file__).parents[2]
 INSIDE = {"assemble", "choose", "conftest", "crew", "rotate", "tiles", "visibility", "llvm_vectors", "row_vectors", "numbers_cpu"}
-INSIDE |= {"openmp", "attention_matrix", "attention_vectors", "softmax_vectors", "exponential", "memory_hints", "paged"}
-"""Modules that are no kernel of their own; one piece of ``assemble`` and ``rotate`` are parts of others' launches."""
+INSIDE |= {
+    "openmp",
+    "attention_matrix",
+    "attention_vectors",
+    "softmax_vectors",
+    "exponential",
+    "memory_hints",
+    "paged",
+    "narrow_linear",
+}
+"""Modules that are no kernel of their own, or none for a GPU; one piece of ``assemble`` and ``rotate`` are parts of others' launches."""
 
 
 def test_every_kernel_is_a_case_and_every_case_is_right() -> None:
