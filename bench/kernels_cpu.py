@@ -345,7 +345,7 @@ PARTS = {"layers": ("kernels_cpu", layers), "requests": ("kernels_cpu_requests",
 
 
 def main() -> None:
-    """Prints and records the figures, a file a part; processors with matrix registers have files of their own (``_amx``)."""
+    """Prints and records the figures, a file a part; see ``record.of_processor`` for their names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, help="only one of them")
     options = parser.parse_args()

@@ -140,8 +140,7 @@ class TransformersLM:
                 )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ModelError(f"cannot load the model {self.model!r}: {error}") from error
-        network = network.to(device).eval()
-        widen_products(network)
+        widen_products(network.to(device).eval())
         return network
 
     @cached_property

@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from rag.errors import ConfigError, ModelError
+from rag.kernels import narrow_linear
+from rag.kernels.narrow_linear import WidenedLinear
 from rag.retrievers.colbert import ColBERTEncoder
 from tests.tiny_colbert import DIM, WORDS, save_colbert
 from tests.tiny_encoders import save_encoder
@@ -154,6 +157,19 @@ def test_bfloat16_stays_near(saved: Callable[[str], str]) -> None:
     for mine, theirs in zip(ColBERTEncoder(saved("plain"), "cpu", "bfloat16").encode_documents(texts), wanted, strict=True):
         assert (mine * theirs).sum(1).min() > 0.99
         np.testing.assert_allclose(np.linalg.norm(mine, axis=1), 1, atol=1e-6)
+
+
+def test_a_model_that_the_library_computes_has_its_products_too(
+    saved: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = some_texts(6)
+    wanted = ColBERTEncoder(saved("plain"), device="cpu").encode_documents(texts)
+    monkeypatch.setattr("rag.retrievers.encoder_ragged.objection", lambda model: "the test says so")
+    monkeypatch.setattr(narrow_linear, "multiplies", lambda dtype: dtype == torch.float32)
+    encoder = ColBERTEncoder(saved("plain"), "cpu", "bfloat16")
+    for mine, theirs in zip(encoder.encode_documents(texts), wanted, strict=True):
+        assert np.median((mine * theirs).sum(1)) > 0.99
+    assert any(isinstance(layer, WidenedLinear) for layer in encoder._full_model().modules())
 
 
 def test_models_that_were_not_trained_for_it_and_bad_options_are_refused(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from rag.core import Encoder
 from rag.errors import ConfigError, ModelError
-from rag.kernels import openmp
+from rag.kernels import crew, narrow_linear, openmp
+from rag.kernels.narrow_linear import WidenedLinear
 from rag.retrievers import encoder_linear, encoder_packed
 from rag.retrievers.encoder import SentenceTransformersEncoder
 from rag.retrievers.encoder_linear import Linear, choose_linear
@@ -146,6 +147,13 @@ def test_the_crew_leaves_the_callers_threads_alone(
 ) -> None:
     if has_own:
         monkeypatch.setattr(openmp, "_parallel", lambda: None)
+    handed_over: list[bool] = []
+
+    def watched(num_threads: int, take: Callable[[], None]) -> bool:
+        handed_over.append(openmp.together(num_threads, take))
+        return handed_over[-1]
+
+    monkeypatch.setattr(crew, "together", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -155,7 +163,8 @@ def test_the_crew_leaves_the_callers_threads_alone(
             assert torch.get_num_threads() == other.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
-    assert not has_own or any(thread.name.startswith("rag-crew") for thread in threading.enumerate())
+    assert handed_over and not (has_own and any(handed_over))
+    assert all(handed_over) or any(thread.name.startswith("rag-crew") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("name", ["bert mean", "plain bert mean"])
@@ -210,12 +219,13 @@ def test_every_product_is_a_linear_layer(kind: Any) -> None:
         assert torch.allclose(found, layer(x), atol=1e-5 if kind == "onednn" else 3e-2)
 
 
-def test_the_choice_of_product_says_why() -> None:
+def test_the_choice_of_product_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     intel, epyc3, epyc5 = "GenuineIntel avx512f", "AuthenticAMD avx2", "AuthenticAMD avx2 avx512f avx512_bf16"
     assert choose_linear("auto", epyc3).kind == choose_linear("float32", intel).kind == "torch"
     assert choose_linear("auto", epyc5) == ("bfloat16", "this processor has avx512_bf16")
     assert choose_linear("float32", epyc5).kind == ("onednn" if hasattr(torch.ops.mkldnn, "_linear_pointwise") else "torch")
-    assert choose_linear("bfloat16", "").kind == "bfloat16" and choose_linear("bfloat16", "").why.startswith("asked for")
+    monkeypatch.setattr(encoder_linear, "multiplies", lambda dtype: True)
+    assert choose_linear("bfloat16", "") == ("bfloat16", "asked for")
 
 
 @pytest.mark.parametrize("biased", [True, False])
@@ -230,6 +240,21 @@ def test_rounded_numbers_are_multiplied_without_instructions_for_them(monkeypatc
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)  # half of bfloat16's last place
     assert choose_linear("bfloat16").why == "asked for; this processor multiplies the rounded numbers as float32"
+
+
+def test_a_model_that_the_library_computes_has_its_products_too(
+    saved: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = some_texts()
+    wanted = SentenceTransformersEncoder(saved("bert mean"), dtype="float32").reference(texts)
+    for where in ("encoder_parts", "encoder_ragged"):
+        monkeypatch.setattr(f"rag.retrievers.{where}.objection", lambda model: "the test says so")
+    monkeypatch.setattr(narrow_linear, "multiplies", lambda dtype: dtype == torch.float32)
+    encoder = SentenceTransformersEncoder(saved("bert mean"), device="cpu", dtype="bfloat16")
+    cosines = (encoder.encode_documents(texts) * wanted).sum(axis=1)
+    assert encoder.how == "SentenceTransformer.encode in bfloat16, because the test says so"
+    assert any(isinstance(layer, WidenedLinear) for layer in encoder._full_model().modules())
+    assert np.median(cosines) > 0.99
 
 
 def test_bfloat16_stays_near(saved: Callable[[str], str]) -> None:
