@@ -2,9 +2,10 @@
 
     python bench/token_sets.py real --out FOLDER --documents 20000
     python bench/token_sets.py synthetic --out FOLDER --documents 100000
+    python bench/token_sets.py real --out FOLDER --documents 100000 --words 60 --more FOLDER_OF_HTML ...
 
-real: passages of 90 words, every 45 words, from the corpora in ../shared/data (meetings, reports, abstracts, help pages, Wikipedia),
-in an order drawn once; their token vectors (MiniLM, 384 dimensions) turned to 128 by the principal axes of a sample. Queries are
+real: passages of 90 words, every 45 words, from the corpora in ../shared/data (meetings, reports, abstracts, help pages, Wikipedia)
+and, where those are too few, from the HTML pages of other folders, in an order drawn once; their token vectors (MiniLM, 384 dimensions) turned to 128 by the principal axes of a sample. Queries are
 questions that people asked about those corpora, up to 32 tokens. synthetic: 128-d unit vectors of a Zipf mixture of 6,000 centres, 120
 of them in each of 400 topics, with a vector shared by each document; a query is 32 disturbed tokens of one document. Writes
 ``<name>.tokens.npy`` (float16, (tokens, 128)), ``<name>.lengths.npy``, ``<name>.queries.npz`` (one array per query).
@@ -16,7 +17,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,6 @@ sys.path.insert(0, str(ROOT))
 DATA = ROOT.parent / "shared" / "data"
 DIM = 128
 NUM_QUERIES = 300
-WORDS, STEP = 90, 45
 
 
 def main() -> None:
@@ -37,10 +37,15 @@ def main() -> None:
     parser.add_argument("kind", choices=("real", "synthetic"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--words", type=int, default=90, help="of a real passage; half of them stand in the next one, too")
+    parser.add_argument("--more", type=Path, nargs="*", default=[], help="folders whose HTML pages are real texts, too")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    make = real if options.kind == "real" else synthetic
-    lengths, queries = make(options.out / f"{options.kind}{options.documents}", options.documents)
+    path = options.out / f"{options.kind}{options.documents}"
+    if options.kind == "real":
+        lengths, queries = real(path, options.documents, options.words, options.more)
+    else:
+        lengths, queries = synthetic(path, options.documents)
     print(options.kind, len(lengths), "documents", int(lengths.sum()), "tokens", np.mean([len(q) for q in queries]), "per query")
 
 
@@ -55,14 +60,18 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def real(path: Path, num_documents: int) -> tuple[NDArray[np.int64], list[NDArray[np.float32]]]:
+def real(
+    path: Path, num_documents: int, num_words: int, more: Sequence[Path]
+) -> tuple[NDArray[np.int64], list[NDArray[np.float32]]]:
     """Passages and questions of the corpora, encoded."""
     from rag.retrievers.encoder import SentenceTransformersEncoder
 
     rng = np.random.default_rng(0)
-    passages = sorted({text for whole in _texts() for text in _windows(whole)})
+    own, added = ({text for whole in texts for text in _windows(whole, num_words)} for texts in (_texts(), _pages(more)))
+    passages = sorted(own | added)
+    print(len(own), "passages of the corpora,", len(passages) - len(own), "of the pages", flush=True)
     if len(passages) < num_documents:
-        raise SystemExit(f"the corpora give {len(passages)} passages, not {num_documents}")
+        raise SystemExit(f"the texts give {len(passages)} passages, not {num_documents}; --more FOLDER adds HTML pages")
     chosen = [passages[row] for row in rng.permutation(len(passages))[:num_documents]]
     questions = sorted(set(_questions()))
     asked = [questions[row] for row in rng.permutation(len(questions))[:NUM_QUERIES]]
@@ -89,10 +98,10 @@ def _vectors(encoder, texts: list[str]) -> list[NDArray[np.float32]]:  # type: i
     return [unit(np.concatenate(some)) for some in found]
 
 
-def _windows(text: str) -> Iterator[str]:
-    words = text.split()
-    for start in range(0, max(1, len(words) - WORDS // 2), STEP):
-        piece = words[start : start + WORDS]
+def _windows(text: str, num_words: int) -> Iterator[str]:
+    words, step = text.split(), num_words // 2
+    for start in range(0, max(1, len(words) - step), step):
+        piece = words[start : start + num_words]
         if len(piece) > 20:
             yield " ".join(piece)
 
@@ -105,6 +114,17 @@ def _texts() -> Iterator[str]:
     for path in sorted(DATA.glob("*/derived_beir*/corpus.jsonl")) + sorted(DATA.glob("*/docs/derived_beir/corpus.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             yield json.loads(line)["text"]
+
+
+def _pages(folders: Sequence[Path]) -> Iterator[str]:
+    from rag.read.worker import ReadPool
+
+    with ReadPool() as pool:
+        for read in pool.read(sorted(page for folder in folders for page in folder.rglob("*.html"))):
+            if read.error is None:
+                yield read.document().text
+            else:
+                print("left out:", read.error, flush=True)
 
 
 def _questions() -> Iterator[str]:
