@@ -5,8 +5,9 @@
     python bench/token_sets.py real --out FOLDER --documents 100000 --words 60 --more FOLDER_OF_HTML ...
 
 real: passages of 90 words, every 45 words, from the corpora in ../shared/data (meetings, reports, abstracts, help pages, Wikipedia)
-and, where those are too few, from the HTML pages of other folders, in an order drawn once; their token vectors (MiniLM, 384 dimensions) turned to 128 by the principal axes of a sample. Queries are
-questions that people asked about those corpora, up to 32 tokens. synthetic: 128-d unit vectors of a Zipf mixture of 6,000 centres, 120
+and, where those are too few, from the HTML pages of other folders, in an order drawn once; their token vectors (MiniLM, 384
+dimensions) turned to 128 by the principal axes of a sample. Queries are questions that people asked about the corpora, up to 32
+tokens. synthetic: 128-d unit vectors of a Zipf mixture of 6,000 centres, 120
 of them in each of 400 topics, with a vector shared by each document; a query is 32 disturbed tokens of one document. Writes
 ``<name>.tokens.npy`` (float16, (tokens, 128)), ``<name>.lengths.npy``, ``<name>.queries.npz`` (one array per query).
 """
@@ -29,6 +30,8 @@ sys.path.insert(0, str(ROOT))
 DATA = ROOT.parent / "shared" / "data"
 DIM = 128
 NUM_QUERIES = 300
+SHORTEST = 21
+"""Words of a passage; what is shorter is left out."""
 
 
 def main() -> None:
@@ -40,6 +43,11 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=90, help="of a real passage; half of them stand in the next one, too")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="folders whose HTML pages are real texts, too")
     options = parser.parse_args()
+    if options.words < SHORTEST:
+        parser.error(f"--words must be at least {SHORTEST}, not {options.words}")
+    for folder in options.more:
+        if not folder.is_dir():
+            parser.error(f"--more: {folder} is not a folder")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{options.kind}{options.documents}"
     if options.kind == "real":
@@ -102,7 +110,7 @@ def _windows(text: str, num_words: int) -> Iterator[str]:
     words, step = text.split(), num_words // 2
     for start in range(0, max(1, len(words) - step), step):
         piece = words[start : start + num_words]
-        if len(piece) > 20:
+        if len(piece) >= SHORTEST:
             yield " ".join(piece)
 
 
